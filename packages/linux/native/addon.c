@@ -1,0 +1,101 @@
+/* The native half of @ferry/linux: raw system calls for the typed wrappers in TypeScript, and nothing
+ * that decides anything. Bulk page loops live in pages.c. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <node_api.h>
+
+#include "addon.h"
+
+/* Reads one system call argument: a number, a bigint, a Buffer (its address), or null/undefined (0). */
+static int read_argument(napi_env env, napi_value value, uint64_t *out) {
+    napi_valuetype type;
+    if (napi_typeof(env, value, &type) != napi_ok) return -1;
+    switch (type) {
+    case napi_number: {
+        int64_t number;
+        if (napi_get_value_int64(env, value, &number) != napi_ok) return -1;
+        *out = (uint64_t)number;
+        return 0;
+    }
+    case napi_bigint: {
+        bool lossless = false;
+        uint64_t word = 0;
+        if (napi_get_value_bigint_uint64(env, value, &word, &lossless) != napi_ok) return -1;
+        if (!lossless) {
+            int64_t negative = 0;
+            if (napi_get_value_bigint_int64(env, value, &negative, &lossless) != napi_ok || !lossless)
+                return -1;
+            word = (uint64_t)negative;
+        }
+        *out = word;
+        return 0;
+    }
+    case napi_null:
+    case napi_undefined:
+        *out = 0;
+        return 0;
+    case napi_object: {
+        bool is_buffer = false;
+        void *data = NULL;
+        size_t length = 0;
+        if (napi_is_buffer(env, value, &is_buffer) != napi_ok || !is_buffer) return -1;
+        if (napi_get_buffer_info(env, value, &data, &length) != napi_ok) return -1;
+        *out = (uint64_t)(uintptr_t)data;
+        return 0;
+    }
+    default:
+        return -1;
+    }
+}
+
+/* syscall(nr, a0..a5): the kernel's result, or -errno. Never throws for a kernel error. */
+static napi_value js_syscall(napi_env env, napi_callback_info info) {
+    napi_value argv[7];
+    size_t argc = 7;
+    uint64_t words[7] = {0};
+    if (napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok) return NULL;
+    for (size_t i = 0; i < argc && i < 7; i++) {
+        if (read_argument(env, argv[i], &words[i]) != 0) {
+            napi_throw_type_error(env, "linux.argument",
+                                  "A system call argument is a number, a bigint, a Buffer or null");
+            return NULL;
+        }
+    }
+    long result = syscall((long)words[0], words[1], words[2], words[3], words[4], words[5], words[6]);
+    int64_t out = result == -1 ? -(int64_t)errno : (int64_t)result;
+    napi_value value;
+    napi_create_int64(env, out, &value);
+    return value;
+}
+
+/* addressOf(buffer): where a Buffer's bytes are, as a bigint, to be put inside kernel structures. The
+ * caller keeps the Buffer referenced until the system call has returned. */
+static napi_value js_address_of(napi_env env, napi_callback_info info) {
+    napi_value argv[1], value;
+    size_t argc = 1;
+    uint64_t word = 0;
+    if (napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok) return NULL;
+    if (argc < 1 || read_argument(env, argv[0], &word) != 0) {
+        napi_throw_type_error(env, "linux.argument", "addressOf takes a Buffer");
+        return NULL;
+    }
+    napi_create_bigint_uint64(env, word, &value);
+    return value;
+}
+
+static void export_function(napi_env env, napi_value exports, const char *name, napi_callback function) {
+    napi_value value;
+    napi_create_function(env, name, NAPI_AUTO_LENGTH, function, NULL, &value);
+    napi_set_named_property(env, exports, name, value);
+}
+
+NAPI_MODULE_INIT() {
+    export_function(env, exports, "syscall", js_syscall);
+    export_function(env, exports, "addressOf", js_address_of);
+    ferry_register_pages(env, exports, export_function);
+    return exports;
+}

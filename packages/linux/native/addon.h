@@ -1,0 +1,12 @@
+/* Shared by the addon's source files. */
+#ifndef FERRY_ADDON_H
+#define FERRY_ADDON_H
+
+#include <node_api.h>
+
+typedef void (*ferry_export)(napi_env env, napi_value exports, const char *name, napi_callback function);
+
+/* pages.c: bulk page loops that run on libuv's threads. */
+void ferry_register_pages(napi_env env, napi_value exports, ferry_export export_function);
+
+#endif

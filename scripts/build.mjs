@@ -44,7 +44,11 @@ function generate(folder, out, options) {
 }
 
 if (wants('proto')) {
-  generate('proto/ferry/image', 'packages/image/src/generated', 'outputServices=none,outputJsonMethods=true');
+  generate(
+    'proto/ferry/image',
+    'packages/image/src/generated',
+    'outputServices=none,outputJsonMethods=true',
+  );
   if (existsSync(join(root, 'proto/ferry/cluster'))) {
     const out = 'packages/api/src/generated';
     const target = join(root, out);
@@ -61,15 +65,32 @@ if (wants('proto')) {
 }
 
 if (wants('native')) {
-  const cFlags = ['-std=gnu11', '-O2', '-Wall', '-Wextra', '-Wconversion', '-Wno-sign-conversion', '-Werror'];
+  const cFlags = [
+    '-std=gnu11',
+    '-O2',
+    '-Wall',
+    '-Wextra',
+    '-Wconversion',
+    '-Wno-sign-conversion',
+    '-Werror',
+  ];
   const headers = require('node-api-headers').include_dir;
   mkdirSync(join(root, 'packages/linux/build'), { recursive: true });
   run('cc', [
-    ...cFlags, '-shared', '-fPIC', '-DNAPI_VERSION=8', `-I${headers}`,
-    ...readdirSync(join(root, 'packages/linux/native')).filter((f) => f.endsWith('.c')).map((f) => `packages/linux/native/${f}`),
-    '-llz4', '-o', 'packages/linux/build/addon.node',
+    ...cFlags,
+    '-shared',
+    '-fPIC',
+    '-DNAPI_VERSION=8',
+    `-I${headers}`,
+    ...readdirSync(join(root, 'packages/linux/native'))
+      .filter((f) => f.endsWith('.c'))
+      .map((f) => `packages/linux/native/${f}`),
+    '-llz4',
+    '-o',
+    'packages/linux/build/addon.node',
   ]);
-  if (existsSync(join(root, 'packages/dumpbin/restorer/build.sh'))) run('sh', ['packages/dumpbin/restorer/build.sh']);
+  if (existsSync(join(root, 'packages/dumpbin/restorer/build.sh')))
+    run('sh', ['packages/dumpbin/restorer/build.sh']);
 }
 
 if (wants('bundle')) {
@@ -93,9 +114,14 @@ if (wants('bundle')) {
     sourcemap: 'linked',
     packages: 'external',
     alias: Object.fromEntries(
-      readdirSync(join(root, 'packages')).map((name) => [`@ferry/${name}`, join(root, 'packages', name, 'src/index.ts')]),
+      readdirSync(join(root, 'packages')).map((name) => [
+        `@ferry/${name}`,
+        join(root, 'packages', name, 'src/index.ts'),
+      ]),
     ),
-    banner: { js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);" },
+    banner: {
+      js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+    },
     logLevel: 'warning',
   });
 }

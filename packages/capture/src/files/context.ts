@@ -1,0 +1,74 @@
+import type { Blocker } from '@ferry/core';
+import type { FileObject } from '@ferry/image';
+import type { OwnedFd } from '@ferry/linux';
+
+/** A process of the tree, as the capture of its descriptors sees it. */
+export interface FileOwnerProcess {
+  /** Pid in the innermost PID namespace of the tree (what the image stores). */
+  readonly pid: number;
+  /** Pid in our own namespace: for /proc and pidfd_open. */
+  readonly hostPid: number;
+  readonly command: string;
+}
+
+/** One descriptor of one process. */
+export interface Descriptor {
+  readonly process: FileOwnerProcess;
+  readonly fd: number;
+  /** readlink of /proc/PID/fd/FD: a path, `pipe:[1234]`, `socket:[99]`, `anon_inode:[eventpoll]`. */
+  readonly link: string;
+  readonly stat: DescriptorStat;
+  /** /proc/PID/fdinfo/FD: the text, and what every kind has in it. */
+  readonly info: string;
+  readonly position: bigint;
+  /** F_GETFL flags, O_CLOEXEC excluded. */
+  readonly flags: number;
+  readonly closeOnExec: boolean;
+  /** A duplicate in our process (pidfd_getfd), made on first use, closed by the tree's capture. */
+  dup(): OwnedFd;
+}
+
+/** stat(2) of the open file. */
+export interface DescriptorStat {
+  readonly device: bigint;
+  readonly inode: bigint;
+  readonly mode: number;
+  readonly rdev: bigint;
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+  readonly links: number;
+}
+
+/** What a file capture may ask about the rest of the tree. */
+export interface FileContext {
+  /** True in the scan before the freeze: nothing that changes or consumes state may be done, and content need not be
+   *  read. The result is thrown away; only blockers count. */
+  readonly scanning: boolean;
+  /** The file object id of a descriptor of the tree (kcmp-identified); undefined when that process has no such fd.
+   *  Used for epoll targets and the like. All descriptors are identified before the first capture. */
+  idOf(pid: number, fd: number): number | undefined;
+  /** All descriptors of the tree, one per open file description (the first that was found). */
+  readonly descriptions: readonly { id: number; descriptor: Descriptor }[];
+  /** How many descriptors in the tree refer to a description. */
+  referencesTo(id: number): number;
+  /** Allocates an id for a description found elsewhere than in a descriptor table (in flight in a UNIX socket). */
+  adopt(descriptor: Descriptor): number;
+  /** Registers something that must be undone when the tree is thawed or killed (TCP_REPAIR off). `killed`: the tree
+   *  is gone and only the duplicate is left. */
+  onRelease(action: (outcome: 'thawed' | 'killed') => void): void;
+  /** One value per capture, made on first use (socket tables from sock_diag). */
+  shared<T>(key: string, make: () => T): T;
+  /** Reports what cannot be carried. */
+  block(blocker: Omit<Blocker, 'pid' | 'command'>, descriptor: Descriptor): void;
+  /** Id of the shared memory object behind a memfd or shared file: for `Memfd`. */
+  sharedMemoryId(device: bigint, inode: bigint, kind: string, name: string, fd: OwnedFd): number;
+}
+
+/** Captures one kind of open file description. */
+export interface FileCapture {
+  /** Is this descriptor of my kind? */
+  matches(descriptor: Descriptor): boolean;
+  /** What it is; undefined after `ctx.block`. Must leave the object as it was found (peek, never read), or register
+   *  an undo. In a scan nothing is stopped: be quick and change nothing. */
+  capture(descriptor: Descriptor, ctx: FileContext): FileObject['kind'];
+}

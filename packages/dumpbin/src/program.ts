@@ -1,0 +1,215 @@
+import { FerryError, invariant } from '@ferry/core';
+import { SYSCALL, type SyscallName } from '@ferry/linux';
+import { EXPECT, KIND, OP_SIZE, type OpKind, SLOT_COUNT } from './layout.js';
+
+/** A result slot: the value that a step produced, known only when the program runs. */
+export class Slot {
+  readonly index: number;
+  constructor(index: number) {
+    this.index = index;
+  }
+}
+
+/** A place in the program's data area; becomes an address when the program is linked. */
+export class DataRef {
+  readonly offset: number;
+  constructor(offset: number) {
+    this.offset = offset;
+  }
+
+  /** The place `bytes` further on. */
+  plus(bytes: number): DataRef {
+    return new DataRef(this.offset + bytes);
+  }
+}
+
+/** A position in the program, for forks, threads and jumps. */
+export class Label {
+  index = -1;
+}
+
+/** What an operation takes: a value, a slot's value, or an address in the data area. */
+export type Argument = number | bigint | Slot | DataRef;
+
+/** Which results count as success; the default is any that is not an error. */
+export type Expectation = 'any' | { readonly value: Argument } | { readonly orErrno: number };
+
+export interface StepOptions {
+  readonly expect?: Expectation;
+  readonly into?: Slot;
+}
+
+interface Operation {
+  readonly kind: OpKind;
+  readonly nr: number;
+  readonly step: string;
+  readonly args: readonly Argument[];
+  readonly expect: Expectation | undefined;
+  readonly into: Slot | undefined;
+  readonly target: Label | undefined;
+  readonly value: Argument | undefined;
+}
+
+/** Builds the program of one process: a linear list of operations and a data area. Pure: no I/O, no privilege. */
+export class ProgramBuilder {
+  readonly #operations: Operation[] = [];
+  readonly #names = new Map<string, number>();
+  #chunks: Buffer[] = [];
+  #length = 0;
+  #slots = 0;
+
+  /** A fresh slot. */
+  slot(): Slot {
+    invariant(this.#slots < SLOT_COUNT, `More than ${SLOT_COUNT} slots`);
+    return new Slot(this.#slots++);
+  }
+
+  /** Puts bytes into the data area. */
+  bytes(content: Uint8Array, align = 8): DataRef {
+    this.#pad(align);
+    const at = this.#length;
+    this.#chunks.push(Buffer.from(content));
+    this.#length += content.length;
+    return new DataRef(at);
+  }
+
+  /** Zeroed room in the data area. */
+  reserve(length: number, align = 8): DataRef {
+    return this.bytes(Buffer.alloc(length), align);
+  }
+
+  /** A NUL-terminated string in the data area. */
+  cstr(text: string | Buffer): DataRef {
+    return this.bytes(Buffer.concat([Buffer.from(text as string), Buffer.of(0)]), 1);
+  }
+
+  /** 64-bit words, little endian; each within -2^63 .. 2^64. */
+  words(...values: (number | bigint)[]): DataRef {
+    const out = Buffer.alloc(values.length * 8);
+    for (const [i, value] of values.entries()) {
+      out.writeBigUInt64LE(BigInt.asUintN(64, BigInt(value)), i * 8);
+    }
+    return this.bytes(out);
+  }
+
+  /** A system call. `step` names it for people: it is what a failed restore says. */
+  sys(name: SyscallName, args: readonly Argument[], step: string, options: StepOptions = {}): void {
+    this.#push('syscall', args, step, options, SYSCALL[name]);
+  }
+
+  /** An operation of the restorer itself (plan.h). */
+  op(
+    kind: Exclude<OpKind, 'syscall'>,
+    args: readonly Argument[],
+    step: string,
+    options: StepOptions & { target?: Label; value?: Argument } = {},
+  ): void {
+    this.#push(kind, args, step, options, 0, options.target, options.value);
+  }
+
+  /** Writes a slot's value, 4 or 8 bytes wide, into the data area. */
+  store(slot: Slot, at: DataRef, width: 4 | 8, step: string): void {
+    this.op('store', [at, slot, width], step);
+  }
+
+  /** Moves the descriptor in `slot` to number `to`, closing the old number. */
+  moveFd(slot: Slot, to: number, step: string): void {
+    this.sys('dup3', [slot, to, 0], `${step}: move descriptor to ${to}`);
+    this.sys('close', [slot], `${step}: close temporary descriptor`);
+  }
+
+  label(): Label {
+    return new Label();
+  }
+
+  /** Makes `label` name the next operation. */
+  place(label: Label): void {
+    label.index = this.#operations.length;
+  }
+
+  get operationCount(): number {
+    return this.#operations.length;
+  }
+
+  /** The data area and operations for a region whose data area stands at `dataAddress`. */
+  link(dataAddress: bigint): { ops: Buffer; data: Buffer; opCount: number } {
+    const ops = Buffer.alloc(this.#operations.length * OP_SIZE);
+    this.#operations.forEach((operation, i) => {
+      this.#write(ops, i * OP_SIZE, operation, dataAddress);
+    });
+    return { ops, data: Buffer.concat(this.#chunks), opCount: this.#operations.length };
+  }
+
+  /** The program in readable form, one line an operation; what tests compare. */
+  describe(): string[] {
+    const text = (a: Argument): string => {
+      if (a instanceof Slot) return `$${a.index}`;
+      if (a instanceof DataRef) return `&${a.offset}`;
+      return typeof a === 'bigint' ? `0x${BigInt.asUintN(64, a).toString(16)}` : String(a);
+    };
+    const names = Object.entries(SYSCALL);
+    return this.#operations.map((o) => {
+      const name = o.kind === 'syscall' ? (names.find(([, nr]) => nr === o.nr)?.[0] ?? o.nr) : o.kind;
+      const into = o.into === undefined ? '' : ` -> $${o.into.index}`;
+      return `${name}(${o.args.map(text).join(', ')})${into}  # ${o.step}`;
+    });
+  }
+
+  #pad(align: number): void {
+    const extra = (align - (this.#length % align)) % align;
+    if (extra === 0) return;
+    this.#chunks.push(Buffer.alloc(extra));
+    this.#length += extra;
+  }
+
+  #push(
+    kind: OpKind,
+    args: readonly Argument[],
+    step: string,
+    options: StepOptions,
+    nr: number,
+    target?: Label,
+    value?: Argument,
+  ): void {
+    invariant(args.length <= 6, `${step}: more than six arguments`);
+    if (!this.#names.has(step)) this.#names.set(step, this.cstr(step).offset);
+    const { expect, into } = options;
+    this.#operations.push({ kind, nr, step, args, expect, into, target, value });
+  }
+
+  #write(out: Buffer, at: number, operation: Operation, dataAddress: bigint): void {
+    const { kind, nr, args, into, target, step } = operation;
+    let mask = 0;
+    const word = (argument: Argument, bit: number): bigint => {
+      if (argument instanceof Slot) {
+        mask |= 1 << bit;
+        return BigInt(argument.index);
+      }
+      if (argument instanceof DataRef) return dataAddress + BigInt(argument.offset);
+      return BigInt.asUintN(64, BigInt(argument));
+    };
+    const { expect, value } = expectation(operation);
+    out.writeUInt8(KIND[kind], at);
+    out.writeUInt8(expect, at + 1);
+    out.writeUInt16LE(nr, at + 2);
+    out.writeUInt16LE(into === undefined ? 0 : into.index + 1, at + 4);
+    args.forEach((argument, i) => {
+      out.writeBigUInt64LE(word(argument, i), at + 16 + i * 8);
+    });
+    out.writeBigUInt64LE(word(value, 6), at + 64);
+    out.writeUInt16LE(mask, at + 6);
+    out.writeUInt32LE(this.#names.get(step) ?? 0, at + 8);
+    if (target !== undefined) {
+      if (target.index < 0) throw new FerryError('dumpbin.label', `${step}: label was never placed`);
+      out.writeUInt32LE(target.index, at + 12);
+    }
+  }
+}
+
+function expectation(operation: Operation): { expect: number; value: Argument } {
+  const { expect, value } = operation;
+  if (expect === undefined) return { expect: EXPECT.success, value: value ?? 0 };
+  if (expect === 'any') return { expect: EXPECT.any, value: value ?? 0 };
+  if ('value' in expect) return { expect: EXPECT.value, value: expect.value };
+  return { expect: EXPECT.orErrno, value: expect.orErrno };
+}

@@ -26,7 +26,13 @@ export class SysError extends FerryError {
   readonly errno: string;
   readonly errnoNumber: number;
 
-  constructor(fields: { syscall: string; errno: string; errnoNumber: number; target?: string; text: string }) {
+  constructor(fields: {
+    syscall: string;
+    errno: string;
+    errnoNumber: number;
+    target?: string;
+    text: string;
+  }) {
     const target = fields.target === undefined ? '' : ` on ${fields.target}`;
     super(`linux.${fields.errno}`, `${fields.syscall}${target}: ${fields.text} (${fields.errno})`);
     this.name = 'SysError';

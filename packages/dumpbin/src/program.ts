@@ -149,7 +149,8 @@ export class ProgramBuilder {
     };
     const names = Object.entries(SYSCALL);
     return this.#operations.map((o) => {
-      const name = o.kind === 'syscall' ? (names.find(([, nr]) => nr === o.nr)?.[0] ?? o.nr) : o.kind;
+      const name =
+        o.kind === 'syscall' ? (names.find(([, nr]) => nr === o.nr)?.[0] ?? o.nr) : o.kind;
       const into = o.into === undefined ? '' : ` -> $${o.into.index}`;
       return `${name}(${o.args.map(text).join(', ')})${into}  # ${o.step}`;
     });
@@ -200,7 +201,8 @@ export class ProgramBuilder {
     out.writeUInt16LE(mask, at + 6);
     out.writeUInt32LE(this.#names.get(step) ?? 0, at + 8);
     if (target !== undefined) {
-      if (target.index < 0) throw new FerryError('dumpbin.label', `${step}: label was never placed`);
+      if (target.index < 0)
+        throw new FerryError('dumpbin.label', `${step}: label was never placed`);
       out.writeUInt32LE(target.index, at + 12);
     }
   }

@@ -1,0 +1,17 @@
+import type { Command } from 'commander';
+
+/** What a file in `commands/` exports: the commander command, ready to parse its own arguments. It may import what it
+ *  needs at the top, since it is loaded only when it is the one to run. */
+export interface CommandModule {
+  readonly build: () => Command;
+}
+
+interface CommandEntry {
+  readonly summary: string;
+  readonly load: (args: readonly string[]) => Promise<CommandModule>;
+}
+
+/** Every command of `ferry`, in the order of `ferry --help`. */
+export const commandTable: Readonly<Record<string, CommandEntry>> = {
+  run: { summary: 'start a container on a node', load: () => import('./commands/run.js') },
+};

@@ -1,0 +1,67 @@
+import { engineExists } from './support/engine.js';
+import { canBeSabotaged, type FlavourName, flavours, type Verdict } from './support/flavours.js';
+import { Jobs } from './support/jobs.js';
+import { type ObjectProgram, programs } from './table.js';
+
+// FERRY_OBJECTS=name,name          only these programs
+// FERRY_OBJECTS_FLAVOURS=tree,...  only these flavours
+// FERRY_OBJECTS_JOBS=n             how many run at a time (3)
+// FERRY_OBJECTS_OUTSIDE=ignore     believe the programs alone, do not compare /proc
+const chosen = list(process.env.FERRY_OBJECTS);
+const chosenFlavours = list(process.env.FERRY_OBJECTS_FLAVOURS);
+const jobs = new Jobs<Verdict>(Number(process.env.FERRY_OBJECTS_JOBS ?? 3));
+const testTimeoutMs = 120_000;
+
+const titles: Readonly<Record<FlavourName, string>> = {
+  unmoved: 'passes when nobody touches it',
+  sabotage: 'fails when its object is broken',
+  frozen: 'passes when it is stopped and let go',
+  rollback: 'does not notice a dump that leaves it running',
+  tree: 'passes after dump and restore',
+  carriedOrRefused: 'is carried, or refused by name and left alone',
+};
+
+function list(value: string | undefined): string[] | undefined {
+  return value === undefined || value === '' ? undefined : value.split(',');
+}
+
+function flavoursOf(program: ObjectProgram): FlavourName[] {
+  const own: FlavourName[] = ['unmoved'];
+  if (canBeSabotaged(program)) own.push('sabotage');
+  own.push('frozen');
+  if (engineExists()) {
+    own.push(...(program.later === undefined ? (['rollback', 'tree'] as const) : []));
+    if (program.later !== undefined) own.push('carriedOrRefused');
+  }
+  return own.filter((name) => chosenFlavours === undefined || chosenFlavours.includes(name));
+}
+
+function register(program: ObjectProgram, flavour: FlavourName): void {
+  const isAlone = program.isAlone ?? false;
+  const number = jobs.add({ isAlone, run: () => flavours[flavour](program) });
+  it(titles[flavour], async function () {
+    this.timeout(testTimeoutMs);
+    const { skipped } = await jobs.result(number);
+    if (skipped !== undefined) this.skip();
+  });
+}
+
+describe('kernel objects', () => {
+  after(async function () {
+    this.timeout(testTimeoutMs);
+    await jobs.settled();
+  });
+
+  for (const program of programs) {
+    if (chosen !== undefined && !chosen.includes(program.name)) continue;
+    describe(program.name, () => {
+      for (const flavour of flavoursOf(program)) register(program, flavour);
+    });
+  }
+
+  if (!engineExists()) {
+    it('has an engine to test (run "npm run build" first)', () => {
+      throw new Error('dist/ferry.mjs is missing');
+    });
+  }
+});

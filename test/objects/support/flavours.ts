@@ -1,0 +1,178 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ObjectProgram } from '../table.js';
+import { build, objectsFolder } from './build.js';
+import { describeOutcome, ferry, ferryCommand, run } from './engine.js';
+import { differences, type Outside, observe } from './outside.js';
+import { isAlive, treeOf } from './processes.js';
+import { Trial } from './trial.js';
+
+/** What a flavour found: `skipped` says why the program could not be tried on this machine. */
+export interface Verdict {
+  readonly skipped?: string | undefined;
+}
+
+const freezeMs = 150;
+const afterRestoreMs = 50;
+
+export const flavours = { unmoved, sabotage, frozen, rollback, tree, carriedOrRefused };
+export type FlavourName = keyof typeof flavours;
+
+/** Whether a program can be told to break its own object (see SABOTAGE in object.h). */
+export function canBeSabotaged(program: ObjectProgram): boolean {
+  return readFileSync(`${objectsFolder}/${sourceOf(program)}.c`, 'utf8').includes('SABOTAGE(');
+}
+
+export function sourceOf(program: ObjectProgram): string {
+  return program.source ?? program.name;
+}
+
+/** Runs one flavour in a directory of its own, and removes every trace. */
+export async function inTrial(
+  title: string,
+  body: (trial: Trial) => Promise<Verdict | undefined>,
+): Promise<Verdict> {
+  await using trial = new Trial(title);
+  try {
+    return (await body(trial)) ?? {};
+  } catch (error) {
+    throw trial.explain(error);
+  }
+}
+
+async function start(trial: Trial, program: ObjectProgram, env = {}): Promise<void> {
+  const binary = await build(sourceOf(program));
+  const command = [binary, trial.directory, ...(program.args ?? [])];
+  await trial.start(command, { env, settleMs: program.settleMs ?? 50 });
+}
+
+async function finish(trial: Trial, pid = trial.pid): Promise<Verdict> {
+  const processes = trial.tree();
+  const skipped = await trial.verdict(pid);
+  await trial.gone(processes, 'the program after its verdict');
+  await trial.nothingLeft();
+  return { skipped };
+}
+
+/** Nobody touches the program: it must be right about itself. */
+async function unmoved(program: ObjectProgram): Promise<Verdict> {
+  return inTrial(`unmoved ${program.name}`, async (trial) => {
+    await start(trial, program);
+    return finish(trial);
+  });
+}
+
+/** The program breaks its own object: its check must find that. */
+async function sabotage(program: ObjectProgram): Promise<Verdict> {
+  return inTrial(`sabotage ${program.name}`, async (trial) => {
+    await start(trial, program, { OBJECT_SABOTAGE: '1' });
+    const outcome = await trial.verdict().catch((error: Error) => error);
+    if (outcome instanceof Error) {
+      if (!trial.has('failures')) throw outcome;
+      return {};
+    }
+    if (outcome !== undefined) return { skipped: outcome };
+    throw new Error('The program broke its own object and found nothing wrong');
+  });
+}
+
+/** All its threads are stopped and let go, without Ferry: shows what the kernel alone does. */
+async function frozen(program: ObjectProgram): Promise<Verdict> {
+  return inTrial(`frozen ${program.name}`, async (trial) => {
+    await start(trial, program);
+    if (trial.has('result')) return finish(trial);
+    const before = observe(trial.pid);
+    const freeze = await build('support/freeze');
+    const outcome = await run([freeze, `${trial.pid}`, `${freezeMs}`], trial.log);
+    if (outcome.code !== 0) throw new Error(describeOutcome('freeze', outcome));
+    await sleep(afterRestoreMs);
+    compare(program, before, observe(trial.pid), 'after the freeze');
+    return finish(trial);
+  });
+}
+
+/** Dumped and left running: the program must not notice, and nothing injected may remain. */
+async function rollback(program: ObjectProgram): Promise<Verdict> {
+  return inTrial(`rollback ${program.name}`, async (trial) => {
+    await start(trial, program);
+    if (trial.has('result')) return finish(trial);
+    const before = observe(trial.pid);
+    const processes = trial.tree();
+    const target = ['--pid', `${trial.pid}`, '--out', trial.image];
+    await ferry(['dump', ...target, '--leave-running'], trial.log);
+    if (!isAlive(processes[0]!)) throw new Error('The dump ended the program');
+    await sleep(afterRestoreMs);
+    compare(program, before, observe(trial.pid), 'after the rollback');
+    return finish(trial);
+  });
+}
+
+/** Dumped, gone, restored with the same pids, and right about itself. */
+async function tree(program: ObjectProgram): Promise<Verdict> {
+  return inTrial(`tree ${program.name}`, async (trial) => {
+    await start(trial, program);
+    if (trial.has('result')) return finish(trial);
+    const before = observe(trial.pid);
+    await dumpAway(trial);
+    await restoreDetached(trial);
+    await sleep(program.settleMs ?? afterRestoreMs);
+    compare(program, before, observe(trial.pid), 'after the restore');
+    return finish(trial);
+  });
+}
+
+/** For what Ferry need not carry yet: it is restored faithfully, or refused before anything is
+ *  touched, with a message that helps. Never a third thing. */
+async function carriedOrRefused(program: ObjectProgram): Promise<Verdict> {
+  return inTrial(`later ${program.name}`, async (trial) => {
+    await start(trial, program);
+    if (trial.has('result')) return finish(trial);
+    const before = observe(trial.pid);
+    const processes = trial.tree();
+    const command = ['dump', '--pid', `${trial.pid}`, '--out', trial.image];
+    const outcome = await run([...ferryCommand(), ...command], trial.log);
+    if (outcome.code === 0) {
+      await trial.gone(processes, 'the dumped tree');
+      await restoreDetached(trial);
+      await sleep(program.settleMs ?? afterRestoreMs);
+    } else {
+      const message = outcome.stdout + outcome.stderr;
+      const named = program.blocker ?? new RegExp(`\\b(${treeOf(trial.pid).join('|')})\\b`);
+      if (!named.test(message)) {
+        throw new Error(describeOutcome(`The refusal does not name ${named}`, outcome));
+      }
+      if (existsSync(trial.image) && readdirSync(trial.image).length > 0) {
+        throw new Error(`The refused dump left ${readdirSync(trial.image).join(', ')} behind`);
+      }
+    }
+    compare(program, before, observe(trial.pid), outcome.code === 0 ? 'restored' : 'refused');
+    return finish(trial);
+  });
+}
+
+/** `ferry dump` without --leave-running; returns when the whole tree is gone. */
+export async function dumpAway(trial: Trial): Promise<void> {
+  const processes = trial.tree();
+  await ferry(['dump', '--pid', `${trial.pid}`, '--out', trial.image], trial.log);
+  const living = processes.filter(isAlive).map((each) => each.pid);
+  if (living.length > 0) throw new Error(`Alive when dump returned: ${living.join(', ')}`);
+  await trial.gone(processes, 'the dumped tree');
+}
+
+/** `ferry restore --detach`, which must print the root's recorded pid. */
+export async function restoreDetached(trial: Trial): Promise<void> {
+  const outcome = await ferry(['restore', trial.image, '--detach'], trial.log);
+  const printed = /\b\d+\b/.exec(outcome.stdout)?.[0];
+  if (printed !== `${trial.pid}`) {
+    throw new Error(describeOutcome(`restore did not print ${trial.pid}`, outcome));
+  }
+  if (trial.tree().length === 0) throw new Error(`There is no process ${trial.pid} afterwards`);
+}
+
+function compare(program: ObjectProgram, before: Outside, after: Outside, when: string): void {
+  if (process.env.FERRY_OBJECTS_OUTSIDE === 'ignore') return;
+  const found = differences(before, after, program.volatile ?? []);
+  if (found.length === 0) return;
+  const shown = found.slice(0, 40).map((line) => `  ${line.slice(0, 300)}`);
+  throw new Error(`Seen from outside, ${found.length} things differ ${when}:\n${shown.join('\n')}`);
+}

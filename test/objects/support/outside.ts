@@ -1,0 +1,143 @@
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { statFields, treeOf } from './processes.js';
+
+/** What /proc says about a tree: `PID what` → value. Two of them are compared with `differences`. */
+export type Outside = ReadonlyMap<string, string>;
+
+const statusFields = [
+  ...['Name', 'Umask', 'State', 'TracerPid', 'Uid', 'Gid', 'Groups', 'Threads', 'VmLck'],
+  ...['SigPnd', 'ShdPnd', 'SigBlk', 'SigIgn', 'SigCgt', 'CapInh', 'CapPrm', 'CapEff', 'CapBnd'],
+  ...['CapAmb', 'NoNewPrivs', 'Seccomp', 'Seccomp_filters', 'THP_enabled', 'Cpus_allowed_list'],
+];
+
+/** Fields of /proc/PID/stat by their number in proc(5): identity, priorities, the mm layout. */
+const statNumbers = {
+  ...{ pgrp: 5, session: 6, tty: 7, nice: 19, start_code: 26, end_code: 27, exit_signal: 38 },
+  ...{ rt_priority: 40, policy: 41, start_data: 45, end_data: 46, start_brk: 47 },
+  ...{ arg_start: 48, arg_end: 49, env_start: 50, env_end: 51 },
+};
+
+/** VmFlags that a restore may change: soft-dirty tracking, and accounting, which is decided by the
+ *  protections a mapping has had in its life. */
+const looseFlags = new Set(['sd', 'ac']);
+
+/** Looks at a waiting tree from outside. Does not stop it; values that move by themselves (CPU
+ *  time, memory counters, timers) are left out. */
+export function observe(root: number): Outside {
+  const seen = new Map<string, string>();
+  const objects = new Map<string, number>();
+  for (const pid of treeOf(root)) {
+    observeProcess(pid, pid === root, seen, objects);
+  }
+  return seen;
+}
+
+function observeProcess(
+  pid: number,
+  isRoot: boolean,
+  seen: Map<string, string>,
+  objects: Map<string, number>,
+): void {
+  const put = (what: string, value: string) => seen.set(`${pid} ${what}`, value);
+  const stat = statFields(pid) ?? [];
+  if (!isRoot) put('ppid', stat[1] ?? '');
+  for (const [name, number] of Object.entries(statNumbers)) put(name, stat[number - 3] ?? '');
+  for (const [name, value] of statusOf(`/proc/${pid}`)) put(name, value);
+  for (const name of ['cwd', 'root', 'exe']) put(name, link(`/proc/${pid}/${name}`));
+  for (const name of ['cmdline', 'environ', 'limits', 'timerslack_ns', 'oom_score_adj']) {
+    put(name, text(`/proc/${pid}/${name}`));
+  }
+  for (const name of ['coredump_filter', 'personality', 'cgroup']) {
+    put(name, text(`/proc/${pid}/${name}`));
+  }
+  observeMappings(pid, put);
+  for (const fd of names(`/proc/${pid}/fd`)) {
+    put(`fd ${fd}`, numbered(link(`/proc/${pid}/fd/${fd}`), objects));
+    put(`fdinfo ${fd}`, fdinfo(text(`/proc/${pid}/fdinfo/${fd}`)));
+  }
+  for (const tid of names(`/proc/${pid}/task`)) {
+    const values = [...statusOf(`/proc/${pid}/task/${tid}`)];
+    const kept = values.filter(([name]) => /^(Name|Sig|Cap|NoNew|Seccomp|Cpus)/.test(name));
+    put(`thread ${tid}`, kept.map(([name, value]) => `${name}=${value}`).join(' '));
+  }
+}
+
+function statusOf(folder: string): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const line of text(`${folder}/status`).split('\n')) {
+    const [name = '', value = ''] = line.split(':\t');
+    if (statusFields.includes(name)) found.set(name, value.trim());
+  }
+  return found;
+}
+
+/** smaps gives both the lines of maps and each mapping's flags. */
+function observeMappings(pid: number, put: (what: string, value: string) => void): void {
+  let range = '';
+  for (const line of text(`/proc/${pid}/smaps`).split('\n')) {
+    const mapping = /^([0-9a-f]+-[0-9a-f]+) (\S+) (\S+) (\S+) (\S+)\s*(.*)$/.exec(line);
+    if (mapping !== null) {
+      const [, start = '', perms, offset, device, inode, path = ''] = mapping;
+      range = start;
+      // Memory objects without a name in the file system get a new number when made anew.
+      const made = /^(\/dev\/zero \(deleted\)|\/memfd:.*|\/SYSV.*)$/.test(path);
+      put(`map ${start}`, `${perms} ${offset} ${made ? '' : `${device} ${inode}`} ${path}`);
+    } else if (line.startsWith('VmFlags:')) {
+      const flags = line.slice(8).trim().split(' ');
+      put(`mapflags ${range}`, flags.filter((flag) => !looseFlags.has(flag)).join(' '));
+    }
+  }
+}
+
+/** Replaces an inode number by the order of its first appearance: sharing shows, the number not. */
+function numbered(target: string, objects: Map<string, number>): string {
+  const anonymous = /^(socket|pipe):\[\d+\]$/.exec(target);
+  if (anonymous === null) return target;
+  if (!objects.has(target)) objects.set(target, objects.size);
+  return `${anonymous[1]} number ${objects.get(target)}`;
+}
+
+/** Without what names this boot's inodes and mounts, and without the time that runs. */
+function fdinfo(content: string): string {
+  const lines = content
+    .split('\n')
+    .filter((line) => !/^(mnt_id|ino|it_value|ticks|lock|scm_fds):/.test(line));
+  return lines.join('; ').replaceAll(/ (ino|sdev):[0-9a-f]+/g, '');
+}
+
+/** @returns one line for each value that is not the same, apart from those `ignored` */
+export function differences(before: Outside, after: Outside, ignored: readonly RegExp[]): string[] {
+  const found: string[] = [];
+  for (const what of new Set([...before.keys(), ...after.keys()])) {
+    const was = before.get(what) ?? '(nothing)';
+    const is = after.get(what) ?? '(nothing)';
+    if (was === is) continue;
+    const line = `${what}: was ${JSON.stringify(was)}, is ${JSON.stringify(is)}`;
+    if (!ignored.some((pattern) => pattern.test(line))) found.push(line);
+  }
+  return found;
+}
+
+function names(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch {
+    return [];
+  }
+}
+
+function text(path: string): string {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch {
+    return '(unreadable)';
+  }
+}
+
+function link(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return '(unreadable)';
+  }
+}

@@ -113,7 +113,17 @@ install_npm_packages() {
   fi
   say 'installing npm packages (npm ci)'
   # No dependency needs its install script here, and none gets to run one.
-  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null || fail 'npm ci failed.'
+  local options=(--ignore-scripts --no-audit --no-fund --loglevel=error) log
+  log=$(mktemp)
+  if ! npm ci "${options[@]}" >"$log" 2>&1 </dev/null; then
+    # A lock file made where the registry lacks other platforms' binaries does not satisfy "npm ci".
+    say 'npm ci does not accept package-lock.json; trying npm install with the same versions'
+    npm install --no-save "${options[@]}" </dev/null || {
+      cat "$log"
+      fail 'installing the npm packages failed.'
+    }
+  fi
+  rm -f "$log"
   printf '%s' "$sum" >"$stamp"
 }
 

@@ -1,0 +1,249 @@
+import type { ChildProcess } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ClientMachine } from './client-machine.js';
+import { TestNetwork } from './network.js';
+import { makeRunFolder, type RunFolder, removeRun } from './run-folder.js';
+import { type Finished, startLogged, tryRun, until } from './shell.js';
+import { traceLines, tracesOf } from './traces.js';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const CONTROLLER = '10.77.0.2';
+const CLIENT = '10.77.0.3';
+const CONTROLLER_PORT = 7460;
+const AGENT_PORT = 7461;
+const CONTAINER_SUBNET = '10.77.0.0/16';
+const CONTAINER_RANGE = '10.77.1.10-10.77.1.250';
+
+export interface ClusterOptions {
+  /** Names of the hosts to make, such as h1, h2, h3. */
+  readonly hosts: readonly string[];
+  /** Called with one line per thing that is being done. */
+  readonly progress?: (line: string) => void;
+}
+
+interface Program {
+  readonly name: string;
+  readonly child: ChildProcess;
+  readonly log: string;
+}
+
+/** A whole Ferry installation on this machine: hosts as network namespaces with an agent each, Redis, a controller, a
+ *  client machine. Everything is marked with the run's id and goes away with it, whatever happens to the run. */
+export class Cluster {
+  readonly folder: RunFolder;
+  readonly network: TestNetwork;
+  readonly hosts: readonly string[];
+  readonly #programs = new Map<string, Program>();
+  readonly #clients: ClientMachine[] = [];
+  readonly #onSignal = (signal: NodeJS.Signals): void => void this.#interrupted(signal);
+
+  private constructor(folder: RunFolder, network: TestNetwork, hosts: readonly string[]) {
+    this.folder = folder;
+    this.network = network;
+    this.hosts = hosts;
+  }
+
+  static async start(options: ClusterOptions): Promise<Cluster> {
+    const folder = await makeRunFolder();
+    const say = options.progress ?? (() => undefined);
+    try {
+      say(`making ${options.hosts.length} hosts, a controller's and a client's machine`);
+      const network = await TestNetwork.make(folder.id);
+      const cluster = new Cluster(folder, network, options.hosts);
+      for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+        process.on(signal, cluster.#onSignal);
+      }
+      await network.addPlain('ctl', CONTROLLER);
+      await network.addPlain('client', CLIENT);
+      for (const host of options.hosts) await network.addHost(host, cluster.addressOf(host));
+      say('starting Redis for the queue, the controller and the agents');
+      await cluster.startRedis();
+      await cluster.startController();
+      await Promise.all(options.hosts.map((host) => cluster.startAgent(host)));
+      await cluster.#nodesReady();
+      return cluster;
+    } catch (error) {
+      const logs = logTails(folder.path);
+      await removeRun(folder.id);
+      throw new Error(`The cluster did not start.\n${logs}`, { cause: error });
+    }
+  }
+
+  addressOf(host: string): string {
+    return `10.77.0.${11 + this.hosts.indexOf(host)}`;
+  }
+
+  /** Where `host`'s agent keeps everything. */
+  stateDir(host: string): string {
+    return join(this.folder.path, host);
+  }
+
+  // ---- programs ----------------------------------------------------------------------------------------------
+
+  async startRedis(): Promise<void> {
+    const dir = join(this.folder.path, 'queue');
+    mkdirSync(dir, { recursive: true });
+    const socket = this.#redisSocket();
+    const settings = ['--save', '', '--appendonly', 'yes', '--maxmemory-policy', 'noeviction'];
+    this.#start('redis', 'ctl', [
+      'redis-server',
+      ...['--port', '0', '--unixsocket', socket, '--dir', dir],
+      ...settings,
+    ]);
+    await until('Redis', async () => {
+      const { stdout } = await tryRun('redis-cli', ['-s', socket, 'ping']);
+      return stdout.startsWith('PONG') ? true : undefined;
+    });
+  }
+
+  async startController(): Promise<void> {
+    await this.#startReady('controller', 'ctl', [
+      process.execPath,
+      join(ROOT, 'dist/ferry-controller.mjs'),
+      ...['--listen', `${CONTROLLER}:${CONTROLLER_PORT}`],
+      ...['--redis', `unix://${this.#redisSocket()}`],
+    ]);
+  }
+
+  async startAgent(host: string): Promise<void> {
+    await this.#startReady(host, host, [
+      process.execPath,
+      join(ROOT, 'dist/ferry-agent.mjs'),
+      ...['--node-id', host, '--listen', `${this.addressOf(host)}:${AGENT_PORT}`],
+      ...['--controller', `${CONTROLLER}:${CONTROLLER_PORT}`],
+      ...['--state-dir', this.stateDir(host)],
+      ...['--cgroup-parent', `/ferry-${this.folder.id}-${host}`],
+      ...['--bridge', 'br0', '--subnet', CONTAINER_SUBNET, '--range', CONTAINER_RANGE],
+    ]);
+  }
+
+  /** Ends one of the programs: `redis`, `controller`, or a host's agent by the host's name. */
+  async end(name: string, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    const program = this.#programs.get(name);
+    this.#programs.delete(name);
+    if (program === undefined || hasEnded(program.child)) return;
+    const ended = new Promise((resolve) => program.child.once('exit', resolve));
+    program.child.kill(signal);
+    await ended;
+  }
+
+  /** The PID of one of the programs. */
+  pidOf(name: string): number {
+    const pid = this.#programs.get(name)?.child.pid;
+    if (pid === undefined) throw new Error(`${name} does not run`);
+    return pid;
+  }
+
+  logOf(name: string): string {
+    const file = join(this.folder.path, `${name}.log`);
+    return existsSync(file) ? readFileSync(file, 'utf8') : '';
+  }
+
+  #start(name: string, host: string, argv: readonly string[]): Program {
+    const log = join(this.folder.path, `${name}.log`);
+    const child = startLogged([...this.network.on(host), ...argv], log, { env: this.folder.env });
+    const program = { name, child, log };
+    this.#programs.set(name, program);
+    return program;
+  }
+
+  async #startReady(name: string, host: string, argv: readonly string[]): Promise<void> {
+    const before = this.logOf(name).length;
+    const { child } = this.#start(name, host, argv);
+    await until(
+      `${name} to be ready`,
+      () => {
+        if (this.logOf(name).includes('"msg":"listening"', before)) return true;
+        if (hasEnded(child)) throw new Error(`${name} ended with ${child.exitCode}`);
+        return undefined;
+      },
+      { timeoutMs: 20_000 },
+    );
+  }
+
+  async #nodesReady(): Promise<void> {
+    await until('every node to register', async () => {
+      const { stdout, status } = await this.ferry(['node', 'ls', '--json']);
+      return status === 0 && this.hosts.every((host) => stdout.includes(`"${host}"`))
+        ? true
+        : undefined;
+    });
+  }
+
+  #redisSocket(): string {
+    return join(this.folder.path, 'queue', 'redis.sock');
+  }
+
+  // ---- what a test does --------------------------------------------------------------------------------------
+
+  /** Runs the command line, as an operator on the controller's machine does. */
+  ferry(args: readonly string[], timeoutMs = 120_000): Promise<Finished> {
+    const [program = '', ...rest] = [...this.network.on('ctl'), join(ROOT, 'bin/ferry'), ...args];
+    const env = { ...this.folder.env, FERRY_CONTROLLER: `${CONTROLLER}:${CONTROLLER_PORT}` };
+    return tryRun(program, rest, { env, timeoutMs });
+  }
+
+  /** The same with --json, for a command that must succeed. */
+  async ferryJson<T>(args: readonly string[], timeoutMs?: number): Promise<T> {
+    const { status, stdout, stderr } = await this.ferry([...args, '--json'], timeoutMs);
+    if (status !== 0) {
+      throw new Error(`ferry ${args.join(' ')} ended with ${status}: ${stderr}${stdout}`);
+    }
+    return JSON.parse(stdout);
+  }
+
+  /** A program on the client machine that talks to containers. */
+  async client(): Promise<ClientMachine> {
+    const client = await ClientMachine.start(this.network.on('client'), this.folder.env);
+    this.#clients.push(client);
+    return client;
+  }
+
+  // ---- the end -----------------------------------------------------------------------------------------------
+
+  /** Ends the programs in good order, and says what they left on the machine; removes nothing. */
+  async shutDown(): Promise<string[]> {
+    for (const client of this.#clients) await client.stop();
+    for (const host of this.hosts) await this.end(host);
+    await this.end('controller');
+    await this.end('redis');
+    const { processes, cgroups, mounts } = tracesOf(this.folder.id);
+    const none = { namespaces: [], links: [], files: [] };
+    return traceLines({ processes, cgroups, mounts, ...none });
+  }
+
+  /** Removes everything of this run, by force where need be; says what is left all the same. */
+  async remove(): Promise<string[]> {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+      process.off(signal, this.#onSignal);
+    }
+    await removeRun(this.folder.id);
+    return traceLines(tracesOf(this.folder.id));
+  }
+
+  /** The last lines of every log of the run, for the report of a failure. */
+  logTails(): string {
+    return logTails(this.folder.path);
+  }
+
+  async #interrupted(signal: NodeJS.Signals): Promise<void> {
+    console.error(`\n${signal}: removing everything of this run`);
+    await this.remove();
+    process.exit(signal === 'SIGINT' ? 130 : 143);
+  }
+}
+
+function hasEnded(child: ChildProcess): boolean {
+  return child.exitCode !== null || child.signalCode !== null;
+}
+
+function logTails(folder: string): string {
+  const names = ['controller', 'redis', ...Array.from({ length: 9 }, (_, i) => `h${i + 1}`)];
+  return names
+    .map((name) => [name, join(folder, `${name}.log`)] as const)
+    .filter(([, file]) => existsSync(file))
+    .map(([name, file]) => `--- ${name}\n${readFileSync(file, 'utf8').trimEnd().slice(-3000)}`)
+    .join('\n');
+}

@@ -73,6 +73,7 @@ function demoAgent(seen: { aborted: string[]; chunksSent: number; chunksReceived
       return { sizeBytes: BigInt(seen.chunksReceived), sha256: '', container: 'c' };
     }),
     deleteCheckpoint: unary(() => ({})),
+    cancelWork: unary(() => ({})),
     restoreContainer: serverStream(refused),
     receiveMigration: serverStream(refused),
     queryMigration: unary(refused),

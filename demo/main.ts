@@ -1,12 +1,12 @@
 // The demonstration: three hosts on this machine, a Redis container that moves between them while a client counts.
 // Usage: npm run demo [-- --json] [--keys N]
 import { parseArgs } from 'node:util';
+import * as steps from '../test/support/actions.js';
 import type { ClientMachine } from '../test/support/client-machine.js';
 import { Cluster } from '../test/support/cluster.js';
 import { sleep } from '../test/support/shell.js';
 import { brokenPromises, type DemoResult, reportText } from './result.js';
 import { Screen } from './screen.js';
-import * as steps from './steps.js';
 
 const { values: options } = parseArgs({
   options: {

@@ -1,14 +1,4 @@
-/** One migration as `ferry migrate --json` tells it. */
-export interface MigrationLine {
-  readonly container: string;
-  readonly from: string;
-  readonly to: string;
-  readonly mode: string;
-  readonly downtime_ms: number;
-  readonly total_ms: number;
-  readonly bytes_raw: number;
-  readonly bytes_wire: number;
-}
+import type { MigrationLine } from '../test/support/actions.js';
 
 /** The last line of `npm run demo -- --json`. Every value is measured. */
 export interface DemoResult {

@@ -1,12 +1,23 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ClientMachine } from '../test/support/client-machine.js';
-import type { Cluster } from '../test/support/cluster.js';
-import { makeRootfs } from '../test/support/rootfs.js';
-import { until } from '../test/support/shell.js';
-import type { MigrationLine } from './result.js';
+import type { ClientMachine } from './client-machine.js';
+import type { Cluster } from './cluster.js';
+import { makeRootfs } from './rootfs.js';
+import { until } from './shell.js';
 
 export const REDIS_PORT = 6379;
+
+/** One migration as `ferry migrate --json` tells it. */
+export interface MigrationLine {
+  readonly container: string;
+  readonly from: string;
+  readonly to: string;
+  readonly mode: string;
+  readonly downtime_ms: number;
+  readonly total_ms: number;
+  readonly bytes_raw: number;
+  readonly bytes_wire: number;
+}
 
 /** A container as `ferry ps --json` tells it. */
 export interface ContainerLine {
@@ -17,7 +28,7 @@ export interface ContainerLine {
   readonly address: string;
 }
 
-/** Makes the root filesystems that the containers of the demo start from; gives their paths. */
+/** Makes root filesystems to start containers from: one with Redis, one with a shell; gives their paths. */
 export async function makeRootfsFolders(folder: string): Promise<{ redis: string; shell: string }> {
   const redis = join(folder, 'rootfs-redis');
   const shell = join(folder, 'rootfs-shell');
@@ -100,13 +111,16 @@ export async function dataOf(
 }
 
 /** Migrates one container with the command line; gives what it measured. */
-export async function migrate(cluster: Cluster, name: string, to: string): Promise<MigrationLine> {
-  const answer = await cluster.ferryJson<{ operation: { migration: MigrationLine } }>([
-    'migrate',
-    name,
-    '--to',
-    to,
-  ]);
+export async function migrate(
+  cluster: Cluster,
+  name: string,
+  to: string,
+  timeoutMs = 120_000,
+): Promise<MigrationLine> {
+  const answer = await cluster.ferryJson<{ operation: { migration: MigrationLine } }>(
+    ['migrate', name, '--to', to],
+    timeoutMs,
+  );
   return migrationLine(answer.operation.migration);
 }
 

@@ -2,8 +2,8 @@ import { randomInt } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { run, sleep, tryRun } from './shell.js';
-import { RUN_VARIABLE, tracesOf } from './traces.js';
+import { sleep, tryRun } from './shell.js';
+import { RUN_VARIABLE, traceLines, tracesOf } from './traces.js';
 
 /** One run of a test or of the demo: its id, and the folder that everything of it lies in. */
 export interface RunFolder {
@@ -35,13 +35,16 @@ export async function makeRunFolder(): Promise<RunFolder> {
 export async function removeRun(id: string): Promise<void> {
   await endProcesses(id);
   await removeCgroups(id);
-  for (const path of tracesOf(id).mounts) await run('umount', ['--lazy', path]);
-  for (const name of tracesOf(id).namespaces) await run('ip', ['netns', 'delete', name]);
+  // Single steps may fail where another process clears up the same run; what counts is what is left.
+  for (const path of tracesOf(id).mounts) await tryRun('umount', ['--lazy', path]);
+  for (const name of tracesOf(id).namespaces) await tryRun('ip', ['netns', 'delete', name]);
   for (const name of tracesOf(id).links) await tryRun('ip', ['link', 'delete', name]);
   const { mounts, files } = tracesOf(id);
   // Never delete through a mount: below it may be what belongs to others.
   if (mounts.length > 0) throw new Error(`Still mounted: ${mounts.join(', ')}`);
-  for (const path of files) await run('rm', ['-rf', '--one-file-system', path]);
+  for (const path of files) await tryRun('rm', ['-rf', '--one-file-system', path]);
+  const left = traceLines(tracesOf(id));
+  if (left.length > 0) throw new Error(`Could not be removed: ${left.join(', ')}`);
 }
 
 async function endProcesses(id: string): Promise<void> {

@@ -48,7 +48,7 @@ export class Trial implements AsyncDisposable {
   #kept = false;
 
   constructor(title: string) {
-    this.directory = mkdtempSync(join(tmpdir(), `ferry-${title.replaceAll(/\W+/g, '-')}-`));
+    this.directory = mkdtempSync(join(tmpdir(), `ferry-trial-${title.replaceAll(/\W+/g, '-')}-`));
     chmodSync(this.directory, 0o777); // some programs give up being root
     this.log = join(this.directory, 'commands.log');
     this.image = join(this.directory, 'image');

@@ -91,6 +91,7 @@ if (wants('native')) {
   ]);
   if (existsSync(join(root, 'packages/dumpbin/restorer/build.sh')))
     run('sh', ['packages/dumpbin/restorer/build.sh']);
+  run('sh', ['packages/container/native/build.sh']);
 }
 
 if (wants('bundle')) {

@@ -155,8 +155,8 @@ build_parts() {
     build proto "$sum" 'generating code from proto/'
   fi
 
-  sum="$recipe $(sum_of packages/linux/native packages/dumpbin/restorer)"
-  if ! fresh native "$sum" || ! all_present packages/linux/build/addon.node; then
+  sum="$recipe $(sum_of packages/linux/native packages/dumpbin/restorer packages/container/native)"
+  if ! fresh native "$sum" || ! all_present packages/linux/build/addon.node packages/container/build/ferry-shim; then
     build native "$sum" 'compiling the native addon and the restorer'
   fi
 

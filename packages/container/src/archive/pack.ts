@@ -1,0 +1,235 @@
+import { createHash } from 'node:crypto';
+import type { BigIntStats } from 'node:fs';
+import { closeSync, constants, fstatSync, lstatSync, openSync, read as readCallback } from 'node:fs';
+import { readdirSync, readlinkSync, readSync } from 'node:fs';
+import { promisify } from 'node:util';
+import { FerryError } from '@ferry/core';
+import type { OwnedFd } from '@ferry/linux';
+import {
+  type Entry,
+  encodeEnd,
+  encodeEndOfContent,
+  encodeEntry,
+  encodeExtent,
+  EXTENT_BYTES_MAX,
+  LIMITS,
+  MAGIC,
+  type Metadata,
+  shown,
+} from './format.js';
+import { memberPath, openFolder, openSubfolder, Pacer, readXattrs } from './raw-fs.js';
+
+const read = promisify(readCallback);
+
+/** Records are gathered into chunks of about this size. */
+const CHUNK_BYTES = 256 * 1024;
+/** Content is looked at in blocks of this size; a block of zeros is left out, so holes stay holes. */
+const BLOCK_BYTES = 64 * 1024;
+/** Below this a file is read within the event loop's turn. */
+const SMALL_BYTES = 64 * 1024;
+const ZEROS = Buffer.alloc(BLOCK_BYTES);
+
+/** Overlayfs keeps notes about inode numbers of one host; what carries meaning is opaque folders and whiteouts.
+ *  Documentation/filesystems/overlayfs.rst */
+const XATTR_KEPT = /^(user\.|security\.capability$|system\.posix_acl_|trusted\.overlay\.(opaque|whiteouts?)$)/;
+
+export function keepsXattr(name: string): boolean {
+  return XATTR_KEPT.test(name);
+}
+
+/** The archive of the tree below `root` (a trusted path, or a folder held open) as a stream of chunks. The tree may
+ *  be hostile: no symbolic link of it is followed, and no other mount entered. Equal trees give equal bytes.
+ *  @throws FerryError container.archive when a file changes while it is read; the abort reason */
+export async function* packTree(
+  root: string | OwnedFd,
+  options: { signal?: AbortSignal | undefined } = {},
+): AsyncGenerator<Buffer, void, undefined> {
+  const folder = typeof root === 'string' ? openFolder(root) : root;
+  try {
+    const hash = createHash('sha256');
+    for await (const chunk of new Packer(folder, options.signal).run()) {
+      hash.update(chunk);
+      yield chunk;
+    }
+    const kind = Buffer.of(255);
+    hash.update(kind);
+    yield encodeEnd(hash.digest());
+  } finally {
+    if (typeof root === 'string') folder[Symbol.dispose]();
+  }
+}
+
+class Packer {
+  readonly #root: OwnedFd;
+  readonly #device: bigint;
+  readonly #signal: AbortSignal | undefined;
+  readonly #pacer = new Pacer();
+  /** First path of each inode with several names. */
+  readonly #linked = new Map<string, string>();
+  #pending: Buffer[] = [MAGIC];
+  #pendingBytes = MAGIC.length;
+
+  constructor(root: OwnedFd, signal: AbortSignal | undefined) {
+    this.#root = root;
+    this.#device = fstatSync(root.number, { bigint: true }).dev;
+    this.#signal = signal;
+  }
+
+  async *run(): AsyncGenerator<Buffer, void, undefined> {
+    const about = fstatSync(this.#root.number, { bigint: true });
+    const path = Buffer.from(`/proc/self/fd/${this.#root.number}/.`, 'latin1');
+    this.#put(encodeEntry({ kind: 'directory', path: '', meta: metadata(about, path) }));
+    yield* this.#folder(this.#root, '', 1);
+    yield* this.#flush();
+  }
+
+  async *#folder(folder: OwnedFd, prefix: string, depth: number): AsyncGenerator<Buffer> {
+    if (depth > LIMITS.depth) {
+      throw new FerryError('container.archive', `Folder ${shown(prefix)} is nested too deep`);
+    }
+    const names = readdirSync(memberPath(folder, '.'), { encoding: 'latin1' }).sort();
+    for (const name of names) {
+      this.#signal?.throwIfAborted();
+      await this.#pacer.step();
+      const path = prefix === '' ? name : `${prefix}/${name}`;
+      const about = lstatSync(memberPath(folder, name), { bigint: true, throwIfNoEntry: false });
+      if (about === undefined) continue;
+      if (about.isDirectory()) {
+        yield* this.#subfolder(folder, name, path, depth);
+      } else if (!this.#hardLink(about, path)) {
+        yield* this.#leaf(folder, name, path, about);
+      }
+      if (this.#pendingBytes >= CHUNK_BYTES) yield* this.#flush();
+    }
+  }
+
+  async *#subfolder(folder: OwnedFd, name: string, path: string, depth: number) {
+    using inner = openSubfolder(folder, name);
+    const about = fstatSync(inner.number, { bigint: true });
+    const meta = metadata(about, memberPath(inner, '.'));
+    this.#put(encodeEntry({ kind: 'directory', path, meta }));
+    if (about.dev === this.#device) yield* this.#folder(inner, path, depth + 1);
+  }
+
+  #hardLink(about: BigIntStats, path: string): boolean {
+    if (about.nlink < 2n) return false;
+    const key = `${about.dev}:${about.ino}`;
+    const target = this.#linked.get(key);
+    if (target === undefined) {
+      this.#linked.set(key, path);
+      return false;
+    }
+    this.#put(encodeEntry({ kind: 'hardLink', path, target }));
+    return true;
+  }
+
+  async *#leaf(folder: OwnedFd, name: string, path: string, about: BigIntStats) {
+    if (about.isFile()) {
+      yield* this.#file(folder, name, path);
+      return;
+    }
+    const where = memberPath(folder, name);
+    this.#put(encodeEntry(special(path, metadata(about, where), about, where)));
+  }
+
+  async *#file(folder: OwnedFd, name: string, path: string) {
+    const where = memberPath(folder, name);
+    // O_NONBLOCK: it may have become a FIFO since it was looked at.
+    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+    const fd = openSync(where, flags);
+    try {
+      const about = fstatSync(fd, { bigint: true });
+      if (!about.isFile()) throw changed(path);
+      const meta = metadata(about, where);
+      this.#put(encodeEntry({ kind: 'file', path, meta, size: about.size }));
+      for (let offset = 0n; offset < about.size; offset += BigInt(EXTENT_BYTES_MAX)) {
+        this.#signal?.throwIfAborted();
+        const left = about.size - offset;
+        const length = left < EXTENT_BYTES_MAX ? Number(left) : EXTENT_BYTES_MAX;
+        await this.#window(fd, offset, length, path);
+        if (this.#pendingBytes >= CHUNK_BYTES) yield* this.#flush();
+      }
+      this.#put(encodeEndOfContent());
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Reads one window of a file and puts its runs of blocks that are not zero. */
+  async #window(fd: number, offset: bigint, length: number, path: string): Promise<void> {
+    const window = Buffer.allocUnsafeSlow(length);
+    for (let done = 0; done < length; ) {
+      const position = Number(offset) + done;
+      const got =
+        length <= SMALL_BYTES
+          ? readSync(fd, window, done, length - done, position)
+          : (await read(fd, window, done, length - done, position)).bytesRead;
+      if (got === 0) throw changed(path);
+      done += got;
+    }
+    let start = -1;
+    for (let at = 0; at <= length; at += BLOCK_BYTES) {
+      const block = window.subarray(at, at + BLOCK_BYTES);
+      const empty = block.length === 0 || block.equals(ZEROS.subarray(0, block.length));
+      if (!empty && start < 0) start = at;
+      if (empty && start >= 0) {
+        this.#extent(offset + BigInt(start), window.subarray(start, at));
+        start = -1;
+      }
+    }
+    if (start >= 0) this.#extent(offset + BigInt(start), window.subarray(start));
+  }
+
+  #extent(offset: bigint, bytes: Buffer): void {
+    this.#put(encodeExtent(offset, bytes.length));
+    this.#put(bytes);
+  }
+
+  #put(bytes: Buffer): void {
+    this.#pending.push(bytes);
+    this.#pendingBytes += bytes.length;
+  }
+
+  *#flush(): Generator<Buffer> {
+    if (this.#pendingBytes === 0) return;
+    const chunk = Buffer.concat(this.#pending, this.#pendingBytes);
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    yield chunk;
+  }
+}
+
+function metadata(about: BigIntStats, path: Buffer): Metadata {
+  return {
+    mode: Number(about.mode & 0o7777n),
+    uid: Number(about.uid),
+    gid: Number(about.gid),
+    mtimeNs: about.mtimeNs,
+    xattrs: readXattrs(path, keepsXattr),
+  };
+}
+
+function special(path: string, meta: Metadata, about: BigIntStats, where: Buffer): Entry {
+  if (about.isSymbolicLink()) {
+    return { kind: 'symlink', path, meta, target: readlinkSync(where, { encoding: 'latin1' }) };
+  }
+  if (about.isFIFO()) return { kind: 'fifo', path, meta };
+  if (about.isSocket()) return { kind: 'socket', path, meta };
+  const kind = about.isCharacterDevice() ? 'character' : 'block';
+  return { kind, path, meta, major: major(about.rdev), minor: minor(about.rdev) };
+}
+
+/** The encoding of dev_t that stat(2) returns: include/linux/kdev_t.h, new_encode_dev, widened by glibc. */
+function major(device: bigint): number {
+  return Number(((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n));
+}
+
+function minor(device: bigint): number {
+  return Number((device & 0xffn) | ((device >> 12n) & 0xffffff00n));
+}
+
+function changed(path: string): FerryError {
+  return new FerryError('container.archive', `File ${shown(path)} changed while it was read`, {
+    remedy: 'freeze the container before its files are exported',
+  });
+}

@@ -219,8 +219,11 @@ export class Cluster {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
       process.off(signal, this.#onSignal);
     }
-    await removeRun(this.folder.id);
-    return traceLines(tracesOf(this.folder.id));
+    const failure = await removeRun(this.folder.id).then(
+      () => [],
+      (error: unknown) => [String(error)],
+    );
+    return [...failure, ...traceLines(tracesOf(this.folder.id))];
   }
 
   /** The last lines of every log of the run, for the report of a failure. */

@@ -21,6 +21,8 @@ export interface ClusterOptions {
   readonly hosts: readonly string[];
   /** Called with one line per thing that is being done. */
   readonly progress?: (line: string) => void;
+  /** Called before a host's agent first starts, with the folder that will be its own. */
+  readonly prepareHost?: (host: string, stateDir: string) => Promise<void>;
 }
 
 interface Program {
@@ -61,6 +63,7 @@ export class Cluster {
       say('starting Redis for the queue, the controller and the agents');
       await cluster.startRedis();
       await cluster.startController();
+      for (const host of options.hosts) await options.prepareHost?.(host, cluster.stateDir(host));
       await Promise.all(options.hosts.map((host) => cluster.startAgent(host)));
       await cluster.#nodesReady();
       return cluster;
@@ -187,7 +190,10 @@ export class Cluster {
 
   /** The same with --json, for a command that must succeed. */
   async ferryJson<T>(args: readonly string[], timeoutMs?: number): Promise<T> {
-    const { status, stdout, stderr } = await this.ferry([...args, '--json'], timeoutMs);
+    // What follows "--" belongs to the container's program.
+    const end = args.includes('--') ? args.indexOf('--') : args.length;
+    const asked = [...args.slice(0, end), '--json', ...args.slice(end)];
+    const { status, stdout, stderr } = await this.ferry(asked, timeoutMs);
     if (status !== 0) {
       throw new Error(`ferry ${args.join(' ')} ended with ${status}: ${stderr}${stdout}`);
     }

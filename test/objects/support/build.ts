@@ -23,9 +23,8 @@ const underWay = new Map<string, Promise<string>>();
 export function build(source: string, linking: 'dynamic' | 'static' = 'dynamic'): Promise<string> {
   const file = join(objectsFolder, `${source}.c`);
   const hash = createHash('sha256').update(flags.join(' ')).update(linking);
-  for (const part of [file, join(objectsFolder, 'support/object.h')]) {
-    hash.update(readFileSync(part));
-  }
+  const headers = ['support/object.h', 'support/socket.h'].map((name) => join(objectsFolder, name));
+  for (const part of [file, ...headers]) hash.update(readFileSync(part));
   const name = `${source.replaceAll('/', '-')}-${hash.digest('hex').slice(0, 12)}`;
   const target = join(buildFolder, name);
   let building = underWay.get(target);

@@ -13,6 +13,7 @@ const CONTROLLER = '10.77.0.2';
 const CLIENT = '10.77.0.3';
 const CONTROLLER_PORT = 7460;
 const AGENT_PORT = 7461;
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const CONTAINER_SUBNET = '10.77.0.0/16';
 const CONTAINER_RANGE = '10.77.1.10-10.77.1.250';
 
@@ -50,26 +51,25 @@ export class Cluster {
   static async start(options: ClusterOptions): Promise<Cluster> {
     const folder = await makeRunFolder();
     const say = options.progress ?? (() => undefined);
+    let cluster: Cluster | undefined;
     try {
       say(`making ${options.hosts.length} hosts, a controller's and a client's machine`);
       const network = await TestNetwork.make(folder.id);
-      const cluster = new Cluster(folder, network, options.hosts);
-      for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-        process.on(signal, cluster.#onSignal);
-      }
+      cluster = new Cluster(folder, network, options.hosts);
+      for (const signal of SIGNALS) process.on(signal, cluster.#onSignal);
       await network.addPlain('ctl', CONTROLLER);
       await network.addPlain('client', CLIENT);
-      for (const host of options.hosts) await network.addHost(host, cluster.addressOf(host));
+      for (const host of cluster.hosts) await network.addHost(host, cluster.addressOf(host));
       say('starting Redis for the queue, the controller and the agents');
       await cluster.startRedis();
       await cluster.startController();
       for (const host of options.hosts) await options.prepareHost?.(host, cluster.stateDir(host));
-      await Promise.all(options.hosts.map((host) => cluster.startAgent(host)));
+      for (const host of cluster.hosts) await cluster.startAgent(host);
       await cluster.#nodesReady();
       return cluster;
     } catch (error) {
       const logs = logTails(folder.path);
-      await removeRun(folder.id);
+      await (cluster === undefined ? removeRun(folder.id) : cluster.remove());
       throw new Error(`The cluster did not start.\n${logs}`, { cause: error });
     }
   }
@@ -155,15 +155,15 @@ export class Cluster {
   async #startReady(name: string, host: string, argv: readonly string[]): Promise<void> {
     const before = this.logOf(name).length;
     const { child } = this.#start(name, host, argv);
-    await until(
+    const state = await until(
       `${name} to be ready`,
       () => {
-        if (this.logOf(name).includes('"msg":"listening"', before)) return true;
-        if (hasEnded(child)) throw new Error(`${name} ended with ${child.exitCode}`);
-        return undefined;
+        if (this.logOf(name).includes('"msg":"listening"', before)) return 'ready';
+        return hasEnded(child) ? 'ended' : undefined;
       },
       { timeoutMs: 20_000 },
     );
+    if (state === 'ended') throw new Error(`${name} ended with ${child.exitCode}`);
   }
 
   async #nodesReady(): Promise<void> {
@@ -222,9 +222,7 @@ export class Cluster {
 
   /** Removes everything of this run, by force where need be; says what is left all the same. */
   async remove(): Promise<string[]> {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-      process.off(signal, this.#onSignal);
-    }
+    for (const signal of SIGNALS) process.off(signal, this.#onSignal);
     const failure = await removeRun(this.folder.id).then(
       () => [],
       (error: unknown) => [String(error)],

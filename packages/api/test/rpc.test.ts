@@ -103,9 +103,9 @@ describe('api: calls between a client and a server', () => {
           });
         }
       }),
-      pullPages: serverStream(async function* () {}),
+      pullPages: bidiStream(async function* () {}),
       pullLayer: serverStream(async function* () {}),
-      pullUpper: serverStream(async function* () {}),
+      pullState: serverStream(async function* () {}),
     });
     address = `127.0.0.1:${await startServer(server, '127.0.0.1:0')}`;
     agent = connectAgent(address);

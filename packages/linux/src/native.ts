@@ -11,6 +11,27 @@ export interface NativeAddon {
   syscall(nr: number, ...args: SyscallArgument[]): number;
   addressOf(buffer: Buffer): bigint;
   hash64(buffer: Buffer): bigint;
+  readPages(runs: Buffer, raw: Buffer, packed: Buffer, acceleration: number): Promise<PageWork>;
+  writePages(
+    runs: Buffer,
+    payload: Buffer,
+    scratch: Buffer,
+    encoding: number,
+    hash: bigint,
+  ): Promise<PageWork>;
+}
+
+/** Outcome of one bulk page call. `status`: 0 done, 1 damaged (nothing was written), 2 failed with `errno`. */
+export interface PageWork {
+  readonly status: number;
+  readonly errno: number;
+  readonly failedRun: number;
+  readonly failedAddress: bigint;
+  /** 0: the pages as they are; 1: LZ4. */
+  readonly encoding: number;
+  /** Bytes of the payload. */
+  readonly length: number;
+  readonly hash: bigint;
 }
 
 function load(): NativeAddon {

@@ -1,0 +1,80 @@
+import { FerryError } from '@ferry/core';
+import { native, type PageWork } from './native.js';
+import { sysError } from './sys.js';
+
+export const PAGE_SIZE = 4096;
+const RUN_BYTES = 24;
+
+/** Consecutive pages of one process. */
+export interface ProcessPages {
+  /** In our PID namespace. */
+  readonly hostPid: number;
+  readonly address: bigint;
+  readonly pages: number;
+}
+
+/** How a batch of pages travels. */
+export type PageEncoding = 'raw' | 'lz4';
+
+export interface ReadBatch {
+  readonly encoding: PageEncoding;
+  /** Bytes of the payload: at the start of `packed` for lz4, of `raw` for raw. */
+  readonly length: number;
+  /** XXH64 of the uncompressed pages. */
+  readonly hash: bigint;
+}
+
+/** Packs runs for one native call. */
+export function packRuns(runs: readonly ProcessPages[]): Buffer {
+  const packed = Buffer.from(new ArrayBuffer(runs.length * RUN_BYTES));
+  let at = 0;
+  for (const run of runs) {
+    packed.writeBigUInt64LE(BigInt(run.hostPid), at);
+    packed.writeBigUInt64LE(run.address, at + 8);
+    packed.writeBigUInt64LE(BigInt(run.pages), at + 16);
+    at += RUN_BYTES;
+  }
+  return packed;
+}
+
+/** Reads pages of processes (running or stopped) and compresses them, on a thread of the pool.
+ *  @param raw  scratch of at least the pages' size; holds the result when it did not compress into `packed`
+ *  @param packed  where the compressed pages go; less room than their size makes the raw form the fallback
+ *  @param acceleration  of LZ4_compress_fast: 1 packs best, larger is faster
+ *  @throws SysError ESRCH when a process is gone, EFAULT when a page is not there */
+export async function readPages(
+  runs: readonly ProcessPages[],
+  raw: Buffer,
+  packed: Buffer,
+  acceleration = 1,
+): Promise<ReadBatch> {
+  const work = await native.readPages(packRuns(runs), raw, packed, acceleration);
+  if (work.status !== 0) throw failure('process_vm_readv', runs, work);
+  return { encoding: work.encoding === 1 ? 'lz4' : 'raw', length: work.length, hash: work.hash };
+}
+
+/** Unpacks `payload`, checks the hash of the pages, then writes them into the processes, on a thread of the pool.
+ *  Hostile payloads are safe: sizes are bounded by `runs`, and nothing is written unless the hash is right.
+ *  @param scratch  at least the pages' size
+ *  @throws FerryError pages.damaged; SysError as readPages */
+export async function writePages(
+  runs: readonly ProcessPages[],
+  payload: Buffer,
+  scratch: Buffer,
+  batch: { readonly encoding: PageEncoding; readonly hash: bigint },
+): Promise<void> {
+  const encoding = batch.encoding === 'lz4' ? 1 : 0;
+  const work = await native.writePages(packRuns(runs), payload, scratch, encoding, batch.hash);
+  if (work.status === 1) {
+    throw new FerryError('pages.damaged', 'A batch of pages was damaged on its way', {
+      remedy: 'try again; if it happens again, check the network and the memory of both hosts',
+    });
+  }
+  if (work.status !== 0) throw failure('process_vm_writev', runs, work);
+}
+
+function failure(syscall: string, runs: readonly ProcessPages[], work: PageWork): Error {
+  const run = runs[work.failedRun];
+  const where = `page ${work.failedAddress.toString(16)} of process ${run?.hostPid}`;
+  return sysError(syscall, work.errno, where);
+}

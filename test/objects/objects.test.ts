@@ -25,6 +25,10 @@ function list(value: string | undefined): string[] | undefined {
   return value === undefined || value === '' ? undefined : value.split(',');
 }
 
+function isChosen(program: ObjectProgram): boolean {
+  return chosen?.includes(program.name) ?? program.onlyByName === undefined;
+}
+
 function flavoursOf(program: ObjectProgram): FlavourName[] {
   const own: FlavourName[] = ['unmoved'];
   if (canBeSabotaged(program)) own.push('sabotage');
@@ -53,7 +57,7 @@ describe('kernel objects', () => {
   });
 
   for (const program of programs) {
-    if (chosen !== undefined && !chosen.includes(program.name)) continue;
+    if (!isChosen(program)) continue;
     describe(program.name, () => {
       for (const flavour of flavoursOf(program)) register(program, flavour);
     });

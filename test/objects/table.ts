@@ -12,11 +12,24 @@ export interface ObjectProgram {
   readonly isDirect?: boolean;
   /** Why Ferry need not carry it yet: then it must be carried faithfully or refused. */
   readonly later?: string;
+  /** Why it only runs when FERRY_OBJECTS names it: it asks for more than the kernel promises. */
+  readonly onlyByName?: string;
   /** What the refusal must say; the pid of one of its processes by default. */
   readonly blocker?: RegExp;
   /** Lines of `differences` that move by themselves in this program. */
   readonly volatile?: readonly RegExp[];
 }
+
+/** The system calls of blocked.c. */
+const blockedCalls = [
+  ...['read', 'write', 'nanosleep', 'clock_nanosleep', 'poll', 'poll-timeout', 'select'],
+  ...['epoll_wait', 'futex', 'futex-timeout', 'accept', 'recv', 'waitpid', 'pause', 'sigsuspend'],
+];
+
+const laterDescriptors = [
+  ...['inotify', 'pidfd', 'pty', 'in-flight', 'netlink', 'message-queue', 'io_uring'],
+  ...['userfaultfd', 'proc-file'],
+];
 
 const running = /^\d+ State:/;
 
@@ -120,4 +133,30 @@ export const programs: readonly ObjectProgram[] = [
   },
   { name: 'udp', args: ['4'] },
   { name: 'udp6', source: 'udp', args: ['6'] },
+  ...blockedCalls.map((call) => ({ name: `blocked-${call}`, source: 'blocked', args: [call] })),
+  {
+    name: 'blocked-epoll_wait-strict',
+    source: 'blocked',
+    args: ['epoll_wait-strict'],
+    onlyByName: 'the kernel itself ends epoll_wait with EINTR when its thread is stopped',
+  },
+  ...['unlinked', 'tmpfile', 'memfd', 'cwd', 'mapped'].map((kind) => ({
+    name: `later-${kind}`,
+    source: 'later-files',
+    args: [kind],
+    later: 'issue 2 does not name files without a name',
+  })),
+  ...['flock', 'posix', 'ofd'].map((kind) => ({
+    name: `later-lock-${kind}`,
+    source: 'later-locks',
+    args: [kind],
+    later: 'issue 2 does not name file locks',
+  })),
+  ...laterDescriptors.map((kind) => ({
+    name: `later-${kind}`,
+    source: 'later-descriptors',
+    args: [kind],
+    later: 'issue 2 does not name this kind of descriptor',
+  })),
+  { name: 'later-shared-memory', later: 'issue 2 does not name System V IPC' },
 ];

@@ -65,7 +65,8 @@ export class Cgroups {
   path(group: string): string {
     const { unified, controllers } = this.mounts;
     const base = unified ?? controllers.get('freezer');
-    if (base === undefined) throw new FerryError('container.cgroup', 'This host has no cgroup freezer');
+    if (base === undefined)
+      throw new FerryError('container.cgroup', 'This host has no cgroup freezer');
     return join(base, group);
   }
 
@@ -175,9 +176,13 @@ export class Cgroups {
     try {
       await writeFile(join(folder, file), text);
     } catch (cause) {
-      throw new FerryError('container.freeze', `Cgroup ${folder} cannot be ${frozen ? 'frozen' : 'thawed'}`, {
-        cause,
-      });
+      throw new FerryError(
+        'container.freeze',
+        `Cgroup ${folder} cannot be ${frozen ? 'frozen' : 'thawed'}`,
+        {
+          cause,
+        },
+      );
     }
   }
 
@@ -187,18 +192,25 @@ export class Cgroups {
     for (const pid of await this.pids(group)) {
       const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
       const state = /^State:\s+(.*)$/m.exec(status)?.[1];
-      if (state?.startsWith('D')) stuck.push(`${pid} (${/^Name:\s+(.*)$/m.exec(status)?.[1]}, ${state})`);
+      if (state?.startsWith('D'))
+        stuck.push(`${pid} (${/^Name:\s+(.*)$/m.exec(status)?.[1]}, ${state})`);
     }
     const who = stuck.length === 0 ? '' : `; in uninterruptible sleep: ${stuck.join(', ')}`;
-    return new FerryError('container.freeze', `The container was not frozen within ${timeoutMs} ms${who}`, {
-      remedy: 'a process that waits for a device or a network file system freezes when that answers',
-    });
+    return new FerryError(
+      'container.freeze',
+      `The container was not frozen within ${timeoutMs} ms${who}`,
+      {
+        remedy:
+          'a process that waits for a device or a network file system freezes when that answers',
+      },
+    );
   }
 
   async #walk(folder: string, visit: (folder: string) => Promise<void>): Promise<void> {
     const entries = await readdir(folder, { withFileTypes: true }).catch(() => undefined);
     if (entries === undefined) return;
     await visit(folder);
-    for (const entry of entries) if (entry.isDirectory()) await this.#walk(join(folder, entry.name), visit);
+    for (const entry of entries)
+      if (entry.isDirectory()) await this.#walk(join(folder, entry.name), visit);
   }
 }

@@ -22,13 +22,7 @@ const MASKED_PATHS = [
   '/sys/firmware',
   '/sys/devices/virtual/powercap',
 ];
-const READONLY_PATHS = [
-  '/proc/bus',
-  '/proc/fs',
-  '/proc/irq',
-  '/proc/sys',
-  '/proc/sysrq-trigger',
-];
+const READONLY_PATHS = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
 
 /** What each container has mounted: the list of the OCI specification, without cgroup. */
 const DEFAULT_MOUNTS: readonly OciMount[] = [
@@ -80,7 +74,10 @@ export function buildConfig(spec: CheckedSpec, base?: OciConfig): OciConfig {
     process: processPart(spec, args, base),
     root: { path: '', readonly: spec.readonly ?? base?.root.readonly ?? false },
     hostname: spec.hostname ?? base?.hostname ?? spec.name,
-    mounts: [...(base?.mounts ?? DEFAULT_MOUNTS).filter(isNotCgroup), ...spec.mounts.map(mountPart)],
+    mounts: [
+      ...(base?.mounts ?? DEFAULT_MOUNTS).filter(isNotCgroup),
+      ...spec.mounts.map(mountPart),
+    ],
     ...(base?.annotations === undefined ? {} : { annotations: base.annotations }),
     linux: linuxPart(spec, base),
   };
@@ -242,7 +239,9 @@ export function restoreConfig(
 /** Folders and files of the host that the container sees through bind mounts: they must exist on a destination. */
 export function hostPaths(config: OciConfig): string[] {
   return config.mounts
-    .filter((mount) => mount.type === 'bind' || mount.options?.some((o) => o === 'bind' || o === 'rbind'))
+    .filter(
+      (mount) => mount.type === 'bind' || mount.options?.some((o) => o === 'bind' || o === 'rbind'),
+    )
     .map((mount) => mount.source ?? mount.destination);
 }
 

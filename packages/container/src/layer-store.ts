@@ -40,7 +40,8 @@ export class LayerStore {
   static async open(folder: string): Promise<LayerStore> {
     await mkdir(folder, { recursive: true, mode: 0o700 });
     for (const name of await readdir(folder)) {
-      if (name.startsWith(INGEST_PREFIX)) await rm(join(folder, name), { recursive: true, force: true });
+      if (name.startsWith(INGEST_PREFIX))
+        await rm(join(folder, name), { recursive: true, force: true });
     }
     return new LayerStore(folder);
   }
@@ -66,7 +67,10 @@ export class LayerStore {
   }
 
   /** The layer's archive, for another host. */
-  async *exportLayer(digest: string, options: Options = {}): AsyncGenerator<Buffer, void, undefined> {
+  async *exportLayer(
+    digest: string,
+    options: Options = {},
+  ): AsyncGenerator<Buffer, void, undefined> {
     yield* packTree(this.treePath(digest), options);
   }
 
@@ -130,9 +134,13 @@ export class LayerStore {
   async verify(digest: string, options: Options = {}): Promise<void> {
     const found = `sha256:${(await measure(this.treePath(digest), options)).digest}`;
     if (found !== digest) {
-      throw new FerryError('container.layer', `Layer ${digest} was changed on disk, it is ${found} now`, {
-        remedy: 'remove it from the layer store; it is fetched again when needed',
-      });
+      throw new FerryError(
+        'container.layer',
+        `Layer ${digest} was changed on disk, it is ${found} now`,
+        {
+          remedy: 'remove it from the layer store; it is fetched again when needed',
+        },
+      );
     }
   }
 

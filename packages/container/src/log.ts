@@ -46,7 +46,8 @@ export class LineJoiner {
       const line = `[ferry: ${record.lostBytes} bytes of log were lost, the disk was full]`;
       return { time: record.time, stream, line };
     }
-    const bytes = record.hex === undefined ? Buffer.from(record.line ?? '') : Buffer.from(record.hex, 'hex');
+    const bytes =
+      record.hex === undefined ? Buffer.from(record.line ?? '') : Buffer.from(record.hex, 'hex');
     const open = this.#open.get(stream) ?? { time: record.time, parts: [] };
     open.parts.push(bytes);
     if (record.partial) {

@@ -55,7 +55,9 @@ const resources = z.looseObject({
 });
 
 const linuxSchema = z.strictObject({
-  namespaces: z.array(z.strictObject({ type: z.string(), path: z.string().optional() })).default([]),
+  namespaces: z
+    .array(z.strictObject({ type: z.string(), path: z.string().optional() }))
+    .default([]),
   resources: resources.optional(),
   devices: z.array(device).optional(),
   cgroupsPath: z.string().optional(),

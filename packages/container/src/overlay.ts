@@ -35,10 +35,15 @@ export async function mountOverlay(places: OverlayPlaces): Promise<void> {
   const overlay = cString('overlay');
   const result = sys('mount', overlay, cString(merged), overlay, 0, cString(data));
   if (result >= 0) return;
-  throw new FerryError('container.rootfs', `The root file system could not be mounted at ${merged}`, {
-    cause: sysError('mount', -result, merged),
-    remedy: 'check that the state folder is on ext4, xfs or btrfs, not on an overlay, and see dmesg',
-  });
+  throw new FerryError(
+    'container.rootfs',
+    `The root file system could not be mounted at ${merged}`,
+    {
+      cause: sysError('mount', -result, merged),
+      remedy:
+        'check that the state folder is on ext4, xfs or btrfs, not on an overlay, and see dmesg',
+    },
+  );
 }
 
 /** Unmounts, where something is mounted. Lazily: a process may still stand in it. */
@@ -53,6 +58,9 @@ export function unmount(path: string): void {
 /** Whether something is mounted exactly at `path`, in this process's mount namespace. */
 export async function isMounted(path: string): Promise<boolean> {
   const text = await readFile('/proc/self/mountinfo', 'utf8');
-  const escaped = path.replace(/[ \t\n\\]/g, (c) => `\\${c.charCodeAt(0).toString(8).padStart(3, '0')}`);
+  const escaped = path.replace(
+    /[ \t\n\\]/g,
+    (c) => `\\${c.charCodeAt(0).toString(8).padStart(3, '0')}`,
+  );
   return text.split('\n').some((line) => line.split(' ')[4] === escaped);
 }

@@ -21,9 +21,20 @@ import type { ProgramImage } from './spec.js';
 
 /** Folders that a root file system needs for the runtime's mounts, and that programs expect. */
 const FOLDERS: readonly { path: string; mode: number }[] = [
-  ...['proc', 'sys', 'dev', 'etc', 'run', 'usr', 'var', 'var/lib', 'var/log', 'home', 'srv', 'mnt'].map(
-    (path) => ({ path, mode: 0o755 }),
-  ),
+  ...[
+    'proc',
+    'sys',
+    'dev',
+    'etc',
+    'run',
+    'usr',
+    'var',
+    'var/lib',
+    'var/log',
+    'home',
+    'srv',
+    'mnt',
+  ].map((path) => ({ path, mode: 0o755 })),
   { path: 'root', mode: 0o700 },
   { path: 'tmp', mode: 0o1777 },
   { path: 'var/tmp', mode: 0o1777 },
@@ -61,7 +72,9 @@ export async function buildProgramRootfs(
   const { signal } = options;
   for (const name of MERGED) {
     const link = await readlink(`/${name}`).catch(() => undefined);
-    if (link !== undefined) await symlink(link.replace(/^\//, ''), join(tree, name));
+    if (link === undefined) continue;
+    await mkdir(join(tree, link), { recursive: true });
+    await symlink(link.replace(/^\//, ''), join(tree, name));
   }
   for (const { path, mode } of FOLDERS) {
     await mkdir(join(tree, path), { recursive: true });
@@ -123,7 +136,8 @@ class Builder {
       const target = await this.place(to);
       await mkdir(target, { recursive: true });
       await chmod(target, about.mode & 0o7777);
-      for (const name of (await readdir(from)).sort()) await this.copy(join(from, name), join(to, name));
+      for (const name of (await readdir(from)).sort())
+        await this.copy(join(from, name), join(to, name));
     } else if (about.isFile()) {
       await this.#file(from, to);
     }
@@ -205,8 +219,12 @@ async function settleTimes(folder: string, copied: ReadonlySet<string>): Promise
 }
 
 function missing(path: string, cause: unknown): FerryError {
-  return new FerryError('container.image', `${path} is needed for the root file system and is not there`, {
-    cause,
-    remedy: 'install it on this host, or correct the image of the spec',
-  });
+  return new FerryError(
+    'container.image',
+    `${path} is needed for the root file system and is not there`,
+    {
+      cause,
+      remedy: 'install it on this host, or correct the image of the spec',
+    },
+  );
 }

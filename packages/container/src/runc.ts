@@ -84,11 +84,16 @@ export class Runc {
   }
 
   /** Sends a signal to the first process, or to all. A container that has ended is no error. */
-  async kill(id: string, signalName: string, options: Options & { all?: true } = {}): Promise<void> {
+  async kill(
+    id: string,
+    signalName: string,
+    options: Options & { all?: true } = {},
+  ): Promise<void> {
     const args = ['kill', ...(options.all ? ['--all'] : []), id, signalName];
     const result = await this.#run(args, options);
     if (result.status === 0 || doesNotExist(result)) return;
-    if (/not running|already finished|no such process/i.test(result.stderr.toString('utf8'))) return;
+    if (/not running|already finished|no such process/i.test(result.stderr.toString('utf8')))
+      return;
     throw this.#failed('kill', id, result);
   }
 
@@ -99,7 +104,11 @@ export class Runc {
   }
 
   /** Runs a program in the container to its end, whatever its status. */
-  async exec(id: string, args: readonly string[], options: ExecOptions = {}): Promise<CommandResult> {
+  async exec(
+    id: string,
+    args: readonly string[],
+    options: ExecOptions = {},
+  ): Promise<CommandResult> {
     const { env = {}, cwd, user, input, signal } = options;
     const flags = Object.entries(env).flatMap(([key, value]) => ['--env', `${key}=${value}`]);
     if (cwd !== undefined) flags.push('--cwd', cwd);
@@ -163,7 +172,8 @@ function doesNotExist(result: CommandResult): boolean {
 export function runtimeText(text: string): string {
   const found: string[] = [];
   for (const line of text.split('\n').filter((part) => part.trim() !== '')) {
-    const quoted = /msg="((?:[^"\\]|\\.)*)"/.exec(line)?.[1] ?? /"msg":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1];
+    const quoted =
+      /msg="((?:[^"\\]|\\.)*)"/.exec(line)?.[1] ?? /"msg":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1];
     const message = (quoted ?? line).replaceAll('\\"', '"').trim();
     if (!found.includes(message)) found.push(message);
   }

@@ -52,7 +52,8 @@ export async function createWithShim(
 ): Promise<{ shim: Shim; pid: number }> {
   const { fds, signal } = options;
   signal?.throwIfAborted();
-  for (const path of [places.exit, places.pidFile, places.runtimeLog]) await rm(path, { force: true });
+  for (const path of [places.exit, places.pidFile, places.runtimeLog])
+    await rm(path, { force: true });
   const args = [places.log, places.exit, places.pidFile, String(fds.length), ...command];
   const child = spawn(join(ferryRoot(), 'packages', 'container', 'build', 'ferry-shim'), args, {
     stdio: ['ignore', 'pipe', 'pipe', ...fds],
@@ -66,7 +67,12 @@ export async function createWithShim(
     signal?.throwIfAborted();
     const pipes = /^pipes (\d+) (\d+)$/m.exec(said.stdout);
     const status = Number(/^exit (\d+)$/m.exec(said.stdout)?.[1] ?? -1);
-    if (status !== 0 || pipes?.[1] === undefined || pipes[2] === undefined || child.pid === undefined) {
+    if (
+      status !== 0 ||
+      pipes?.[1] === undefined ||
+      pipes[2] === undefined ||
+      child.pid === undefined
+    ) {
       const log = await readFile(places.runtimeLog, 'utf8').catch(() => '');
       throw createFailed(log.trim() === '' ? said.stderr : log);
     }
@@ -76,8 +82,8 @@ export async function createWithShim(
     return { shim: { process: shimProcess, stdoutInode: pipes[1], stderrInode: pipes[2] }, pid };
   } finally {
     signal?.removeEventListener('abort', abort);
-    child.stdout.destroy();
-    child.stderr.destroy();
+    child.stdout?.destroy();
+    child.stderr?.destroy();
     child.unref();
   }
 }
@@ -108,7 +114,10 @@ async function firstWords(
 }
 
 function createFailed(text: string): FerryError {
-  return new FerryError('container.runtime', `The runtime could not create it: ${runtimeText(text)}`);
+  return new FerryError(
+    'container.runtime',
+    `The runtime could not create it: ${runtimeText(text)}`,
+  );
 }
 
 /** Waits until every byte that the container has written is in the log file. The container must be frozen (or

@@ -11,7 +11,10 @@ const count = z.number().int().nonnegative();
 
 export const containerNameSchema = z
   .string()
-  .regex(/^[a-z0-9][a-z0-9_.-]{0,62}$/, 'a name of [a-z0-9_.-], at most 63, starting with [a-z0-9]');
+  .regex(
+    /^[a-z0-9][a-z0-9_.-]{0,62}$/,
+    'a name of [a-z0-9_.-], at most 63, starting with [a-z0-9]',
+  );
 
 const programImage = z.strictObject({
   kind: z.literal('program'),
@@ -94,7 +97,10 @@ export const runSpecSchema = z.strictObject({
     .array(z.strictObject({ type: z.string().regex(/^RLIMIT_[A-Z]+$/), soft: count, hard: count }))
     .optional(),
   sysctl: z.record(z.string().regex(/^[a-z0-9_.-]+$/), z.string()).default({}),
-  stopSignal: z.string().regex(/^SIG[A-Z0-9]+$/).default('SIGTERM'),
+  stopSignal: z
+    .string()
+    .regex(/^SIG[A-Z0-9]+$/)
+    .default('SIGTERM'),
   labels: z.record(z.string(), z.string()).default({}),
   network: z
     .strictObject({

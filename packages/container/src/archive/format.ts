@@ -38,7 +38,9 @@ const KINDS = {
   socket: 8,
   end: 255,
 } as const;
-const KIND_NAMES = new Map<number, Kind>(Object.entries(KINDS).map(([name, code]) => [code, name as Kind]));
+const KIND_NAMES = new Map<number, Kind>(
+  Object.entries(KINDS).map(([name, code]) => [code, name as Kind]),
+);
 type Kind = keyof typeof KINDS;
 
 export interface Metadata {
@@ -55,7 +57,12 @@ export interface Metadata {
 export type Entry =
   | { readonly kind: 'directory'; readonly path: string; readonly meta: Metadata }
   | { readonly kind: 'file'; readonly path: string; readonly meta: Metadata; readonly size: bigint }
-  | { readonly kind: 'symlink'; readonly path: string; readonly meta: Metadata; readonly target: string }
+  | {
+      readonly kind: 'symlink';
+      readonly path: string;
+      readonly meta: Metadata;
+      readonly target: string;
+    }
   | { readonly kind: 'hardLink'; readonly path: string; readonly target: string }
   | {
       readonly kind: 'character' | 'block';

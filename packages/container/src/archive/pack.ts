@@ -1,17 +1,26 @@
 import { createHash } from 'node:crypto';
 import type { BigIntStats } from 'node:fs';
-import { closeSync, constants, fstatSync, lstatSync, openSync, read as readCallback } from 'node:fs';
-import { readdirSync, readlinkSync, readSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  read as readCallback,
+  readdirSync,
+  readlinkSync,
+  readSync,
+} from 'node:fs';
 import { promisify } from 'node:util';
 import { FerryError } from '@ferry/core';
 import type { OwnedFd } from '@ferry/linux';
 import {
   type Entry,
+  EXTENT_BYTES_MAX,
   encodeEnd,
   encodeEndOfContent,
   encodeEntry,
   encodeExtent,
-  EXTENT_BYTES_MAX,
   LIMITS,
   MAGIC,
   type Metadata,
@@ -31,7 +40,8 @@ const ZEROS = Buffer.alloc(BLOCK_BYTES);
 
 /** Overlayfs keeps notes about inode numbers of one host; what carries meaning is opaque folders and whiteouts.
  *  Documentation/filesystems/overlayfs.rst */
-const XATTR_KEPT = /^(user\.|security\.capability$|system\.posix_acl_|trusted\.overlay\.(opaque|whiteouts?)$)/;
+const XATTR_KEPT =
+  /^(user\.|security\.capability$|system\.posix_acl_|trusted\.overlay\.(opaque|whiteouts?)$)/;
 
 export function keepsXattr(name: string): boolean {
   return XATTR_KEPT.test(name);

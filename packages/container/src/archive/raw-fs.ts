@@ -72,7 +72,9 @@ export function readXattrs(path: Buffer, keep: (name: string) => boolean) {
   const target = Buffer.concat([path, Buffer.of(0)]);
   const listed = sys('llistxattr', target, LIST, LIST.length);
   if (listed <= 0) return [];
-  const names = LIST.toString('latin1', 0, listed).split('\0').filter((name) => name !== '' && keep(name));
+  const names = LIST.toString('latin1', 0, listed)
+    .split('\0')
+    .filter((name) => name !== '' && keep(name));
   return names.sort().flatMap((name) => {
     const length = sys('lgetxattr', target, pathBytes(name), VALUE, VALUE.length);
     return length < 0 ? [] : [{ name, value: Buffer.from(VALUE.subarray(0, length)) }];

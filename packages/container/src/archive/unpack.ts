@@ -1,4 +1,4 @@
-import { constants, writeSync, write as writeCallback } from 'node:fs';
+import { constants, write as writeCallback, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { FerryError } from '@ferry/core';
 import { call, ERRNO, OwnedFd, sys, sysError } from '@ferry/linux';
@@ -7,8 +7,8 @@ import {
   damaged,
   decodeEndHash,
   decodeEntry,
-  type Entry,
   END_OF_CONTENT,
+  type Entry,
   EXTENT_BYTES_MAX,
   LIMITS,
   MAGIC,
@@ -89,7 +89,8 @@ class Unpacker {
   async run(): Promise<Unpacked> {
     this.#reader.restartHash();
     const magic = await this.#reader.read(MAGIC.length);
-    if (!magic.equals(MAGIC)) throw damaged('it does not start as a Ferry archive, or has another version');
+    if (!magic.equals(MAGIC))
+      throw damaged('it does not start as a Ferry archive, or has another version');
     let entries = 0;
     for (;;) {
       this.#options.signal?.throwIfAborted();
@@ -98,7 +99,8 @@ class Unpacker {
       if (entry === 'end') break;
       entries++;
       if (entries > LIMITS.entries) throw damaged(`more than ${LIMITS.entries} entries`);
-      if ((entry.path === '') !== (entries === 1)) throw damaged('its first entry must be the root folder');
+      if ((entry.path === '') !== (entries === 1))
+        throw damaged('its first entry must be the root folder');
       await this.#make(entry);
     }
     while (this.#open.length > 0) this.#leave();
@@ -131,7 +133,13 @@ class Unpacker {
       case 'file':
         return await this.#file(parent, name, entry);
       case 'symlink':
-        this.#must('symlinkat', entry.path, pathBytes(entry.target), parent.number, pathBytes(name));
+        this.#must(
+          'symlinkat',
+          entry.path,
+          pathBytes(entry.target),
+          parent.number,
+          pathBytes(name),
+        );
         return setMetadata(parent, name, entry.meta, 'symlink');
       case 'hardLink':
         return this.#hardLink(parent, name, entry);
@@ -149,12 +157,14 @@ class Unpacker {
   #enter(parentPath: string, path: string): OwnedFd {
     for (;;) {
       const top = this.#open.at(-1);
-      if (top === undefined) throw damaged(`entry ${shown(path)} is not inside a folder of the archive`);
+      if (top === undefined)
+        throw damaged(`entry ${shown(path)} is not inside a folder of the archive`);
       if (top.path === parentPath) {
         if (top.fd !== undefined) return top.fd;
         throw damaged(`entry ${shown(path)} lies in another mount`);
       }
-      if (top.path === '') throw damaged(`entry ${shown(path)} is not inside a folder of the archive`);
+      if (top.path === '')
+        throw damaged(`entry ${shown(path)} is not inside a folder of the archive`);
       this.#leave();
     }
   }
@@ -191,8 +201,15 @@ class Unpacker {
       const offset = await this.#reader.u64();
       if (offset === END_OF_CONTENT) break;
       const length = await this.#reader.u32();
-      if (length === 0 || length > EXTENT_BYTES_MAX || offset < end || offset + BigInt(length) > entry.size) {
-        throw damaged(`content of ${shown(entry.path)} at ${offset}, ${length} bytes, of ${entry.size}`);
+      if (
+        length === 0 ||
+        length > EXTENT_BYTES_MAX ||
+        offset < end ||
+        offset + BigInt(length) > entry.size
+      ) {
+        throw damaged(
+          `content of ${shown(entry.path)} at ${offset}, ${length} bytes, of ${entry.size}`,
+        );
       }
       end = offset + BigInt(length);
       await this.#content(fd.number, Number(offset), length);
@@ -218,13 +235,26 @@ class Unpacker {
   }
 
   #hardLink(parent: OwnedFd, name: string, entry: Extract<Entry, { kind: 'hardLink' }>): void {
-    if (pathComponents(entry.target).length === 0) throw damaged(`${shown(entry.path)} links to the root`);
+    if (pathComponents(entry.target).length === 0)
+      throw damaged(`${shown(entry.path)} links to the root`);
     using target = openBeneath(this.#root, entry.target, O_PATH | constants.O_NOFOLLOW);
     const empty = Buffer.of(0);
-    this.#must('linkat', entry.path, target.number, empty, parent.number, pathBytes(name), AT_EMPTY_PATH);
+    this.#must(
+      'linkat',
+      entry.path,
+      target.number,
+      empty,
+      parent.number,
+      pathBytes(name),
+      AT_EMPTY_PATH,
+    );
   }
 
-  #must(name: Parameters<typeof sys>[0], path: string, ...args: (number | bigint | Buffer)[]): number {
+  #must(
+    name: Parameters<typeof sys>[0],
+    path: string,
+    ...args: (number | bigint | Buffer)[]
+  ): number {
     const result = sys(name, ...args);
     if (result < 0) throw conflict(name, result, path);
     return result;
@@ -253,7 +283,12 @@ function conflict(syscall: string, result: number, path: string): FerryError {
 
 /** Owner, permissions, attributes, times: in this order, for each resets some of those before it.
  *  `name` was just made by us in `folder`, and nobody else writes there. */
-function setMetadata(folder: OwnedFd, name: string, meta: Metadata, kind: 'node' | 'symlink'): void {
+function setMetadata(
+  folder: OwnedFd,
+  name: string,
+  meta: Metadata,
+  kind: 'node' | 'symlink',
+): void {
   const path = pathBytes(name);
   call('fchownat', folder.number, path, meta.uid, meta.gid, AT_SYMLINK_NOFOLLOW);
   if (kind === 'node') call('fchmodat', folder.number, path, meta.mode);

@@ -1,0 +1,285 @@
+import { createHash } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { FerryError } from '@ferry/core';
+import { z } from 'zod';
+import {
+  allocateAddress,
+  formatIpv4,
+  formatIpv6,
+  macForIpv4,
+  pairedIpv6,
+  parseIpv4,
+  parseRange4,
+  parseSubnet4,
+  parseSubnet6,
+  subnet4Contains,
+} from './addresses.js';
+import { announceHere, isAddressInUse } from './neighbour.js';
+import { adoptNetns, createNetns, inNetns, isNetns, releaseNetns } from './netns.js';
+import { mustRun, runCommand } from './run-command.js';
+import { macSchema } from './spec.js';
+
+/** The container's own end of its veth pair. */
+const INSIDE = 'eth0';
+const ANNOUNCE_AGAIN_MS = [100, 500];
+
+export interface NetworkConfig {
+  /** A bridge in the network namespace of the host. */
+  readonly bridge: string;
+  /** A file of the host's network namespace, where that is not the agent's own. */
+  readonly hostNetns?: string | undefined;
+  /** The L2 subnet that all hosts share: `10.77.0.0/24`. */
+  readonly subnet: string;
+  /** What this host gives out, apart from other hosts' ranges: `10.77.0.10-10.77.0.99`. Default: the whole subnet. */
+  readonly range?: string | undefined;
+  readonly gateway?: string | undefined;
+  readonly subnet6?: string | undefined;
+  readonly gateway6?: string | undefined;
+  readonly mtu?: number | undefined;
+}
+
+/** The addresses of a container; they move with it. */
+export const addressesSchema = z.strictObject({
+  address: z.ipv4(),
+  prefix: z.number().int().min(1).max(32),
+  gateway: z.ipv4().optional(),
+  address6: z.ipv6().optional(),
+  prefix6: z.number().int().min(1).max(128).optional(),
+  gateway6: z.ipv6().optional(),
+  mac: macSchema,
+});
+export type Addresses = z.output<typeof addressesSchema>;
+
+interface Options {
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** One container's place in the network: which namespace file, which veth. */
+export interface Port {
+  readonly netns: string;
+  readonly veth: string;
+}
+
+/** Makes the bridge where it does not exist, and brings it up.
+ *  @param options.address  an address of the host on it, with prefix: `10.77.0.1/24` */
+export async function ensureBridge(
+  bridge: string,
+  options: Options & { address?: string | undefined; hostNetns?: string | undefined } = {},
+): Promise<void> {
+  const { address, hostNetns, signal } = options;
+  const [program = '', ...prefix] = ipCommand(hostNetns);
+  const ip = (args: string[]) => mustRun(program, [...prefix, ...args], { signal });
+  const show = [...prefix, 'link', 'show', 'dev', bridge];
+  const found = await runCommand(program, show, { signal });
+  if (found.status !== 0) await ip(['link', 'add', bridge, 'type', 'bridge']);
+  if (address !== undefined) await ip(['addr', 'replace', address, 'dev', bridge]);
+  await ip(['link', 'set', bridge, 'up']);
+}
+
+export class ContainerNetwork {
+  readonly #config: NetworkConfig;
+  readonly #nodeId: string;
+
+  constructor(config: NetworkConfig, nodeId: string) {
+    this.#config = config;
+    this.#nodeId = nodeId;
+  }
+
+  /** The host's end of a container's veth pair: unique on the machine, at most 15 bytes. */
+  vethName(name: string): string {
+    const hash = createHash('sha256').update(`${this.#nodeId}\0${name}`).digest('hex');
+    return `fy${hash.slice(0, 12)}`;
+  }
+
+  /** Addresses for a new container: as asked for, else the lowest of the range that no container here has and that
+   *  nobody on the bridge answers for.
+   *  @param taken  IPv4 addresses known to be in use
+   *  @throws FerryError container.address */
+  async allocate(
+    asked: {
+      address?: string | undefined;
+      address6?: string | undefined;
+      mac?: string | undefined;
+    },
+    taken: readonly string[],
+    options: Options = {},
+  ): Promise<Addresses> {
+    const { subnet, range, gateway, subnet6, gateway6, bridge, hostNetns } = this.#config;
+    const subnet4 = parseSubnet4(subnet);
+    const used = new Set(taken.map(parseIpv4));
+    if (gateway !== undefined) used.add(parseIpv4(gateway));
+    let address: number;
+    if (asked.address === undefined) {
+      const bounds = parseRange4(range, subnet4);
+      for (;;) {
+        address = allocateAddress(bounds, used);
+        if (!(await isAddressInUse(bridge, address, { ...options, hostNetns }))) break;
+        used.add(address);
+      }
+    } else {
+      address = this.checkFree(asked.address, taken);
+    }
+    const pair = subnet6 === undefined ? undefined : parseSubnet6(subnet6);
+    const address6 =
+      asked.address6 ??
+      (pair === undefined ? undefined : formatIpv6(pairedIpv6(pair, subnet4, address)));
+    return {
+      address: formatIpv4(address),
+      prefix: subnet4.prefix,
+      ...(gateway === undefined ? {} : { gateway }),
+      ...(address6 === undefined ? {} : { address6, prefix6: pair?.prefix ?? 64 }),
+      ...(address6 === undefined || gateway6 === undefined ? {} : { gateway6 }),
+      mac: asked.mac ?? macForIpv4(address),
+    };
+  }
+
+  /** An address that is asked for by its number: in the subnet, and no other container's here.
+   *  @throws FerryError container.address */
+  checkFree(text: string, taken: readonly string[]): number {
+    const { subnet, gateway } = this.#config;
+    const address = parseIpv4(text);
+    if (!subnet4Contains(parseSubnet4(subnet), address)) {
+      throw new FerryError('container.address', `Address ${text} is not in the subnet ${subnet}`, {
+        remedy: 'containers move between hosts that share one subnet',
+      });
+    }
+    if (text === gateway || taken.includes(text)) {
+      throw new FerryError('container.address', `Address ${text} is taken on this host`);
+    }
+    return address;
+  }
+
+  /** Makes the namespace with its device, addresses and routes. The container is not connected yet: nothing it
+   *  sends leaves, nothing reaches it, until `connect`. On failure nothing is left. */
+  async create(port: Port, addresses: Addresses, options: Options = {}): Promise<void> {
+    const { netns, veth } = port;
+    const { signal } = options;
+    const mtu = this.#config.mtu === undefined ? '' : ` mtu ${this.#config.mtu}`;
+    // A high first byte: a bridge takes the lowest address of its ports for its own, and must not change it.
+    const outside = `fe${addresses.mac.slice(2)}`;
+    const host = ipCommand(this.#config.hostNetns);
+    await createNetns(netns);
+    try {
+      const pair =
+        `link add name ${veth} address ${outside}${mtu} type veth ` +
+        `peer name ${INSIDE} address ${addresses.mac}${mtu} netns ${netns}`;
+      await ipBatch(host, [pair, `link set ${veth} addrgenmode none`], signal);
+      // What arrives while it is not in the bridge goes to the host's own stack, which must not answer.
+      this.#onHost(() => {
+        setSysctl(`ipv4/conf/${veth}/arp_ignore`, '8');
+        setSysctl(`ipv6/conf/${veth}/disable_ipv6`, '1');
+      });
+      inNetns(netns, () => setSysctl(`ipv6/conf/${INSIDE}/accept_dad`, '0'));
+      await ipBatch(ipCommand(netns), insideCommands(addresses), signal);
+      await ipBatch(host, [`link set ${veth} up`], signal);
+    } catch (error) {
+      await this.release(port);
+      throw error;
+    }
+  }
+
+  /** Joins the bridge (also after `lock`), and tells the neighbours. */
+  async connect(port: Port, addresses: Addresses, options: Options = {}): Promise<void> {
+    await this.#ip(['link', 'set', port.veth, 'master', this.#config.bridge], options);
+    this.announce(port, addresses);
+    for (const delayMs of ANNOUNCE_AGAIN_MS) this.#announceLater(port, addresses, delayMs);
+  }
+
+  /** Drops everything from and to the container at once. The port stays in the bridge, disabled: the container's
+   *  device keeps its carrier, and neither side sees anything but lost packets. */
+  async lock(port: Port, options: Options = {}): Promise<void> {
+    const disable = ['link', 'set', port.veth, 'type', 'bridge_slave', 'state', '0'];
+    const [program = '', ...prefix] = ipCommand(this.#config.hostNetns);
+    const result = await runCommand(program, [...prefix, ...disable], options);
+    if (result.status !== 0) await this.disconnect(port, options);
+  }
+
+  /** Leaves the bridge. */
+  async disconnect(port: Port, options: Options = {}): Promise<void> {
+    await this.#ip(['link', 'set', port.veth, 'nomaster'], options);
+  }
+
+  /** Sends gratuitous ARP and an unsolicited neighbour advertisement from inside the container's namespace. */
+  announce(port: Port, addresses: Addresses): void {
+    inNetns(port.netns, () => announceHere(INSIDE, addresses));
+  }
+
+  /** Makes the namespace file good again where it was lost with an earlier agent's mount namespace. */
+  async adopt(port: Port, pid: number): Promise<void> {
+    if (!isNetns(port.netns)) await adoptNetns(port.netns, pid);
+  }
+
+  /** Removes the device and lets go of the namespace. What is not there is no error. */
+  async release(port: Port): Promise<void> {
+    const [program = '', ...prefix] = ipCommand(this.#config.hostNetns);
+    const result = await runCommand(program, [...prefix, 'link', 'delete', port.veth]);
+    const said = result.stderr.toString('utf8');
+    await releaseNetns(port.netns);
+    if (result.status !== 0 && !/Cannot find device/.test(said)) {
+      throw new FerryError(
+        'container.network',
+        `Device ${port.veth} was not removed: ${said.trim()}`,
+      );
+    }
+  }
+
+  async #ip(args: readonly string[], options: Options): Promise<void> {
+    const [program = '', ...prefix] = ipCommand(this.#config.hostNetns);
+    await mustRun(program, [...prefix, ...args], options);
+  }
+
+  #onHost(work: () => void): void {
+    if (this.#config.hostNetns === undefined) work();
+    else inNetns(this.#config.hostNetns, work);
+  }
+
+  #announceLater(port: Port, addresses: Addresses, delayMs: number): void {
+    const timer = setTimeout(() => {
+      try {
+        this.announce(port, addresses);
+      } catch {
+        // The container has gone in the meantime.
+      }
+    }, delayMs);
+    timer.unref();
+  }
+}
+
+function insideCommands(addresses: Addresses): string[] {
+  const { address, prefix, gateway, address6, prefix6, gateway6 } = addresses;
+  const commands = ['link set lo up', `addr add ${address}/${prefix} brd + dev ${INSIDE}`];
+  if (address6 !== undefined)
+    commands.push(`addr add ${address6}/${prefix6 ?? 64} dev ${INSIDE} nodad`);
+  commands.push(`link set ${INSIDE} up`);
+  if (gateway !== undefined) commands.push(`route add default via ${gateway}`);
+  if (gateway6 !== undefined) commands.push(`route add default via ${gateway6} dev ${INSIDE}`);
+  return commands;
+}
+
+/** `ip`, run in the namespace of a file, or here. */
+function ipCommand(netns: string | undefined): string[] {
+  return netns === undefined ? ['ip'] : ['nsenter', `--net=${netns}`, 'ip'];
+}
+
+async function ipBatch(
+  command: readonly string[],
+  commands: readonly string[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const [program = 'ip', ...args] = [...command, '-batch', '-'];
+  const result = await runCommand(program, args, { signal, input: `${commands.join('\n')}\n` });
+  if (result.status === 0) return;
+  throw new FerryError(
+    'container.network',
+    `The container's network could not be made: ${result.stderr.toString('utf8').trim()}`,
+  );
+}
+
+/** Sets a switch of the calling thread's network namespace; a kernel without IPv6 has no such file. */
+function setSysctl(path: string, value: string): void {
+  try {
+    writeFileSync(`/proc/sys/net/${path}`, value);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}

@@ -1,4 +1,6 @@
-export { Credentials } from './generated/ferry/image/v1/credentials.js';
+export {
+  Credentials,
+} from './generated/ferry/image/v1/credentials.js';
 export {
   CharacterDevice,
   Directory,
@@ -7,6 +9,8 @@ export {
   FileObject,
   FileOwner,
   Memfd,
+  NamespaceFd,
+  PidFd,
   RegularFile,
 } from './generated/ferry/image/v1/file.js';
 export {
@@ -36,10 +40,13 @@ export {
 export {
   Datagram,
   InetSocket,
+  Membership,
+  SocketBuffers,
   SocketOption,
   TcpState,
   UnixCredentials,
   UnixMessage,
+  UnixPath,
   UnixSocket,
 } from './generated/ferry/image/v1/socket.js';
 export {
@@ -59,4 +66,6 @@ export {
   HostFacts,
   TreeImage,
 } from './generated/ferry/image/v1/tree.js';
+export * from './image-file.js';
+export * from './validate.js';
 export * from './version.js';

@@ -37,13 +37,19 @@ export interface DescriptorStat {
   readonly size: bigint;
   readonly mtimeNs: bigint;
   readonly links: number;
+  readonly uid: number;
+  readonly gid: number;
 }
 
 /** What a file capture may ask about the rest of the tree. */
 export interface FileContext {
+  /** The tree, parents before children. */
+  readonly processes: readonly FileOwnerProcess[];
   /** True in the scan before the freeze: nothing that changes or consumes state may be done, and content need not be
    *  read. The result is thrown away; only blockers count. */
   readonly scanning: boolean;
+  /** Inodes of pipes that are known to lead to whoever started the tree (a container's log). */
+  readonly externalInodes: readonly bigint[];
   /** The file object id of a descriptor of the tree (kcmp-identified); undefined when that process has no such fd.
    *  Used for epoll targets and the like. All descriptors are identified before the first capture. */
   idOf(pid: number, fd: number): number | undefined;
@@ -51,6 +57,10 @@ export interface FileContext {
   readonly descriptions: readonly { id: number; descriptor: Descriptor }[];
   /** How many descriptors in the tree refer to a description. */
   referencesTo(id: number): number;
+  /** All descriptors of the tree that refer to a description; none for an adopted one. */
+  holdersOf(id: number): readonly Descriptor[];
+  /** Descriptions of one inode, as stat(2) numbers it: both ends of a pipe, a file opened twice. */
+  idsOfInode(device: bigint, inode: bigint): readonly number[];
   /** Allocates an id for a description found elsewhere than in a descriptor table (in flight in a UNIX socket). */
   adopt(descriptor: Descriptor): number;
   /** Registers something that must be undone when the tree is thawed or killed (TCP_REPAIR off). `killed`: the tree

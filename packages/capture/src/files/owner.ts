@@ -1,0 +1,55 @@
+import type { FileOwner } from '@ferry/image';
+import { call, procStatus } from '@ferry/linux';
+import { isPathOnly, O_ASYNC, refuse, typeOf } from './common.js';
+import type { Descriptor, FileContext } from './context.js';
+
+const F_GETSIG = 11;
+const F_GETOWN_EX = 16;
+const F_OWNER_PGRP = 2;
+
+/** Who gets signals about a description (F_SETOWN_EX, F_SETSIG). Asked of those that can send any: sockets, pipes,
+ *  terminals, and whatever has O_ASYNC; a duplicate of every regular file would cost too much. */
+export function ownerOf(descriptor: Descriptor, ctx: FileContext): FileOwner | undefined {
+  if (ctx.scanning || isPathOnly(descriptor)) return undefined;
+  const type = typeOf(descriptor);
+  const isSender = type === 'socket' || type === 'fifo';
+  if (!isSender && (descriptor.flags & O_ASYNC) === 0) return undefined;
+  const fd = descriptor.dup().number;
+  const raw = Buffer.alloc(8);
+  call('fcntl', fd, F_GETOWN_EX, raw);
+  const kind = raw.readInt32LE(0);
+  const hostPid = raw.readInt32LE(4);
+  const signal = call('fcntl', fd, F_GETSIG);
+  if (hostPid === 0) return signal === 0 ? undefined : { pid: 0, type: kind, signal };
+  const pid = innerPid(hostPid, kind, ctx);
+  if (pid !== undefined) return { pid, type: kind, signal };
+  return refuse(descriptor, ctx, {
+    code: 'file.ownerOutside',
+    reason: `its signals go to process ${hostPid}, which is outside the tree`,
+    remedy: 'dump that process too (start at a common ancestor), or take F_SETOWN back',
+  });
+}
+
+/** The kernel tells pids as our PID namespace numbers them. */
+function innerPid(hostPid: number, kind: number, ctx: FileContext): number | undefined {
+  const process = ctx.processes.find((candidate) => candidate.hostPid === hostPid);
+  if (process !== undefined) return process.pid;
+  try {
+    const status = procStatus(`/proc/${hostPid}/status`);
+    const group = Number(status.get('Tgid'));
+    const isInside = ctx.processes.some((candidate) => candidate.hostPid === group);
+    if (isInside) return Number(status.get('NSpid')!.split('\t').at(-1));
+  } catch {
+    // A group without a leader has no /proc entry.
+  }
+  if (kind !== F_OWNER_PGRP) return undefined;
+  return innerGroup(hostPid, ctx);
+}
+
+function innerGroup(hostGroup: number, ctx: FileContext): number | undefined {
+  for (const { hostPid } of ctx.processes) {
+    const groups = procStatus(`/proc/${hostPid}/status`).get('NSpgid')?.split('\t').map(Number);
+    if (groups?.[0] === hostGroup) return groups.at(-1);
+  }
+  return undefined;
+}

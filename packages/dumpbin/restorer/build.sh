@@ -13,3 +13,4 @@ if [ -n "$(nm -u "$out/restorer.elf")" ] || readelf -r "$out/restorer.elf" | gre
   exit 1
 fi
 objcopy -O binary "$out/restorer.elf" "$out/restorer.bin"
+nm "$out/restorer.elf" > "$out/symbols.txt"

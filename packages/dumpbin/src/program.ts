@@ -23,13 +23,38 @@ export class DataRef {
   }
 }
 
+/** A place in the zeroed memory behind the data area, which takes no room in the file. */
+export class ZeroRef {
+  readonly offset: number;
+  constructor(offset: number) {
+    this.offset = offset;
+  }
+
+  /** The place `bytes` further on. */
+  plus(bytes: number): ZeroRef {
+    return new ZeroRef(this.offset + bytes);
+  }
+}
+
+/** A place in the page contents of the process's own dump file; becomes a file offset when the program is linked. */
+export class PageRef {
+  readonly offset: number;
+  constructor(offset: number) {
+    this.offset = offset;
+  }
+}
+
+/** The address and the length of the region that the program runs in; known when it is linked. */
+export const REGION_START = Symbol('region start');
+export const REGION_LENGTH = Symbol('region length');
+
 /** A position in the program, for forks, threads and jumps. */
 export class Label {
   index = -1;
 }
 
 /** What an operation takes: a value, a slot's value, or an address in the data area. */
-export type Argument = number | bigint | Slot | DataRef;
+export type Argument = number | bigint | Slot | DataRef | ZeroRef | PageRef | typeof REGION_START | typeof REGION_LENGTH;
 
 /** Which results count as success; the default is any that is not an error. */
 export type Expectation = 'any' | { readonly value: Argument } | { readonly orErrno: number };
@@ -37,6 +62,15 @@ export type Expectation = 'any' | { readonly value: Argument } | { readonly orEr
 export interface StepOptions {
   readonly expect?: Expectation;
   readonly into?: Slot;
+}
+
+/** Where things stand at run time. */
+export interface LinkAddresses {
+  readonly dataAddress: bigint;
+  readonly region: bigint;
+  readonly regionLength: number;
+  /** Where page contents start in the dump file. */
+  readonly pagesOffset: number;
 }
 
 interface Operation {
@@ -54,14 +88,26 @@ interface Operation {
 export class ProgramBuilder {
   readonly #operations: Operation[] = [];
   readonly #names = new Map<string, number>();
+  readonly #purposes = new Map<string, Slot>();
   #chunks: Buffer[] = [];
   #length = 0;
   #slots = 0;
+  #zeroLength = 0;
 
   /** A fresh slot. */
   slot(): Slot {
     invariant(this.#slots < SLOT_COUNT, `More than ${SLOT_COUNT} slots`);
     return new Slot(this.#slots++);
+  }
+
+  /** The slot kept for a purpose: the same one each time, for values that are used up at once. */
+  slotFor(purpose: string): Slot {
+    let slot = this.#purposes.get(purpose);
+    if (slot === undefined) {
+      slot = this.slot();
+      this.#purposes.set(purpose, slot);
+    }
+    return slot;
   }
 
   /** Puts bytes into the data area. */
@@ -76,6 +122,13 @@ export class ProgramBuilder {
   /** Zeroed room in the data area. */
   reserve(length: number, align = 8): DataRef {
     return this.bytes(Buffer.alloc(length), align);
+  }
+
+  /** Memory that is not in the file: stacks, scratch. Zeroed only in the first program that runs there. */
+  zeroed(length: number, align = 16): ZeroRef {
+    const at = Math.ceil(this.#zeroLength / align) * align;
+    this.#zeroLength = at + length;
+    return new ZeroRef(at);
   }
 
   /** A NUL-terminated string in the data area. */
@@ -108,8 +161,13 @@ export class ProgramBuilder {
   }
 
   /** Writes a slot's value, 4 or 8 bytes wide, into the data area. */
-  store(slot: Slot, at: DataRef, width: 4 | 8, step: string): void {
+  store(slot: Slot, at: DataRef | ZeroRef, width: 4 | 8, step: string): void {
     this.op('store', [at, slot, width], step);
+  }
+
+  /** Writes the address of a place in the data area into the data area. */
+  storeAddress(of: DataRef | ZeroRef, at: DataRef | ZeroRef, step: string): void {
+    this.op('store', [at, of, 8], step);
   }
 
   /** Moves the descriptor in `slot` to number `to`, closing the old number. */
@@ -131,13 +189,26 @@ export class ProgramBuilder {
     return this.#operations.length;
   }
 
-  /** The data area and operations for a region whose data area stands at `dataAddress`. */
-  link(dataAddress: bigint): { ops: Buffer; data: Buffer; opCount: number } {
+  /** Lengths in bytes of what `link` makes. */
+  get sizes(): { ops: number; data: number; zeroed: number } {
+    const data = Math.ceil(this.#length / 64) * 64;
+    return { ops: this.#operations.length * OP_SIZE, data, zeroed: this.#zeroLength };
+  }
+
+  /** Where a reference stands when the data area stands at `dataAddress`. */
+  resolve(reference: DataRef | ZeroRef, dataAddress: bigint): bigint {
+    const base = reference instanceof ZeroRef ? this.sizes.data : 0;
+    return dataAddress + BigInt(base + reference.offset);
+  }
+
+  /** The operations and the data area, all addresses settled. */
+  link(addresses: LinkAddresses): { ops: Buffer; data: Buffer } {
+    this.#pad(64);
     const ops = Buffer.alloc(this.#operations.length * OP_SIZE);
     this.#operations.forEach((operation, i) => {
-      this.#write(ops, i * OP_SIZE, operation, dataAddress);
+      this.#write(ops, i * OP_SIZE, operation, addresses);
     });
-    return { ops, data: Buffer.concat(this.#chunks), opCount: this.#operations.length };
+    return { ops, data: Buffer.concat(this.#chunks) };
   }
 
   /** The program in readable form, one line an operation; what tests compare. */
@@ -145,6 +216,9 @@ export class ProgramBuilder {
     const text = (a: Argument): string => {
       if (a instanceof Slot) return `$${a.index}`;
       if (a instanceof DataRef) return `&${a.offset}`;
+      if (a instanceof ZeroRef) return `&zero+${a.offset}`;
+      if (a instanceof PageRef) return `pages+${a.offset}`;
+      if (typeof a === 'symbol') return a.description ?? '?';
       return typeof a === 'bigint' ? `0x${BigInt.asUintN(64, a).toString(16)}` : String(a);
     };
     const names = Object.entries(SYSCALL);
@@ -178,7 +252,7 @@ export class ProgramBuilder {
     this.#operations.push({ kind, nr, step, args, expect, into, target, value });
   }
 
-  #write(out: Buffer, at: number, operation: Operation, dataAddress: bigint): void {
+  #write(out: Buffer, at: number, operation: Operation, addresses: LinkAddresses): void {
     const { kind, nr, args, into, target, step } = operation;
     let mask = 0;
     const word = (argument: Argument, bit: number): bigint => {
@@ -186,8 +260,13 @@ export class ProgramBuilder {
         mask |= 1 << bit;
         return BigInt(argument.index);
       }
-      if (argument instanceof DataRef) return dataAddress + BigInt(argument.offset);
-      return BigInt.asUintN(64, BigInt(argument));
+      if (argument instanceof DataRef || argument instanceof ZeroRef) {
+        return this.resolve(argument, addresses.dataAddress);
+      }
+      if (argument instanceof PageRef) return BigInt(addresses.pagesOffset + argument.offset);
+      if (argument === REGION_START) return addresses.region;
+      if (argument === REGION_LENGTH) return BigInt(addresses.regionLength);
+      return BigInt.asUintN(64, BigInt(argument as number | bigint));
     };
     const { expect, value } = expectation(operation);
     out.writeUInt8(KIND[kind], at);

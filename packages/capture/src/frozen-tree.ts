@@ -1,0 +1,172 @@
+import { FerryError, SysError } from '@ferry/core';
+import {
+  childrenOf,
+  procStat,
+  type Stop,
+  TracedThread,
+  threadsOf,
+  tryReadProc,
+} from '@ferry/linux';
+
+const SIGKILL = 9;
+
+/** A process whose threads are all in ptrace-stop, or a zombie (which has none). */
+export interface FrozenProcess {
+  readonly hostPid: number;
+  readonly parentHostPid: number;
+  readonly threads: FrozenThread[];
+  readonly zombie: boolean;
+}
+
+export interface FrozenThread {
+  readonly traced: TracedThread;
+  readonly hostTid: number;
+  /** The signal of the job-control stop it is in, else 0. */
+  readonly groupStop: number;
+}
+
+/** A process tree held in ptrace-stop. Whatever happens, `release` lets every thread go as it was found.
+ *
+ *  New threads and processes may appear until all are stopped, so the tree is walked until a walk finds nothing new:
+ *  1. a thread is seized and interrupted; it may have cloned before it stopped;
+ *  2. once it has stopped it can clone no more, so re-reading its process's threads and children finds all of them;
+ *  3. a walk in which every task was stopped already is therefore complete. */
+export class FrozenTree {
+  readonly processes = new Map<number, FrozenProcess>();
+
+  static freeze(rootHostPid: number): FrozenTree {
+    const tree = new FrozenTree();
+    try {
+      while (tree.#walk(rootHostPid)) {}
+    } catch (error) {
+      tree.release();
+      throw error;
+    }
+    return tree;
+  }
+
+  /** Seizes and stops what is not yet; true when there was something new. */
+  #walk(rootHostPid: number): boolean {
+    const parents = new Map<number, number>([[rootHostPid, 0]]);
+    const fresh: { process: FrozenProcess; thread: TracedThread }[] = [];
+    for (const [hostPid, parent] of parents) {
+      const threads = this.#seizeThreads(hostPid, parent, fresh);
+      for (const child of childrenOf(hostPid, threads)) parents.set(child, hostPid);
+    }
+    for (const { process, thread } of fresh) {
+      const stop = settle(thread);
+      if (stop.kind === 'exited') continue;
+      const groupStop = stop.kind === 'stopped' && stop.group ? stop.groupSignal : 0;
+      process.threads.push({ traced: thread, hostTid: thread.tid, groupStop });
+    }
+    for (const hostPid of [...this.processes.keys()]) {
+      if (!parents.has(hostPid)) this.processes.delete(hostPid);
+    }
+    return fresh.length > 0;
+  }
+
+  #seizeThreads(
+    hostPid: number,
+    parentHostPid: number,
+    fresh: { process: FrozenProcess; thread: TracedThread }[],
+  ): number[] {
+    const state = stateOf(hostPid);
+    if (state === undefined) return [];
+    const threads = tidsOf(hostPid);
+    let process = this.processes.get(hostPid);
+    if (process === undefined || (state === 'Z' && threads.length <= 1)) {
+      process = {
+        hostPid,
+        parentHostPid,
+        threads: [],
+        zombie: state === 'Z' && threads.length <= 1,
+      };
+      this.processes.set(hostPid, process);
+    }
+    if (process.zombie) return [];
+    const known = new Set(process.threads.map((thread) => thread.hostTid));
+    for (const tid of threads) {
+      if (known.has(tid)) continue;
+      const thread = seize(tid);
+      if (thread === undefined) continue;
+      thread.interrupt();
+      fresh.push({ process, thread });
+    }
+    return threads;
+  }
+
+  /** Lets every thread run on as it was: detaching keeps job-control stops and lets interrupted system calls restart. */
+  release(): void {
+    for (const process of this.processes.values()) {
+      for (const thread of process.threads) thread.traced.detach();
+    }
+    this.processes.clear();
+  }
+
+  /** Kills every process and waits until each is gone, or a zombie that its parent outside has yet to reap.
+   *  `kill` sends SIGKILL (by pidfd or pid). */
+  kill(kill: (hostPid: number) => void): void {
+    const pids = [...this.processes.keys()];
+    for (const pid of pids) kill(pid);
+    for (const process of this.processes.values()) {
+      for (const thread of process.threads) {
+        if (thread.hostTid !== process.hostPid) drain(thread.traced);
+      }
+      const leader = process.threads.find((thread) => thread.hostTid === process.hostPid);
+      if (leader !== undefined) drain(leader.traced);
+    }
+    this.processes.clear();
+  }
+}
+
+function stateOf(pid: number): string | undefined {
+  return tryReadProc(`/proc/${pid}/stat`) === undefined ? undefined : procStat(pid).state;
+}
+
+function tidsOf(pid: number): number[] {
+  try {
+    return threadsOf(pid);
+  } catch (error) {
+    if (error instanceof SysError && error.errno === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+function seize(tid: number): TracedThread | undefined {
+  try {
+    return TracedThread.seize(tid);
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+    if (error.errno === 'ESRCH') return undefined;
+    const status = tryReadProc(`/proc/${tid}/status`);
+    if (status === undefined || /^State:\s+[ZX]/m.test(status)) return undefined;
+    const tracer = /^TracerPid:\s+(\d+)/m.exec(status)?.[1];
+    throw new FerryError('capture.cannotTrace', `Thread ${tid} cannot be traced`, {
+      cause: error,
+      remedy:
+        tracer !== undefined && tracer !== '0'
+          ? `process ${tracer} (a debugger?) traces it: end that one first`
+          : 'run as root with CAP_SYS_PTRACE',
+    });
+  }
+}
+
+/** Brings an interrupted thread to its stop. Signals that were just about to be delivered are delivered: their handler
+ *  has not run an instruction when the interrupt's own stop follows. */
+function settle(thread: TracedThread): Stop {
+  for (;;) {
+    const stop = thread.wait();
+    if (stop.kind !== 'signal') return stop;
+    thread.cont(stop.signal);
+  }
+}
+
+function drain(thread: TracedThread): void {
+  try {
+    for (let stop = thread.wait(); stop.kind !== 'exited'; stop = thread.wait())
+      thread.cont(SIGKILL);
+  } catch (error) {
+    if (!(error instanceof SysError && (error.errno === 'ECHILD' || error.errno === 'ESRCH')))
+      throw error;
+  }
+}

@@ -1,0 +1,3 @@
+export * from './dump-tree.js';
+export * from './segments.js';
+export * from './tree-capture.js';

@@ -1,0 +1,145 @@
+import type { FileReference, Mm, PageRun, Vma } from '@ferry/image';
+import {
+  type AddressRange,
+  call,
+  cString,
+  type Mapping,
+  OwnedFd,
+  Pagemap,
+  type ProcStat,
+  readLink,
+  readProcBytes,
+  sys,
+} from '@ferry/linux';
+import type { MemoryObjects } from './memory-objects.js';
+
+const PAGE = 4096n;
+const PROT = { read: 1, write: 2, execute: 4 } as const;
+const DELETED = ' (deleted)';
+const KERNEL_AREAS: Record<string, string> = {
+  '[vdso]': 'vdso',
+  '[vvar]': 'vvar',
+  '[vvar_vclock]': 'vvar',
+  '[vsyscall]': 'vsyscall',
+};
+
+/** stat(2) of a path, as a reference; the name is the mapped file's own. */
+export function fileReference(path: string, name: string): FileReference | undefined {
+  const stat = Buffer.alloc(144);
+  if (sys('stat', cString(path), stat) < 0) return undefined;
+  const deleted = stat.readBigUInt64LE(16) === 0n;
+  return {
+    path: name.endsWith(DELETED) ? name.slice(0, -DELETED.length) : name,
+    device: stat.readBigUInt64LE(0),
+    inode: stat.readBigUInt64LE(8),
+    mode: stat.readUInt32LE(24),
+    size: stat.readBigInt64LE(48) as bigint,
+    mtimeNs: stat.readBigInt64LE(88) * 1_000_000_000n + stat.readBigInt64LE(96),
+    deleted: deleted || name.endsWith(DELETED),
+  };
+}
+
+/** Where the kernel shows the very file that is mapped, deleted ones too (proc_pid_map_files(5)). */
+export function mapFilesPath(hostPid: number, mapping: Mapping): string {
+  return `/proc/${hostPid}/map_files/${mapping.start.toString(16)}-${mapping.end.toString(16)}`;
+}
+
+/** One mapping in the form of the image. Files are looked at once each (`references`). */
+export function describeMapping(
+  hostPid: number,
+  mapping: Mapping,
+  objects: MemoryObjects,
+  references: Map<string, FileReference>,
+): Vma {
+  const base = baseVma(mapping);
+  const area = KERNEL_AREAS[mapping.name];
+  if (area !== undefined) return { ...base, kind: area };
+  if (mapping.inode === 0n) return { ...base, kind: 'anonymous', anonName: anonName(mapping) };
+  const key = `${mapping.device}:${mapping.inode}`;
+  const object = objects.match(hostPid, mapping);
+  if (object !== undefined) return { ...base, kind: 'shared', sharedMemoryId: object };
+  let file = references.get(key);
+  if (file === undefined) {
+    file = fileReference(mapFilesPath(hostPid, mapping), mapping.name);
+    if (file !== undefined) references.set(key, file);
+  }
+  return { ...base, kind: 'file', file, fileWritable: mapping.flags.includes('mw') };
+}
+
+function baseVma(mapping: Mapping): Vma {
+  return {
+    start: mapping.start,
+    end: mapping.end,
+    prot:
+      (mapping.read ? PROT.read : 0) |
+      (mapping.write ? PROT.write : 0) |
+      (mapping.execute ? PROT.execute : 0),
+    shared: mapping.shared,
+    kind: '',
+    fileOffset: mapping.offset,
+    file: undefined,
+    sharedMemoryId: 0,
+    growsDown: mapping.flags.includes('gd'),
+    flags: [...mapping.flags],
+    anonName: '',
+    fileWritable: false,
+  };
+}
+
+function anonName(mapping: Mapping): string {
+  return /^\[anon:(.*)\]$/.exec(mapping.name)?.[1] ?? '';
+}
+
+/** Runs of private pages with content of their own. */
+export function privateRuns(hostPid: number, vmas: readonly Vma[]): PageRun[] {
+  using pagemap = new Pagemap(hostPid);
+  const runs: PageRun[] = [];
+  const push = (range: AddressRange): void => {
+    runs.push({ address: range.start, pages: (range.end - range.start) / PAGE });
+  };
+  for (const vma of vmas) {
+    if (vma.shared || !['anonymous', 'file', 'shared'].includes(vma.kind)) continue;
+    for (const range of pagemap.privatePages(vma.start, vma.end)) push(range);
+  }
+  return runs;
+}
+
+/** Data of a shared memory object, from its own holes (lseek(2) SEEK_DATA): what any process wrote, mapped or not. */
+export function sharedRuns(path: string, size: bigint): PageRun[] {
+  using fd = new OwnedFd(call('open', cString(path), 0o2000000, 0));
+  const runs: PageRun[] = [];
+  for (let at = 0n; at < size; ) {
+    const data = sys('lseek', fd.number, at, 3);
+    if (data < 0) break;
+    const hole = sys('lseek', fd.number, data, 4);
+    const end = hole < 0 ? size : BigInt(hole);
+    const from = (BigInt(data) / PAGE) * PAGE;
+    runs.push({ address: from, pages: (end - from + PAGE - 1n) / PAGE });
+    at = end;
+  }
+  return runs;
+}
+
+/** The process's memory layout and its mappings, without the runs of pages. */
+export function describeMm(hostPid: number, stat: ProcStat, brk: bigint, vmas: Vma[]): Mm {
+  return {
+    startCode: stat.startCode,
+    endCode: stat.endCode,
+    startData: stat.startData,
+    endData: stat.endData,
+    startBrk: stat.startBrk,
+    brk,
+    startStack: stat.startStack,
+    argStart: stat.argStart,
+    argEnd: stat.argEnd,
+    envStart: stat.envStart,
+    envEnd: stat.envEnd,
+    auxv: readProcBytes(`/proc/${hostPid}/auxv`),
+    exe: fileReference(`/proc/${hostPid}/exe`, readLink(`/proc/${hostPid}/exe`)),
+    vmas,
+    runs: [],
+    mlockFuture: 0,
+    syscallReturnAddress: 0n,
+    sigreturnAddress: 0n,
+  };
+}

@@ -1,0 +1,136 @@
+import type { Process, Thread } from '@ferry/image';
+import { emitAfterIdentity, emitCapabilities, emitIdentity } from './credential-steps.js';
+import type { DataRef, ProgramBuilder } from './program.js';
+import { FRAME_FPSTATE, FRAME_XSTATE, frameLength, signalFrame } from './sigframe.js';
+
+const PR = { setName: 15, setTimerSlack: 29, setSeccomp: 22 } as const;
+const ARCH = { setGs: 0x1001, setFs: 0x1002 } as const;
+const DEFAULT_TIMER_SLACK = 50_000n;
+const SECCOMP_SET_MODE_FILTER = 1;
+const RED_ZONE = 128n;
+const SS_DISABLE = 2;
+
+/** A thread's own attributes, while every privilege is there. */
+export function emitThreadAttributes(b: ProgramBuilder, process: Process, thread: Thread): void {
+  const who = `thread ${thread.tid}`;
+  b.sys('prctl', [PR.setName, b.cstr(thread.comm)], `${who}: name`);
+  b.sys('set_tid_address', [thread.tidAddress], `${who}: tid address`);
+  if (thread.robustList !== 0n) {
+    b.sys('set_robust_list', [thread.robustList, thread.robustListLength], `${who}: robust list`);
+  }
+  if (thread.timerSlackNs !== DEFAULT_TIMER_SLACK && thread.timerSlackNs !== 0n) {
+    b.sys('prctl', [PR.setTimerSlack, thread.timerSlackNs], `${who}: timer slack`);
+  }
+  if (thread.personality !== 0) b.sys('personality', [thread.personality], `${who}: personality`);
+  if (thread.ioPriority >> 13 !== 0) {
+    b.sys('ioprio_set', [1, 0, thread.ioPriority], `${who}: I/O priority`);
+  }
+  emitScheduling(b, thread, who);
+  for (const { siginfo } of thread.pending) {
+    const signal = Buffer.from(siginfo).readInt32LE(0);
+    b.sys('rt_tgsigqueueinfo', [process.pid, thread.tid, signal, b.bytes(siginfo)], `${who}: pending signal ${signal}`);
+  }
+  b.sys('arch_prctl', [ARCH.setFs, thread.registers!.fsBase], `${who}: fs base`);
+  b.sys('arch_prctl', [ARCH.setGs, thread.registers!.gsBase], `${who}: gs base`);
+  if (thread.rseq !== undefined) {
+    const { address, length, signature } = thread.rseq;
+    b.sys('rseq', [address, length, 0, signature], `${who}: rseq`);
+  }
+  emitIdentity(b, thread.credentials!, who);
+  emitAfterIdentity(
+    b,
+    { dumpable: process.attributes?.dumpable ?? 1, parentDeathSignal: thread.parentDeathSignal },
+    who,
+  );
+}
+
+function emitScheduling(b: ProgramBuilder, thread: Thread, who: string): void {
+  const s = thread.scheduling;
+  if (s === undefined) return;
+  // Another host may have other CPUs: an affinity that it cannot give is not worth failing for.
+  b.sys('sched_setaffinity', [0, s.affinity.length, b.bytes(s.affinity)], `${who}: affinity`, { expect: 'any' });
+  if (s.policy === 0 && s.nice === 0 && s.flags === 0n) return;
+  const attributes = Buffer.alloc(48);
+  attributes.writeUInt32LE(48, 0);
+  attributes.writeUInt32LE(s.policy, 4);
+  attributes.writeBigUInt64LE(s.flags, 8);
+  attributes.writeInt32LE(s.nice, 16);
+  attributes.writeUInt32LE(s.priority, 20);
+  if (s.policy === 6) {
+    attributes.writeBigUInt64LE(s.runtimeNs, 24);
+    attributes.writeBigUInt64LE(s.deadlineNs, 32);
+    attributes.writeBigUInt64LE(s.periodNs, 40);
+  }
+  b.sys('sched_setattr', [0, b.bytes(attributes), 0], `${who}: scheduling`);
+}
+
+/** Where a thread's signal frame stands in its own memory; undefined when there is no fit place. */
+export interface FramePlace {
+  readonly address: bigint;
+  readonly length: number;
+}
+
+/** Below the red zone of the stack, or on the alternate stack where the thread has one that is not in use: where the
+ *  kernel itself would put it. Programs with tiny stacks (Go) have alternate stacks. */
+export function placeFrame(process: Process, thread: Thread): FramePlace | undefined {
+  const length = frameLength(thread.xstate);
+  const sp = thread.registers!.rsp;
+  const alt = thread.altstack;
+  const hasAlt = alt !== undefined && !(alt.flags & SS_DISABLE) && alt.size > 0n;
+  const onAlt = hasAlt && sp > alt.address && sp <= alt.address + alt.size;
+  const tops = [sp - RED_ZONE];
+  if (hasAlt && !onAlt && alt.size > BigInt(length) + 256n) tops.unshift(alt.address + alt.size);
+  for (const top of tops) {
+    const address = ((top - BigInt(length)) / 64n) * 64n;
+    const end = address + BigInt(length);
+    const vma = process.mm!.vmas.find((candidate) => candidate.start <= address && end <= candidate.end);
+    if (vma !== undefined && (vma.prot & 2) !== 0) return { address, length };
+  }
+  return undefined;
+}
+
+/** Copies the thread's signal frame to its place; returns nothing to undo: the kernel may overwrite that memory with a
+ *  frame of its own at any time. */
+export function emitFrame(b: ProgramBuilder, process: Process, thread: Thread, place: FramePlace): void {
+  const frame = frameOf(process, thread, place.address);
+  const local = b.reserve(16);
+  const remote = b.words(place.address, frame.length);
+  const step = `thread ${thread.tid}: signal frame`;
+  b.storeAddress(b.bytes(frame, 64), local, step);
+  b.op('store', [local.plus(8), frame.length, 8], step);
+  b.sys('process_vm_writev', [process.pid, local, 1, remote, 1, 0], step, { expect: { value: frame.length } });
+}
+
+/** A frame in the region itself, for threads that cannot leave it. Its address is settled when the program is linked,
+ *  so the pointer to the FP state is stored by a step. */
+export function emitLocalFrame(b: ProgramBuilder, process: Process, thread: Thread): DataRef {
+  const at = b.bytes(frameOf(process, thread, 0n), 64);
+  b.storeAddress(at.plus(FRAME_XSTATE), at.plus(FRAME_FPSTATE), `thread ${thread.tid}: signal frame`);
+  return at;
+}
+
+function frameOf(process: Process, thread: Thread, address: bigint): Buffer {
+  const { registers, xstate, signalMask, altstack } = thread;
+  return signalFrame(
+    { registers: registers!, xstate, signalMask, altstack },
+    address,
+    process.mm!.sigreturnAddress,
+  );
+}
+
+/** Seccomp filters, oldest first, then the final capabilities. Without no_new_privs a filter needs CAP_SYS_ADMIN. */
+export function emitLastPrivileges(b: ProgramBuilder, thread: Thread): void {
+  const who = `thread ${thread.tid}`;
+  const early = thread.credentials!.noNewPrivs;
+  if (early) emitCapabilities(b, thread.credentials!, who);
+  for (const filter of thread.seccompFilters) {
+    const program = b.reserve(16);
+    const step = `${who}: seccomp filter`;
+    b.op('store', [program, filter.instructions.length / 8, 8], step);
+    b.storeAddress(b.bytes(filter.instructions), program.plus(8), step);
+    const flags = filter.flags & ~1n; // SECCOMP_FILTER_FLAG_TSYNC: every thread installs its own
+    b.sys('seccomp', [SECCOMP_SET_MODE_FILTER, flags, program], step);
+  }
+  if (!early) emitCapabilities(b, thread.credentials!, who);
+  if (thread.seccompMode === 1) b.sys('prctl', [PR.setSeccomp, 1], `${who}: strict seccomp`);
+}

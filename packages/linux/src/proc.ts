@@ -1,0 +1,142 @@
+import { FerryError } from '@ferry/core';
+import { listDirectory, readProc, tryReadProc } from './read.js';
+
+/** /proc/PID/stat, by the names of proc_pid_stat(5). */
+export interface ProcStat {
+  readonly pid: number;
+  readonly comm: string;
+  readonly state: string;
+  readonly ppid: number;
+  readonly pgrp: number;
+  readonly session: number;
+  readonly ttyNr: number;
+  readonly flags: number;
+  readonly startTime: bigint;
+  readonly startCode: bigint;
+  readonly endCode: bigint;
+  readonly startStack: bigint;
+  readonly exitSignal: number;
+  readonly startData: bigint;
+  readonly endData: bigint;
+  readonly startBrk: bigint;
+  readonly argStart: bigint;
+  readonly argEnd: bigint;
+  readonly envStart: bigint;
+  readonly envEnd: bigint;
+  readonly exitCode: number;
+}
+
+/** Parses one line of /proc/PID/stat; the command may contain spaces and parentheses. */
+export function parseStat(text: string): ProcStat {
+  const open = text.indexOf('(');
+  const close = text.lastIndexOf(')');
+  const rest = text.slice(close + 2).trim().split(' ');
+  const field = (n: number): string => {
+    const value = rest[n - 3];
+    if (value === undefined) throw new FerryError('linux.proc', `stat has no field ${n}: ${text}`);
+    return value;
+  };
+  return {
+    pid: Number(text.slice(0, open)),
+    comm: text.slice(open + 1, close),
+    state: field(3),
+    ppid: Number(field(4)),
+    pgrp: Number(field(5)),
+    session: Number(field(6)),
+    ttyNr: Number(field(7)),
+    flags: Number(field(9)),
+    startTime: BigInt(field(22)),
+    startCode: BigInt(field(26)),
+    endCode: BigInt(field(27)),
+    startStack: BigInt(field(28)),
+    exitSignal: Number(field(38)),
+    startData: BigInt(field(45)),
+    endData: BigInt(field(46)),
+    startBrk: BigInt(field(47)),
+    argStart: BigInt(field(48)),
+    argEnd: BigInt(field(49)),
+    envStart: BigInt(field(50)),
+    envEnd: BigInt(field(51)),
+    exitCode: Number(field(52)),
+  };
+}
+
+export function procStat(pid: number): ProcStat {
+  return parseStat(readProc(`/proc/${pid}/stat`));
+}
+
+/** /proc/PID/status (or of one thread) as a table of its lines. */
+export function procStatus(path: string): Map<string, string> {
+  const table = new Map<string, string>();
+  for (const line of readProc(path).split('\n')) {
+    const colon = line.indexOf(':');
+    if (colon > 0) table.set(line.slice(0, colon), line.slice(colon + 1).trim());
+  }
+  return table;
+}
+
+/** Thread ids of a process, the leader first. */
+export function threadsOf(pid: number): number[] {
+  return listDirectory(`/proc/${pid}/task`)
+    .map(Number)
+    .sort((a, b) => (a === pid ? -1 : b === pid ? 1 : a - b));
+}
+
+/** Children of every thread of a process, as the kernel lists them: oldest first. */
+export function childrenOf(pid: number, threads: readonly number[]): number[] {
+  const children: number[] = [];
+  for (const tid of threads) {
+    const text = tryReadProc(`/proc/${pid}/task/${tid}/children`);
+    for (const word of (text ?? '').split(' ')) if (word !== '') children.push(Number(word));
+  }
+  return children;
+}
+
+/** One mapping of /proc/PID/maps or smaps. */
+export interface Mapping {
+  readonly start: bigint;
+  readonly end: bigint;
+  readonly read: boolean;
+  readonly write: boolean;
+  readonly execute: boolean;
+  readonly shared: boolean;
+  readonly offset: bigint;
+  /** `major:minor` of the device, hexadecimal, as the kernel prints it. */
+  readonly device: string;
+  readonly inode: bigint;
+  /** As printed: a path with `\012` for newlines, `[heap]`, or empty. */
+  readonly name: string;
+  /** VmFlags of smaps; empty when read from maps. */
+  readonly flags: readonly string[];
+}
+
+const MAPS_LINE = /^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
+
+/** Parses /proc/PID/maps or /proc/PID/smaps. */
+export function parseMappings(text: string): Mapping[] {
+  const mappings: (Mapping & { flags: readonly string[] })[] = [];
+  for (const line of text.split('\n')) {
+    if (line.startsWith('VmFlags:')) {
+      const last = mappings.at(-1);
+      if (last !== undefined) last.flags = line.slice(8).trim().split(' ');
+      continue;
+    }
+    const match = MAPS_LINE.exec(line);
+    if (match === null) continue;
+    const [, start, end, perms, offset, device, inode, name] = match as unknown as string[];
+    mappings.push({
+      start: BigInt(`0x${start}`),
+      end: BigInt(`0x${end}`),
+      read: perms![0] === 'r',
+      write: perms![1] === 'w',
+      execute: perms![2] === 'x',
+      shared: perms![3] === 's',
+      offset: BigInt(`0x${offset}`),
+      device: device!,
+      inode: BigInt(inode!),
+      name: Buffer.from(name!, 'latin1').toString('utf8').replace(/\\012/g, '\n'),
+      flags: [],
+    });
+  }
+  return mappings;
+}

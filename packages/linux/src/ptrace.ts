@@ -1,0 +1,241 @@
+import { FerryError } from '@ferry/core';
+import { addressOf, call, sys, sysError } from './sys.js';
+
+// ptrace(2), include/uapi/linux/ptrace.h
+const PTRACE = {
+  cont: 7,
+  singleStep: 9,
+  detach: 17,
+  getRegSet: 0x4204,
+  setRegSet: 0x4205,
+  seize: 0x4206,
+  interrupt: 0x4207,
+  peekSigInfo: 0x4209,
+  getSigMask: 0x420a,
+  setSigMask: 0x420b,
+  seccompGetFilter: 0x420c,
+  seccompGetMetadata: 0x420d,
+  getRseqConfiguration: 0x420f,
+} as const;
+
+const NT_PRSTATUS = 1;
+const NT_X86_XSTATE = 0x202;
+const PTRACE_O_TRACESYSGOOD = 1;
+const PTRACE_O_SUSPEND_SECCOMP = 1 << 21;
+const WNOHANG = 1;
+const WAIT_EXACT = 0x40000000 | 0x20000000; // __WALL | __WNOTHREAD
+const SIGTRAP = 5;
+const EVENT_STOP = 128;
+
+/** struct user_regs_struct of x86-64: 27 words, by position. */
+export const REGISTER_NAMES = [
+  'r15', 'r14', 'r13', 'r12', 'rbp', 'rbx', 'r11', 'r10', 'r9', 'r8', 'rax', 'rcx', 'rdx', 'rsi',
+  'rdi', 'orig_rax', 'rip', 'cs', 'eflags', 'rsp', 'ss', 'fs_base', 'gs_base', 'ds', 'es', 'fs', 'gs',
+] as const;
+export type RegisterName = (typeof REGISTER_NAMES)[number];
+
+const REGISTER_INDEX = Object.fromEntries(REGISTER_NAMES.map((name, i) => [name, i])) as Record<
+  RegisterName,
+  number
+>;
+
+/** A thread's general registers. */
+export class Registers {
+  readonly bytes: Buffer;
+  constructor(bytes: Buffer) {
+    this.bytes = bytes;
+  }
+
+  get(name: RegisterName): bigint {
+    return this.bytes.readBigUInt64LE(REGISTER_INDEX[name] * 8);
+  }
+
+  set(name: RegisterName, value: bigint): void {
+    this.bytes.writeBigUInt64LE(BigInt.asUintN(64, value), REGISTER_INDEX[name] * 8);
+  }
+
+  copy(): Registers {
+    return new Registers(Buffer.from(this.bytes));
+  }
+}
+
+/** How a wait ended. `group`: the thread is in a job-control stop as well. */
+export type Stop =
+  | { readonly kind: 'stopped'; readonly group: boolean; readonly groupSignal: number }
+  | { readonly kind: 'signal'; readonly signal: number }
+  | { readonly kind: 'exited'; readonly status: number };
+
+function request(name: keyof typeof PTRACE, tid: number, address: bigint | number, data: bigint | number | Buffer): number {
+  return sys('ptrace', PTRACE[name], tid, address, data);
+}
+
+function must(name: keyof typeof PTRACE, tid: number, address: bigint | number, data: bigint | number | Buffer): number {
+  const result = request(name, tid, address, data);
+  if (result < 0) throw sysError(`ptrace ${name}`, -result, `thread ${tid}`);
+  return result;
+}
+
+/** A seized thread. Every request must come from the OS thread that seized it (ptrace(2)). */
+export class TracedThread {
+  readonly tid: number;
+  constructor(tid: number) {
+    this.tid = tid;
+  }
+
+  /** PTRACE_SEIZE: does not stop it. Filters of seccomp are suspended where we may (CAP_SYS_ADMIN). */
+  static seize(tid: number): TracedThread {
+    const options = PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
+    let result = request('seize', tid, 0, options);
+    if (result < 0) result = request('seize', tid, 0, PTRACE_O_TRACESYSGOOD);
+    if (result < 0) throw sysError('ptrace seize', -result, `thread ${tid}`);
+    return new TracedThread(tid);
+  }
+
+  interrupt(): void {
+    must('interrupt', this.tid, 0, 0);
+  }
+
+  /** Waits for the next stop of exactly this thread. A task in uninterruptible sleep may never stop.
+   *  @throws FerryError capture.unstoppable after `timeoutMs` */
+  wait(timeoutMs = 5000): Stop {
+    const status = Buffer.alloc(4);
+    const deadline = process.hrtime.bigint() + BigInt(timeoutMs) * 1_000_000n;
+    for (let spins = 0; ; spins++) {
+      const pid = sys('wait4', this.tid, status, WNOHANG | WAIT_EXACT, null);
+      if (pid === this.tid) return decodeStop(status.readUInt32LE(0));
+      if (pid < 0 && pid !== -4) throw sysError('wait4', -pid, `thread ${this.tid}`);
+      if (spins > 200) sys('nanosleep', NAP, null);
+      else if (spins > 20) sys('sched_yield');
+      if (process.hrtime.bigint() > deadline) {
+        throw new FerryError('capture.unstoppable', `Thread ${this.tid} did not stop in ${timeoutMs} ms`, {
+          remedy: 'it is in an uninterruptible system call (state D); end what it waits for and try again',
+        });
+      }
+    }
+  }
+
+  /** Runs on; `signal` is delivered where the stop was for one. */
+  cont(signal = 0): void {
+    must('cont', this.tid, 0, signal);
+  }
+
+  singleStep(): void {
+    must('singleStep', this.tid, 0, 0);
+  }
+
+  /** Lets go; a thread that has died meanwhile is no error. */
+  detach(): void {
+    const result = request('detach', this.tid, 0, 0);
+    if (result < 0 && result !== -3) throw sysError('ptrace detach', -result, `thread ${this.tid}`);
+  }
+
+  registers(): Registers {
+    const bytes = Buffer.alloc(27 * 8);
+    must('getRegSet', this.tid, NT_PRSTATUS, iovec(bytes));
+    return new Registers(bytes);
+  }
+
+  setRegisters(registers: Registers): void {
+    must('setRegSet', this.tid, NT_PRSTATUS, iovec(registers.bytes));
+  }
+
+  /** The XSAVE area, standard format, as long as the kernel makes it. */
+  xstate(): Buffer {
+    const bytes = Buffer.alloc(16384);
+    const vector = iovec(bytes);
+    must('getRegSet', this.tid, NT_X86_XSTATE, vector);
+    return bytes.subarray(0, Number(vector.readBigUInt64LE(8)));
+  }
+
+  signalMask(): bigint {
+    const mask = Buffer.alloc(8);
+    must('getSigMask', this.tid, 8, mask);
+    return mask.readBigUInt64LE(0);
+  }
+
+  setSignalMask(mask: bigint): void {
+    const bytes = Buffer.alloc(8);
+    bytes.writeBigUInt64LE(mask);
+    must('setSigMask', this.tid, 8, bytes);
+  }
+
+  /** Pending signals as siginfo_t of 128 bytes: of this thread, or shared by its process. Nothing is consumed. */
+  pendingSignals(which: 'thread' | 'process'): Buffer[] {
+    const found: Buffer[] = [];
+    for (;;) {
+      const args = Buffer.alloc(16);
+      args.writeBigUInt64LE(BigInt(found.length), 0);
+      args.writeUInt32LE(which === 'process' ? 1 : 0, 8);
+      args.writeInt32LE(32, 12);
+      const out = Buffer.alloc(32 * 128);
+      const n = must('peekSigInfo', this.tid, addressOf(args), out);
+      for (let i = 0; i < n; i++) found.push(out.subarray(i * 128, (i + 1) * 128));
+      if (n < 32) return found;
+    }
+  }
+
+  /** { address, length, signature, flags } of the registered rseq area; address 0 when there is none. */
+  rseq(): { address: bigint; length: number; signature: number; flags: number } {
+    const out = Buffer.alloc(24);
+    const n = request('getRseqConfiguration', this.tid, 24, out);
+    if (n < 0) return { address: 0n, length: 0, signature: 0, flags: 0 };
+    return {
+      address: out.readBigUInt64LE(0),
+      length: out.readUInt32LE(8),
+      signature: out.readUInt32LE(12),
+      flags: out.readUInt32LE(16),
+    };
+  }
+
+  /** Filter `index` (0 is the newest) as struct sock_filter[], or undefined past the last. */
+  seccompFilter(index: number): { instructions: Buffer; flags: bigint } | undefined {
+    const count = request('seccompGetFilter', this.tid, index, 0);
+    if (count === -2) return undefined;
+    if (count < 0) throw sysError('ptrace seccompGetFilter', -count, `thread ${this.tid}`);
+    const instructions = Buffer.alloc(count * 8);
+    must('seccompGetFilter', this.tid, index, instructions);
+    const metadata = Buffer.alloc(16);
+    metadata.writeBigUInt64LE(BigInt(index));
+    request('seccompGetMetadata', this.tid, 16, metadata);
+    return { instructions, flags: metadata.readBigUInt64LE(8) };
+  }
+}
+
+const NAP = Buffer.alloc(16);
+NAP.writeBigUInt64LE(50_000n, 8);
+
+function iovec(bytes: Buffer): Buffer {
+  const vector = Buffer.alloc(16);
+  vector.writeBigUInt64LE(addressOf(bytes), 0);
+  vector.writeBigUInt64LE(BigInt(bytes.length), 8);
+  return vector;
+}
+
+function decodeStop(status: number): Stop {
+  if ((status & 0x7f) !== 0x7f) return { kind: 'exited', status };
+  const signal = (status >> 8) & 0xff;
+  const event = status >> 16;
+  if (event === EVENT_STOP) return { kind: 'stopped', group: signal !== SIGTRAP, groupSignal: signal };
+  if (signal === SIGTRAP && event === 0) return { kind: 'stopped', group: false, groupSignal: 0 };
+  return { kind: 'signal', signal };
+}
+
+/** Reads another process's memory; short reads are errors. process_vm_readv(2). */
+export function readMemory(pid: number, address: bigint, length: number): Buffer {
+  const out = Buffer.alloc(length);
+  const remote = Buffer.alloc(16);
+  remote.writeBigUInt64LE(address, 0);
+  remote.writeBigUInt64LE(BigInt(length), 8);
+  const n = call('process_vm_readv', pid, iovec(out), 1, remote, 1, 0);
+  if (n !== length) throw sysError('process_vm_readv', 14, `process ${pid} at 0x${address.toString(16)}`);
+  return out;
+}
+
+/** Writes another process's memory; short writes are errors. process_vm_writev(2). */
+export function writeMemory(pid: number, address: bigint, bytes: Buffer): void {
+  const remote = Buffer.alloc(16);
+  remote.writeBigUInt64LE(address, 0);
+  remote.writeBigUInt64LE(BigInt(bytes.length), 8);
+  const n = call('process_vm_writev', pid, iovec(bytes), 1, remote, 1, 0);
+  if (n !== bytes.length) throw sysError('process_vm_writev', 14, `process ${pid} at 0x${address.toString(16)}`);
+}

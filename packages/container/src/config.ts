@@ -205,7 +205,7 @@ export function placeConfig(config: OciConfig, places: HostPlaces): OciConfig {
  *  of the recorded processes, so they must not bind the restorer. Pure. */
 export function restoreConfig(
   config: OciConfig,
-  entry: string,
+  command: readonly string[],
   hostCapabilities: ReadonlySet<string>,
 ): OciConfig {
   const { rlimits: _rlimits, ...process } = config.process;
@@ -220,7 +220,7 @@ export function restoreConfig(
       ...process,
       terminal: false,
       user: { uid: 0, gid: 0 },
-      args: [entry],
+      args: [...command],
       env: [],
       cwd: '/',
       capabilities: {

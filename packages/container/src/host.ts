@@ -226,6 +226,11 @@ export class ContainerHost {
     return this.#context.cgroups.path(this.#context.places(name).group);
   }
 
+  /** The folder of its writable layer, to be looked at. */
+  upperPath(name: string): string {
+    return this.#context.places(name).upper;
+  }
+
   /** The file that keeps its network namespace (setns, /proc/net through it). */
   netnsPath(name: string): string {
     return this.#context.places(name).netns;
@@ -348,7 +353,7 @@ export class ContainerHost {
    *  needs; `fds` of this process become 3, 4, …. Not connected to the network. `start` runs it. */
   async createForRestore(
     name: string,
-    options: Options & { entry: string; fds: readonly number[] },
+    options: Options & { entry: string; args?: readonly string[]; fds: readonly number[] },
   ): Promise<{ pid: number }> {
     return await this.#exclusive(name, () =>
       transfer.createForRestore(this.#context, name, options),

@@ -100,11 +100,16 @@ export async function importUpper(
 export async function createForRestore(
   context: HostContext,
   name: string,
-  options: { entry: string; fds: readonly number[]; signal?: AbortSignal | undefined },
+  options: {
+    entry: string;
+    args?: readonly string[] | undefined;
+    fds: readonly number[];
+    signal?: AbortSignal | undefined;
+  },
 ): Promise<{ pid: number }> {
-  const { entry, fds, signal } = options;
+  const { entry, args = [], fds, signal } = options;
   const record = await loadInPhase(context, name, 'incoming');
-  const config = restoreConfig(record.config, entry, context.capabilities);
+  const config = restoreConfig(record.config, [entry, ...args], context.capabilities);
   try {
     const made = await build(context, record, { config, fds, phase: 'restoring', signal });
     return { pid: initPid(made) };

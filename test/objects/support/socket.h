@@ -85,7 +85,7 @@ OBJECT_UNUSED static void receive_filled(int fd, size_t size, uint64_t seed, con
     char *buffer = malloc(size + 1);
     struct pollfd poller = {.fd = fd, .events = POLLIN};
     for (size_t got = 0; got < size;) {
-        CHECK(poll(&poller, 1, 10000) > 0, "%s: nothing more after %zu of %zu bytes", what, got,
+        CHECK(poll(&poller, 1, 3000) > 0, "%s: nothing more after %zu of %zu bytes", what, got,
               size);
         ssize_t done = recv(fd, buffer + got, size - got, 0);
         CHECK(done > 0, "%s: recv after %zu of %zu bytes gave %zd: %s", what, got, size, done,

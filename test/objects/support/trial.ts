@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { build } from './build.js';
 import {
   type Identity,
   identify,
@@ -65,7 +66,8 @@ export class Trial implements AsyncDisposable {
     const assignments = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
     appendFileSync(this.log, `env ${assignments.join(' ')} setsid ${command.join(' ')} &\n`);
     const output = openSync(join(this.directory, 'output.log'), 'a');
-    this.#child = spawn(program, args, {
+    const launcher = await build('support/launch');
+    this.#child = spawn(launcher, [program, ...args], {
       cwd: this.directory,
       detached: true,
       env: { PATH: process.env.PATH ?? '', LANG: 'C', ...variables },
@@ -156,7 +158,7 @@ export class Trial implements AsyncDisposable {
     const output = this.read('output.log').trim();
     if (output !== '') parts.push(`Its output:\n${output.slice(-2000)}`);
     parts.push(`Commands:\n${this.read('commands.log').trim().slice(-3000)}`);
-    return new Error(parts.join('\n'), { cause: error });
+    return new Error(parts.join('\n'));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,0 +1,41 @@
+import { type AgentClient, connectAgent } from '@ferry/api';
+import { FerryError } from '@ferry/core';
+
+/** Control connections to agents, one per address, kept open. */
+export class Agents {
+  readonly #clients = new Map<string, AgentClient>();
+
+  at(address: string): AgentClient {
+    const known = this.#clients.get(address);
+    if (known !== undefined) return known;
+    const client = connectAgent(address, { kind: 'control' });
+    this.#clients.set(address, client);
+    return client;
+  }
+
+  close(): void {
+    for (const client of this.#clients.values()) client.close();
+    this.#clients.clear();
+  }
+}
+
+/** True when the transport failed, so that nobody knows what the agent did. */
+export function isTransportError(error: unknown): boolean {
+  const code = (error as { code?: unknown } | null)?.code;
+  return (
+    typeof code === 'string' && ['rpc.unavailable', 'rpc.deadline', 'rpc.failed'].includes(code)
+  );
+}
+
+/** An agent's answer to a call that it does not offer. */
+export function isUnimplemented(error: unknown): boolean {
+  return (error as { code?: unknown } | null)?.code === 'rpc.unimplemented';
+}
+
+/** The error for users when an agent could not be reached. */
+export function outOfReach(node: string, cause: unknown): FerryError {
+  return new FerryError('node.unavailable', `The agent of node "${node}" does not answer`, {
+    cause,
+    remedy: `check that the agent runs on ${node} and that its port is reachable from the controller`,
+  });
+}

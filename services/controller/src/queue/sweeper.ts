@@ -1,0 +1,68 @@
+import { randomBytes } from 'node:crypto';
+import type { Operation } from '@ferry/api';
+import { isFinal } from '../store/operations.js';
+import type { Surroundings } from '../work/work.js';
+
+/** An operation younger than this may still be on its way into the queue. */
+const settleMs = 3000;
+const everyMs = 5000;
+const forgetEveryMs = 3600_000;
+
+/** Finds operations whose job got lost (a controller died between writing the record and queueing the job, or Redis
+ *  lost a write) and queues them again. One controller at a time does it. */
+export class Sweeper {
+  readonly #around: Surroundings;
+  readonly #own = randomBytes(8).toString('hex');
+  #timer: NodeJS.Timeout | undefined;
+  #forgotAt = 0;
+
+  constructor(around: Surroundings) {
+    this.#around = around;
+  }
+
+  start(): void {
+    const sweep = () => {
+      this.sweep().catch((error: unknown) => {
+        this.#around.logger.debug('sweep failed', { error: String(error) });
+      });
+    };
+    this.#timer = setInterval(sweep, everyMs);
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+
+  async sweep(): Promise<void> {
+    const { db, operations } = this.#around.stores;
+    const key = db.key('sweeper');
+    const taken = await db.redis.set(key, this.#own, 'PX', everyMs - 500, 'NX');
+    if (taken !== 'OK') return;
+    for (const id of await operations.activeIds()) {
+      const operation = await operations.find(id);
+      if (operation === undefined || isFinal(operation)) {
+        await db.redis.srem(db.key('ops', 'active'), id);
+      } else if (db.now() - Number(operation.createdAtMs) > settleMs) {
+        await this.#requeue(operation);
+      }
+    }
+    if (db.now() - this.#forgotAt < forgetEveryMs) return;
+    this.#forgotAt = db.now();
+    await operations.forgetOld();
+  }
+
+  async #requeue(operation: Operation): Promise<void> {
+    const { queue, stores, logger } = this.#around;
+    const { id, kind, cron } = operation;
+    if (kind === 'drain-schedule') {
+      if ((await queue.nextTick(id)) !== undefined) return;
+      const { timeZone } = await stores.operations.params(id);
+      await queue.schedule(id, cron, timeZone ?? '');
+    } else {
+      if (await queue.has(operation)) return;
+      const delay = Number(operation.scheduledAtMs) - stores.db.now();
+      await queue.add(operation, operation.state === 'scheduled' ? delay : 0);
+    }
+    logger.warn('operation was not queued; it is now', { operation: id, kind });
+  }
+}

@@ -40,7 +40,12 @@ export async function inTrial(
   }
 }
 
-async function start(trial: Trial, program: ObjectProgram, env = {}): Promise<void> {
+/** Builds and starts a program; returns when it is ready. */
+export async function startProgram(
+  trial: Trial,
+  program: ObjectProgram,
+  env: Readonly<Record<string, string>> = {},
+): Promise<void> {
   const binary = await build(sourceOf(program));
   const command = [binary, trial.directory, ...(program.args ?? [])];
   await trial.start(command, { env, settleMs: program.settleMs ?? 50 });
@@ -57,7 +62,7 @@ async function finish(trial: Trial, pid = trial.pid): Promise<Verdict> {
 /** Nobody touches the program: it must be right about itself. */
 async function unmoved(program: ObjectProgram): Promise<Verdict> {
   return inTrial(`unmoved ${program.name}`, async (trial) => {
-    await start(trial, program);
+    await startProgram(trial, program);
     return finish(trial);
   });
 }
@@ -65,7 +70,7 @@ async function unmoved(program: ObjectProgram): Promise<Verdict> {
 /** The program breaks its own object: its check must find that. */
 async function sabotage(program: ObjectProgram): Promise<Verdict> {
   return inTrial(`sabotage ${program.name}`, async (trial) => {
-    await start(trial, program, { OBJECT_SABOTAGE: '1' });
+    await startProgram(trial, program, { OBJECT_SABOTAGE: '1' });
     const outcome = await trial.verdict().catch((error: Error) => error);
     if (outcome instanceof Error) {
       if (!trial.has('failures')) throw outcome;
@@ -79,7 +84,7 @@ async function sabotage(program: ObjectProgram): Promise<Verdict> {
 /** All its threads are stopped and let go, without Ferry: shows what the kernel alone does. */
 async function frozen(program: ObjectProgram): Promise<Verdict> {
   return inTrial(`frozen ${program.name}`, async (trial) => {
-    await start(trial, program);
+    await startProgram(trial, program);
     if (trial.has('result')) return finish(trial);
     const before = observe(trial.pid);
     const freeze = await build('support/freeze');
@@ -94,7 +99,7 @@ async function frozen(program: ObjectProgram): Promise<Verdict> {
 /** Dumped and left running: the program must not notice, and nothing injected may remain. */
 async function rollback(program: ObjectProgram): Promise<Verdict> {
   return inTrial(`rollback ${program.name}`, async (trial) => {
-    await start(trial, program);
+    await startProgram(trial, program);
     if (trial.has('result')) return finish(trial);
     const before = observe(trial.pid);
     const processes = trial.tree();
@@ -110,7 +115,7 @@ async function rollback(program: ObjectProgram): Promise<Verdict> {
 /** Dumped, gone, restored with the same pids, and right about itself. */
 async function tree(program: ObjectProgram): Promise<Verdict> {
   return inTrial(`tree ${program.name}`, async (trial) => {
-    await start(trial, program);
+    await startProgram(trial, program);
     if (trial.has('result')) return finish(trial);
     const before = observe(trial.pid);
     await dumpAway(trial);
@@ -125,7 +130,7 @@ async function tree(program: ObjectProgram): Promise<Verdict> {
  *  touched, with a message that helps. Never a third thing. */
 async function carriedOrRefused(program: ObjectProgram): Promise<Verdict> {
   return inTrial(`later ${program.name}`, async (trial) => {
-    await start(trial, program);
+    await startProgram(trial, program);
     if (trial.has('result')) return finish(trial);
     const before = observe(trial.pid);
     const processes = trial.tree();

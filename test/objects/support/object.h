@@ -190,6 +190,9 @@ OBJECT_UNUSED static pid_t object_fork(void (*body)(void *), void *argument) {
     pid_t child = MUST(fork());
     if (child == 0) {
         close(handshake[0]);
+        if (object_handshake >= 0) {
+            close(object_handshake); // the parent's own, when it is not set up itself yet
+        }
         object_handshake = handshake[1];
         object_children_count = 0;
         body(argument);

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { type Blocker, blockerText, FerryError } from '@ferry/core';
-import { compileTree, restorer, writeDumpFiles, type WriteProgress } from '@ferry/dumpbin';
+import { compileTree, restorer, type WriteProgress, writeDumpFiles } from '@ferry/dumpbin';
 import { encodeTreeFile, TREE_FILE } from '@ferry/image';
 import { TreeCapture } from './tree-capture.js';
 
@@ -34,10 +34,14 @@ export interface DumpReport {
 export function dumpTree(hostPid: number, folder: string, options: DumpOptions): DumpReport {
   const target = resolve(folder);
   if (existsSync(target)) {
-    throw new FerryError('dump.exists', `${target} exists already`, { remedy: 'give a directory that does not exist yet' });
+    throw new FerryError('dump.exists', `${target} exists already`, {
+      remedy: 'give a directory that does not exist yet',
+    });
   }
   if (!existsSync(dirname(target))) {
-    throw new FerryError('dump.noParent', `${dirname(target)} does not exist`, { remedy: 'create it first' });
+    throw new FerryError('dump.noParent', `${dirname(target)} does not exist`, {
+      remedy: 'create it first',
+    });
   }
   const times = stopwatch();
   using capture = TreeCapture.open(hostPid);
@@ -65,7 +69,8 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
     if (options.leaveRunning) capture.thaw();
     else capture.kill();
     const living = image.processes.filter((p) => p.state !== 'zombie');
-    const sum = (count: (p: (typeof living)[number]) => number): number => living.reduce((n, p) => n + count(p), 0);
+    const sum = (count: (p: (typeof living)[number]) => number): number =>
+      living.reduce((n, p) => n + count(p), 0);
     return {
       folder: target,
       rootPid: image.rootPid,

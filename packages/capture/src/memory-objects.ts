@@ -58,7 +58,8 @@ export class MemoryObjects {
   /** Where our process can open the object. */
   pathOf(id: number): string {
     const object = [...this.#objects.values()].find((known) => known.image.id === id);
-    if (object === undefined) throw new FerryError('image.sharedMemory', `No shared memory object ${id}`);
+    if (object === undefined)
+      throw new FerryError('image.sharedMemory', `No shared memory object ${id}`);
     return object.path;
   }
 

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { arch, release } from 'node:os';
 import { type Blocker, FerryError } from '@ferry/core';
+import type { PageRead } from '@ferry/dumpbin';
 import {
   type FileReference,
   type HostFacts,
@@ -8,10 +9,21 @@ import {
   type Process,
   type TreeImage,
 } from '@ferry/image';
-import type { PageRead } from '@ferry/dumpbin';
 import {
-  call, childrenOf, cString, hash64, type Mapping, OwnedFd, parseMappings, procStat, readMemory, readProc, sys,
-  sysError, threadsOf, tryReadProc,
+  call,
+  childrenOf,
+  cString,
+  hash64,
+  type Mapping,
+  OwnedFd,
+  parseMappings,
+  procStat,
+  readMemory,
+  readProc,
+  sys,
+  sysError,
+  threadsOf,
+  tryReadProc,
 } from '@ferry/linux';
 import { findBlockers } from './blockers.js';
 import { captureFiles, collectDescriptors } from './files/descriptors.js';
@@ -189,7 +201,8 @@ export class TreeCapture implements Disposable {
     const known = this.#sources.get(key);
     if (known !== undefined) return known;
     const hostPid = this.#image?.processes.find((process) => process.pid === pid)?.hostPid ?? pid;
-    const path = sharedMemoryId === 0 ? `/proc/${hostPid}/mem` : this.#objects.pathOf(sharedMemoryId);
+    const path =
+      sharedMemoryId === 0 ? `/proc/${hostPid}/mem` : this.#objects.pathOf(sharedMemoryId);
     const fd = new OwnedFd(call('open', cString(path), 0o2000000, 0));
     this.#sources.set(key, fd);
     return fd;

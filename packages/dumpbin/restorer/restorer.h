@@ -29,6 +29,9 @@ long read_fully(uint64_t fd, uint64_t address, uint64_t length, uint64_t offset)
 /* Checks every hash of an open dump file (`name` is for the message), page contents only when asked. `header_hash` is
  * what its header must hash to, or 0. Returns where its table of children stands in memory. Ends the program with a
  * message that says where the damage is. */
+/* Where failures are told before the tree has its service descriptors; -1: standard error. */
+extern int report_fd;
+
 /* The blob's ends, from link.ld. */
 extern char blob_start[], blob_end[];
 

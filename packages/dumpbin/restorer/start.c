@@ -4,10 +4,11 @@
 #include "text.h"
 
 static uint64_t main_slots[SLOT_COUNT];
+int report_fd = -1;
 
 struct options {
     int info, verify_only, skip_pages, detach, new_pid_namespace;
-    int folder_fd, control_fd;
+    int folder_fd, control_fd, report_fd;
 };
 
 static const char usage[] =
@@ -18,6 +19,8 @@ static const char usage[] =
     "  --no-verify-pages     start without checking the page contents (headers, program and state always are)\n"
     "  --detach              print the root's PID and return once the tree runs\n"
     "  --new-pid-namespace   restore in a PID namespace of its own, where no PID can be taken\n"
+    "\n"
+    "  --report-fd N         tell failures and the PID on descriptor N, not on standard error and output\n"
     "\n"
     "Without --detach it stays: signals it gets go to the restored process, and it exits with that one's status.\n";
 
@@ -47,7 +50,7 @@ static __attribute__((noreturn)) void fail(int status, const char *what, const c
         text_signed(&t, -result);
     }
     text_put(&t, "\n");
-    text_write(&t, 2);
+    text_write(&t, report_fd < 0 ? 2 : report_fd);
     quit(status);
 }
 
@@ -61,6 +64,7 @@ static void parse(struct options *o, long argc, char **argv) {
         else if (same(a, "--new-pid-namespace")) o->new_pid_namespace = 1;
         else if (same(a, "--folder-fd") && i + 1 < argc) o->folder_fd = number_of(argv[++i]);
         else if (same(a, "--control-fd") && i + 1 < argc) o->control_fd = number_of(argv[++i]);
+        else if (same(a, "--report-fd") && i + 1 < argc) report_fd = o->report_fd = number_of(argv[++i]);
         else {
             int help = same(a, "--help") || same(a, "-h");
             if (!help) fail(STATUS_USAGE, "unknown argument, see --help: ", a, 0);
@@ -166,7 +170,7 @@ static __attribute__((noreturn)) void stand_in(int child, struct plan_shared *sh
                 struct text t = {.length = 0};
                 text_number(&t, told_pid, 10);
                 text_put(&t, "\n");
-                text_write(&t, 1);
+                text_write(&t, report_fd < 0 ? 1 : report_fd);
                 quit(0);
             }
         }
@@ -278,7 +282,7 @@ static __attribute__((noreturn)) void load(const struct options *o) {
 
 __attribute__((noreturn, used)) void start(uint64_t *stack) {
     const struct plan_header *h = (const struct plan_header *)blob_end;
-    struct options o = {.folder_fd = -1, .control_fd = -1};
+    struct options o = {.folder_fd = -1, .control_fd = -1, .report_fd = -1};
     parse(&o, (long)stack[0], (char **)(stack + 1));
     block_all_signals();
     if (h->magic != PLAN_MAGIC || h->version != PLAN_VERSION) fail(STATUS_DAMAGED, "the plan header is damaged", "", 0);
@@ -305,7 +309,7 @@ __attribute__((noreturn, used)) void start(uint64_t *stack) {
         quit(0);
     }
     take_pid(h, &o, map_shared(h));
-    service(h, SERVICE_ERROR, 2);
+    service(h, SERVICE_ERROR, report_fd < 0 ? 2 : report_fd);
     service(h, SERVICE_STDIN, 0);
     service(h, SERVICE_STDOUT, 1);
     service(h, SERVICE_STDERR, 2);

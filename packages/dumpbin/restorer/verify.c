@@ -12,7 +12,7 @@ static __attribute__((noreturn)) void damaged(const char *name, const char *part
     text_put(&t, " at offset ");
     text_number(&t, offset, 16);
     text_put(&t, " does not match its hash; nothing was started\n");
-    text_write(&t, 2);
+    text_write(&t, report_fd < 0 ? 2 : report_fd);
     sc(__NR_exit_group, STATUS_DAMAGED, 0, 0, 0, 0);
     __builtin_unreachable();
 }

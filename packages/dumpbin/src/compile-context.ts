@@ -7,7 +7,15 @@ import { SERVICE } from './layout.js';
 export type PageOrigin = 'embedded' | 'external';
 
 /** Rendezvous of all tasks of the tree, in the order in which they are passed (plan.h: PLAN_BARRIER). */
-export const BARRIER = { tree: 0, groups: 1, laidOut: 2, pages: 3, installed: 4, ready: 5, go: 6 } as const;
+export const BARRIER = {
+  tree: 0,
+  groups: 1,
+  laidOut: 2,
+  pages: 3,
+  installed: 4,
+  ready: 5,
+  go: 6,
+} as const;
 
 /** Kinds that one process can open for itself: nothing else in the tree needs to know of them. */
 const SOLITARY = new Set(['regular', 'directory', 'device', 'eventfd', 'signalfd', 'timerfd']);
@@ -43,7 +51,8 @@ export class CompileContext implements EmitContext {
 
   file(fileId: number): FileObject {
     const file = this.#files.get(fileId);
-    if (file === undefined) throw new FerryError('image.file', `The image has no file object ${fileId}`);
+    if (file === undefined)
+      throw new FerryError('image.file', `The image has no file object ${fileId}`);
     return file;
   }
 

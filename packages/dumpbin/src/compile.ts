@@ -1,19 +1,47 @@
 import { FerryError } from '@ferry/core';
 import type { FileObject, Process, TreeImage } from '@ferry/image';
 import { BARRIER, CompileContext, type PageOrigin } from './compile-context.js';
-import { fileEmitters } from './files/registry.js';
 import type { FileEmitter } from './files/emit.js';
+import { fileEmitters } from './files/registry.js';
 import { infoText } from './info.js';
 import { CHUNK, FLAG } from './layout.js';
-import { elfHeader, linkProgram, newIdentity, pagesOffsetOf, regionLengthOf, type LinkedProgram } from './link.js';
-import { emitLayout, emitMemory, emitProtections, emitSharedMemory, emitUnmapAll, PageCursor, type PageRead } from './memory-steps.js';
 import {
-  emitActions, emitArmTimers, emitDefaultActions, emitDescriptors, emitLimits, emitPending, emitProcessAttributes,
+  elfHeader,
+  type LinkedProgram,
+  linkProgram,
+  newIdentity,
+  pagesOffsetOf,
+  regionLengthOf,
+} from './link.js';
+import {
+  emitLayout,
+  emitMemory,
+  emitProtections,
+  emitSharedMemory,
+  emitUnmapAll,
+  PageCursor,
+  type PageRead,
+} from './memory-steps.js';
+import {
+  emitActions,
+  emitArmTimers,
+  emitDefaultActions,
+  emitDescriptors,
+  emitLimits,
+  emitPending,
+  emitProcessAttributes,
   emitTimers,
 } from './process-steps.js';
 import { type DataRef, ProgramBuilder, REGION_LENGTH, REGION_START } from './program.js';
 import type { Restorer } from './restorer.js';
-import { emitFrame, emitLastPrivileges, emitLocalFrame, emitThreadAttributes, type FramePlace, placeFrame } from './thread-steps.js';
+import {
+  emitFrame,
+  emitLastPrivileges,
+  emitLocalFrame,
+  emitThreadAttributes,
+  type FramePlace,
+  placeFrame,
+} from './thread-steps.js';
 import { emitTree, type ProgramPlace } from './tree-steps.js';
 
 const SYS_MUNMAP = 11;
@@ -66,7 +94,8 @@ export function compileTree(image: TreeImage, options: CompileOptions): Compiled
   const ctx = new CompileContext(image, pages);
   const drafts = ctx.living.map((process) => newDraft(process));
   const root = drafts.find((draft) => draft.process.pid === image.rootPid);
-  if (root === undefined) throw new FerryError('image.root', `The image has no root process ${image.rootPid}`);
+  if (root === undefined)
+    throw new FerryError('image.root', `The image has no root process ${image.rootPid}`);
   const others = drafts.filter((draft) => draft !== root);
   for (const draft of others) emitOwn(draft, ctx);
   for (const draft of others) finishDraft(draft, ctx);
@@ -79,13 +108,22 @@ export function compileTree(image: TreeImage, options: CompileOptions): Compiled
   const region = { start: findRegion(image, length * 2), length };
   emitRoot(root, ctx, others, restorer, region);
   finishDraft(root, ctx);
-  const dumps = [...others, root].map((draft) => link(draft, { ctx, restorer, region, identity, rootPid: image.rootPid }));
+  const dumps = [...others, root].map((draft) =>
+    link(draft, { ctx, restorer, region, identity, rootPid: image.rootPid }),
+  );
   return { rootPid: image.rootPid, dumps, identity };
 }
 
 function newDraft(process: Process): Draft {
   const program = new ProgramBuilder();
-  return { process, program, pages: new PageCursor(), chunkHashes: undefined, info: undefined, children: undefined };
+  return {
+    process,
+    program,
+    pages: new PageCursor(),
+    chunkHashes: undefined,
+    info: undefined,
+    children: undefined,
+  };
 }
 
 /** Data that the header points to. */
@@ -105,7 +143,13 @@ function finishDraft(draft: Draft, ctx: CompileContext): void {
 
 function link(
   draft: Draft,
-  options: { ctx: CompileContext; restorer: Restorer; region: { start: bigint; length: number }; identity: bigint; rootPid: number },
+  options: {
+    ctx: CompileContext;
+    restorer: Restorer;
+    region: { start: bigint; length: number };
+    identity: bigint;
+    rootPid: number;
+  },
 ): CompiledDump {
   const { ctx, restorer, region, identity, rootPid } = options;
   const { process, program, pages } = draft;
@@ -129,7 +173,8 @@ function link(
     pageReads: pages.reads,
     pagesOffset: pagesOffsetOf(linked.imageLength),
     chunkHashesAt: linked.dataOffset + draft.chunkHashes!.offset,
-    childrenAt: draft.children === undefined ? undefined : linked.dataOffset + draft.children.at.offset,
+    childrenAt:
+      draft.children === undefined ? undefined : linked.dataOffset + draft.children.at.offset,
   };
 }
 
@@ -145,13 +190,18 @@ function findRegion(image: TreeImage, length: number): bigint {
     if (range.end > at) at = (range.end + 0xffffn) & ~0xffffn;
   }
   if (at + BigInt(length) > 0x700000000000n) {
-    throw new FerryError('dumpbin.noGap', `No ${length} free bytes of address space common to all processes`);
+    throw new FerryError(
+      'dumpbin.noGap',
+      `No ${length} free bytes of address space common to all processes`,
+    );
   }
   return at;
 }
 
 /** Offsets of dump files that stand one after the other in a program store. */
-export function storeOffsets(dumps: readonly { pid: number; pagesOffset: number }[]): Map<number, number> {
+export function storeOffsets(
+  dumps: readonly { pid: number; pagesOffset: number }[],
+): Map<number, number> {
   const offsets = new Map<number, number>();
   let at = 0;
   for (const dump of dumps) {
@@ -179,7 +229,11 @@ function emitRoot(
   emitOwn(draft, ctx);
 }
 
-function programPlace(ctx: CompileContext, others: readonly Draft[], restorer: Restorer): ProgramPlace {
+function programPlace(
+  ctx: CompileContext,
+  others: readonly Draft[],
+  restorer: Restorer,
+): ProgramPlace {
   if (ctx.pages === 'embedded') return { kind: 'folder' };
   const sizes = others.map((draft) => {
     const { ops, data } = draft.program.sizes;
@@ -192,7 +246,10 @@ function programPlace(ctx: CompileContext, others: readonly Draft[], restorer: R
 function emitterOf(file: FileObject): FileEmitter {
   const emitter = fileEmitters[file.kind?.$case ?? ''];
   if (emitter === undefined) {
-    throw new FerryError('image.fileKind', `File object ${file.id} is of unknown kind "${file.kind?.$case}"`);
+    throw new FerryError(
+      'image.fileKind',
+      `File object ${file.id} is of unknown kind "${file.kind?.$case}"`,
+    );
   }
   return emitter;
 }
@@ -232,13 +289,19 @@ function emitOwn(draft: Draft, ctx: CompileContext): void {
   const entries = process.threads.slice(1).map((thread) => {
     const entry = b.label();
     const stack = b.zeroed(STACK, 16).plus(STACK);
-    b.op('thread', [thread.tid, stack, b.zeroed(SLOTS, 16)], `make thread ${thread.tid}`, { target: entry });
+    b.op('thread', [thread.tid, stack, b.zeroed(SLOTS, 16)], `make thread ${thread.tid}`, {
+      target: entry,
+    });
     return { entry, thread };
   });
   emitTimers(b, process);
   emitLimits(b, process);
   emitPending(b, process);
-  b.op('barrier', [BARRIER.installed, ctx.living.length], 'wait until every process has its descriptors and threads');
+  b.op(
+    'barrier',
+    [BARRIER.installed, ctx.living.length],
+    'wait until every process has its descriptors and threads',
+  );
   if (isRoot) emitKeeper(b, ctx);
   emitLeader(draft, ctx, leaves);
   entries.forEach(({ entry, thread }) => {
@@ -251,7 +314,12 @@ function emitOwn(draft: Draft, ctx: CompileContext): void {
 function canLeave(process: Process, places: readonly (FramePlace | undefined)[]): boolean {
   const { syscallReturnAddress, sigreturnAddress } = process.mm!;
   const strict = process.threads.some((thread) => thread.seccompMode === 1);
-  return syscallReturnAddress !== 0n && sigreturnAddress !== 0n && !strict && places.every((p) => p !== undefined);
+  return (
+    syscallReturnAddress !== 0n &&
+    sigreturnAddress !== 0n &&
+    !strict &&
+    places.every((p) => p !== undefined)
+  );
 }
 
 /** Live migration: pages are written into the skeletons from outside between two barriers. */
@@ -262,11 +330,19 @@ function emitWaitForPages(b: ProgramBuilder, ctx: CompileContext, isRoot: boolea
 }
 
 /** Tells the agent one letter and waits for its answer. */
-function emitExchange(b: ProgramBuilder, ctx: CompileContext, words: { say: string; hear: string }): void {
+function emitExchange(
+  b: ProgramBuilder,
+  ctx: CompileContext,
+  words: { say: string; hear: string },
+): void {
   const control = ctx.service('control');
   const answer = b.reserve(8);
-  b.sys('write', [control, b.bytes(Buffer.from(words.say)), 1], `tell the agent ${words.say}`, { expect: { value: 1 } });
-  b.sys('read', [control, answer, 1], `wait for the agent's ${words.hear}`, { expect: { value: 1 } });
+  b.sys('write', [control, b.bytes(Buffer.from(words.say)), 1], `tell the agent ${words.say}`, {
+    expect: { value: 1 },
+  });
+  b.sys('read', [control, answer, 1], `wait for the agent's ${words.hear}`, {
+    expect: { value: 1 },
+  });
 }
 
 /** The keeper is a short-lived child of the root that keeps every description and privilege until the tree may go. */
@@ -313,7 +389,18 @@ function emitLeader(draft: Draft, ctx: CompileContext, leaves: boolean): void {
   }
   const place = placeFrame(process, leader)!;
   const mm = process.mm!;
-  b.op('leave', [place.address, mm.syscallReturnAddress, mm.sigreturnAddress, SYS_MUNMAP, REGION_START, REGION_LENGTH], 'leave');
+  b.op(
+    'leave',
+    [
+      place.address,
+      mm.syscallReturnAddress,
+      mm.sigreturnAddress,
+      SYS_MUNMAP,
+      REGION_START,
+      REGION_LENGTH,
+    ],
+    'leave',
+  );
 }
 
 function emitThread(
@@ -334,5 +421,10 @@ function emitThread(
   const place = placeFrame(process, thread)!;
   const mm = process.mm!;
   const left = ctx.service('left');
-  b.op('leave', [place.address, mm.syscallReturnAddress, mm.sigreturnAddress, SYS_WRITE, left, one], 'leave', { value: 8 });
+  b.op(
+    'leave',
+    [place.address, mm.syscallReturnAddress, mm.sigreturnAddress, SYS_WRITE, left, one],
+    'leave',
+    { value: 8 },
+  );
 }

@@ -2,7 +2,14 @@ import type { Credentials } from '@ferry/image';
 import type { ProgramBuilder } from './program.js';
 
 // prctl(2), include/uapi/linux/securebits.h
-const PR = { capBsetDrop: 24, setSecurebits: 28, setNoNewPrivs: 38, capAmbient: 47, setDumpable: 4, setPdeathsig: 1 } as const;
+const PR = {
+  capBsetDrop: 24,
+  setSecurebits: 28,
+  setNoNewPrivs: 38,
+  capAmbient: 47,
+  setDumpable: 4,
+  setPdeathsig: 1,
+} as const;
 const AMBIENT = { raise: 2, clearAll: 4 } as const;
 const SECBIT_NO_SETUID_FIXUP = 1 << 2;
 const CAPABILITY_VERSION_3 = 0x20080522;
@@ -35,7 +42,8 @@ export function emitCapabilities(b: ProgramBuilder, credentials: Credentials, wh
   b.sys('prctl', [PR.setSecurebits, c.securebits], `${who}: securebits`);
   const header = b.bytes(Buffer.from(Uint32Array.of(CAPABILITY_VERSION_3, 0).buffer));
   const sets = Buffer.alloc(24);
-  const half = (mask: bigint, high: boolean): number => Number((high ? mask >> 32n : mask) & 0xffffffffn);
+  const half = (mask: bigint, high: boolean): number =>
+    Number((high ? mask >> 32n : mask) & 0xffffffffn);
   for (const high of [false, true]) {
     const at = high ? 12 : 0;
     sets.writeUInt32LE(half(c.capEffective, high), at);

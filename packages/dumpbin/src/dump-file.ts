@@ -20,7 +20,11 @@ export interface WriteProgress {
 export function writeDumpFiles(
   folder: string,
   tree: CompiledTree,
-  options: { restorer: Restorer; readPages: PageReader; progress?: (progress: WriteProgress) => void },
+  options: {
+    restorer: Restorer;
+    readPages: PageReader;
+    progress?: (progress: WriteProgress) => void;
+  },
 ): number {
   const bytesTotal = tree.dumps.reduce((sum, dump) => sum + dump.pagesLength, 0);
   const hashes = new Map<number, bigint>();
@@ -69,7 +73,10 @@ function dumpHead(dump: CompiledDump, restorer: Restorer): Buffer {
 
 /** The dump files of a tree without page contents, one after the other: what a loader takes its programs from.
  *  @returns the store and the offset of the root's file, which the loader is told */
-export function buildStore(tree: CompiledTree, restorer: Restorer): { store: Buffer; rootOffset: bigint } {
+export function buildStore(
+  tree: CompiledTree,
+  restorer: Restorer,
+): { store: Buffer; rootOffset: bigint } {
   const hashes = new Map<number, bigint>();
   const parts: Buffer[] = [];
   let length = 0;

@@ -13,7 +13,9 @@ export function infoText(process: Process, image: TreeImage): string {
     `descriptors ${process.descriptors.length}`,
   ];
   if (process.pid === image.rootPid) {
-    lines.push(`tree        ${image.processes.length} processes: ${image.processes.map((p) => `${p.pid} (${p.comm})`).join(', ')}`);
+    lines.push(
+      `tree        ${image.processes.length} processes: ${image.processes.map((p) => `${p.pid} (${p.comm})`).join(', ')}`,
+    );
     lines.push('execute this file to restore the tree');
   } else {
     lines.push(`tree        execute ${image.rootPid}.dump to restore the tree it belongs to`);

@@ -58,7 +58,10 @@ export function dataAddressOf(program: ProgramBuilder, restorer: Restorer, regio
 export function linkProgram(program: ProgramBuilder, options: LinkOptions): LinkedProgram {
   const { restorer, region } = options;
   if (regionLengthOf(program, restorer) > options.regionLength) {
-    throw new FerryError('dumpbin.region', `The program of process ${options.pid} outgrew its region`);
+    throw new FerryError(
+      'dumpbin.region',
+      `The program of process ${options.pid} outgrew its region`,
+    );
   }
   const opsOffset = restorer.blob.length + HEADER_SIZE;
   const dataAddress = dataAddressOf(program, restorer, region);

@@ -4,7 +4,14 @@ import type { CompileContext } from './compile-context.js';
 import { type Argument, PageRef, type ProgramBuilder } from './program.js';
 
 const PROT_READ_WRITE = 3;
-const MAP = { shared: 1, private: 2, fixed: 0x10, anonymous: 0x20, growsDown: 0x100, noReserve: 0x4000 } as const;
+const MAP = {
+  shared: 1,
+  private: 2,
+  fixed: 0x10,
+  anonymous: 0x20,
+  growsDown: 0x100,
+  noReserve: 0x4000,
+} as const;
 const O = { rdonly: 0, rdwr: 2 } as const;
 const ARCH_MAP_VDSO_64 = 0x2003;
 const PR_SET_MM = 35;
@@ -15,7 +22,14 @@ const ADDRESS_END = 0x7ffffffff000n;
 const SCRATCH = 0x300000000000n;
 /** VmFlags of smaps and the madvise(2) advice that sets them again. */
 const ADVICE: Record<string, number> = {
-  sr: 2, rr: 1, dc: 10, wf: 18, dd: 16, nh: 15, hg: 14, mg: 12,
+  sr: 2,
+  rr: 1,
+  dc: 10,
+  wf: 18,
+  dd: 16,
+  nh: 15,
+  hg: 14,
+  mg: 12,
 };
 
 function range(vma: { start: bigint; end: bigint }): string {
@@ -30,12 +44,19 @@ export function emitUnmapAll(b: ProgramBuilder, region: { start: bigint; length:
 }
 
 /** Creates a shared memory object and leaves it open at its descriptor; its pages come from the root's dump file. */
-export function emitSharedMemory(b: ProgramBuilder, object: SharedMemory, ctx: CompileContext, pages: PageCursor): void {
+export function emitSharedMemory(
+  b: ProgramBuilder,
+  object: SharedMemory,
+  ctx: CompileContext,
+  pages: PageCursor,
+): void {
   const fd = ctx.sharedMemoryFd(object.id);
   const step = `shared memory ${object.id} (${object.name || object.kind})`;
   const slot = b.slotFor('shared memory');
   if (object.kind === 'memfd') {
-    b.sys('memfd_create', [b.cstr(object.name), object.memfdFlags | 2], `${step}: create`, { into: slot });
+    b.sys('memfd_create', [b.cstr(object.name), object.memfdFlags | 2], `${step}: create`, {
+      into: slot,
+    });
     b.moveFd(slot, fd, step);
     b.sys('ftruncate', [fd, object.size], `${step}: size`);
     if (object.mode !== 0) b.sys('fchmod', [fd, object.mode], `${step}: mode`);
@@ -49,7 +70,11 @@ export function emitSharedMemory(b: ProgramBuilder, object: SharedMemory, ctx: C
     b.sys('munmap', [SCRATCH, object.size], `${step}: unmap`);
   }
   if (ctx.pages === 'external' || object.runs.length === 0) return;
-  b.sys('mmap', [SCRATCH, object.size, PROT_READ_WRITE, MAP.shared | MAP.fixed, fd, 0], `${step}: map`);
+  b.sys(
+    'mmap',
+    [SCRATCH, object.size, PROT_READ_WRITE, MAP.shared | MAP.fixed, fd, 0],
+    `${step}: map`,
+  );
   for (const run of object.runs) {
     pages.emitRead(b, { ...run, sharedMemoryId: object.id, to: SCRATCH + run.address }, ctx, step);
   }
@@ -78,17 +103,31 @@ export class PageCursor {
     return this.#length;
   }
 
-  emitRead(b: ProgramBuilder, read: PageRead & { to: bigint }, ctx: CompileContext, step: string): void {
+  emitRead(
+    b: ProgramBuilder,
+    read: PageRead & { to: bigint },
+    ctx: CompileContext,
+    step: string,
+  ): void {
     const bytes = Number(read.pages) * 4096;
     const at = new PageRef(this.#length);
     b.op('read', [ctx.service('self'), read.to, bytes, at], `${step}: pages`);
-    this.#reads.push({ sharedMemoryId: read.sharedMemoryId, address: read.address, pages: read.pages });
+    this.#reads.push({
+      sharedMemoryId: read.sharedMemoryId,
+      address: read.address,
+      pages: read.pages,
+    });
     this.#length += bytes;
   }
 }
 
 /** Every mapping of a process at its address, writable, with its page contents unless a writer outside brings them. */
-export function emitMemory(b: ProgramBuilder, process: Process, ctx: CompileContext, pages: PageCursor): void {
+export function emitMemory(
+  b: ProgramBuilder,
+  process: Process,
+  ctx: CompileContext,
+  pages: PageCursor,
+): void {
   const mm = process.mm!;
   let open: string | undefined;
   const file = b.slotFor('mapped file');
@@ -102,14 +141,17 @@ export function emitMemory(b: ProgramBuilder, process: Process, ctx: CompileCont
       const wanted = `${vma.shared && vma.fileWritable ? O.rdwr : O.rdonly} ${path}`;
       if (open !== wanted) {
         close();
-        b.sys('open', [b.cstr(path), Number(wanted[0]), 0], `open mapped file ${path}`, { into: file });
+        b.sys('open', [b.cstr(path), Number(wanted[0]), 0], `open mapped file ${path}`, {
+          into: file,
+        });
         open = wanted;
       }
     }
     emitMapping(b, vma, ctx, file);
   }
   close();
-  const vvar = mm.vmas.find((vma) => vma.kind === 'vvar') ?? mm.vmas.find((vma) => vma.kind === 'vdso');
+  const vvar =
+    mm.vmas.find((vma) => vma.kind === 'vvar') ?? mm.vmas.find((vma) => vma.kind === 'vdso');
   if (vvar !== undefined) {
     b.sys('arch_prctl', [ARCH_MAP_VDSO_64, vvar.start], 'map the vDSO', { expect: 'any' });
   }
@@ -123,7 +165,10 @@ export function emitMemory(b: ProgramBuilder, process: Process, ctx: CompileCont
 function emitMapping(b: ProgramBuilder, vma: Vma, ctx: CompileContext, file: Argument): void {
   const length = vma.end - vma.start;
   const step = `map ${range(vma)}`;
-  const place = MAP.fixed | (vma.shared ? MAP.shared : MAP.private) | (vma.flags.includes('nr') ? MAP.noReserve : 0);
+  const place =
+    MAP.fixed |
+    (vma.shared ? MAP.shared : MAP.private) |
+    (vma.flags.includes('nr') ? MAP.noReserve : 0);
   switch (vma.kind) {
     case 'anonymous': {
       const flags = place | MAP.anonymous | (vma.growsDown ? MAP.growsDown : 0);
@@ -143,7 +188,10 @@ function emitMapping(b: ProgramBuilder, vma: Vma, ctx: CompileContext, file: Arg
     case 'vsyscall':
       return;
     default:
-      throw new FerryError('image.mapping', `Mapping ${range(vma)} is of unknown kind "${vma.kind}"`);
+      throw new FerryError(
+        'image.mapping',
+        `Mapping ${range(vma)} is of unknown kind "${vma.kind}"`,
+      );
   }
 }
 
@@ -158,18 +206,26 @@ export function emitProtections(b: ProgramBuilder, process: Process): void {
     if (['vdso', 'vvar', 'vsyscall'].includes(vma.kind)) continue;
     const length = vma.end - vma.start;
     const built = buildProtection(vma);
-    if (built !== vma.prot) b.sys('mprotect', [vma.start, length, vma.prot], `protect ${range(vma)}`);
+    if (built !== vma.prot)
+      b.sys('mprotect', [vma.start, length, vma.prot], `protect ${range(vma)}`);
     for (const flag of vma.flags) {
       const advice = ADVICE[flag];
       if (advice === undefined) continue;
-      b.sys('madvise', [vma.start, length, advice], `advise ${range(vma)} ${flag}`, { expect: 'any' });
+      b.sys('madvise', [vma.start, length, advice], `advise ${range(vma)} ${flag}`, {
+        expect: 'any',
+      });
     }
     if (vma.flags.includes('lo')) {
       const onFault = vma.flags.includes('lf') ? 1 : 0;
       b.sys('mlock2', [vma.start, length, onFault], `lock ${range(vma)}`, { expect: 'any' });
     }
     if (vma.anonName !== '') {
-      b.sys('prctl', [PR_SET_VMA, 0, vma.start, length, b.cstr(vma.anonName)], `name ${range(vma)}`, { expect: 'any' });
+      b.sys(
+        'prctl',
+        [PR_SET_VMA, 0, vma.start, length, b.cstr(vma.anonName)],
+        `name ${range(vma)}`,
+        { expect: 'any' },
+      );
     }
   }
 }
@@ -182,8 +238,17 @@ export function emitLayout(b: ProgramBuilder, process: Process, ctx: CompileCont
   const auxv = b.bytes(mm.auxv);
   const map = Buffer.alloc(104);
   const words = [
-    mm.startCode, mm.endCode, mm.startData, mm.endData, mm.startBrk, mm.brk, mm.startStack, mm.argStart,
-    mm.argEnd, mm.envStart, mm.envEnd,
+    mm.startCode,
+    mm.endCode,
+    mm.startData,
+    mm.endData,
+    mm.startBrk,
+    mm.brk,
+    mm.startStack,
+    mm.argStart,
+    mm.argEnd,
+    mm.envStart,
+    mm.envEnd,
   ];
   words.forEach((word, i) => {
     map.writeBigUInt64LE(word, i * 8);

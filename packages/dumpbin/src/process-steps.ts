@@ -30,7 +30,12 @@ export function emitProcessAttributes(b: ProgramBuilder, process: Process): void
   if (attributes?.childSubreaper) b.sys('prctl', [PR.setChildSubreaper, 1], 'child subreaper');
   if (attributes?.thpDisabled) b.sys('prctl', [PR.setThpDisable, 1, 0, 0, 0], 'THP disabled');
   emitProcFile(b, 'oom_score_adj', attributes?.oomScoreAdj ?? 0, 0);
-  emitProcFile(b, 'coredump_filter', attributes?.coredumpFilter ?? DEFAULT_COREDUMP_FILTER, DEFAULT_COREDUMP_FILTER);
+  emitProcFile(
+    b,
+    'coredump_filter',
+    attributes?.coredumpFilter ?? DEFAULT_COREDUMP_FILTER,
+    DEFAULT_COREDUMP_FILTER,
+  );
 }
 
 /** Writes a number to a file of /proc/self unless it is the default. Lowering some needs CAP_SYS_RESOURCE. */
@@ -56,7 +61,11 @@ export function emitLimits(b: ProgramBuilder, process: Process): void {
 export function emitActions(b: ProgramBuilder, process: Process): void {
   for (const { signal, handler, flags, restorer, mask } of process.actions) {
     if (signal === SIGKILL || signal === SIGSTOP) continue;
-    b.sys('rt_sigaction', [signal, b.words(handler, flags, restorer, mask), 0, 8], `action of signal ${signal}`);
+    b.sys(
+      'rt_sigaction',
+      [signal, b.words(handler, flags, restorer, mask), 0, 8],
+      `action of signal ${signal}`,
+    );
   }
 }
 
@@ -92,7 +101,11 @@ export function emitArmTimers(b: ProgramBuilder, process: Process): void {
     b.words(interval / unit, interval % unit, value / unit, value % unit);
   for (const { which, intervalUs, valueUs } of process.intervalTimers) {
     if (valueUs === 0n) continue;
-    b.sys('setitimer', [which, spec(intervalUs, valueUs, 1_000_000n), 0], `arm interval timer ${which}`);
+    b.sys(
+      'setitimer',
+      [which, spec(intervalUs, valueUs, 1_000_000n), 0],
+      `arm interval timer ${which}`,
+    );
   }
   for (const timer of process.posixTimers) {
     if (timer.remainingNs === 0n) continue;

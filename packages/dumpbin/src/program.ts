@@ -54,7 +54,15 @@ export class Label {
 }
 
 /** What an operation takes: a value, a slot's value, or an address in the data area. */
-export type Argument = number | bigint | Slot | DataRef | ZeroRef | PageRef | typeof REGION_START | typeof REGION_LENGTH;
+export type Argument =
+  | number
+  | bigint
+  | Slot
+  | DataRef
+  | ZeroRef
+  | PageRef
+  | typeof REGION_START
+  | typeof REGION_LENGTH;
 
 /** Which results count as success; the default is any that is not an error. */
 export type Expectation = 'any' | { readonly value: Argument } | { readonly orErrno: number };

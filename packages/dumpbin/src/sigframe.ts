@@ -44,8 +44,24 @@ export function signalFrame(state: FrameState, address: bigint, trampoline: bigi
   word(8 + 24, altstack === undefined ? SS_DISABLE : BigInt(altstack.flags & ~1));
   word(8 + 32, altstack?.size ?? 0n);
   const general = [
-    r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx,
-    r.rsp, r.rip, r.eflags,
+    r.r8,
+    r.r9,
+    r.r10,
+    r.r11,
+    r.r12,
+    r.r13,
+    r.r14,
+    r.r15,
+    r.rdi,
+    r.rsi,
+    r.rbp,
+    r.rbx,
+    r.rdx,
+    r.rax,
+    r.rcx,
+    r.rsp,
+    r.rip,
+    r.eflags,
   ];
   general.forEach((value, i) => {
     word(8 + 40 + i * 8, value);

@@ -28,7 +28,11 @@ export function emitThreadAttributes(b: ProgramBuilder, process: Process, thread
   emitScheduling(b, thread, who);
   for (const { siginfo } of thread.pending) {
     const signal = Buffer.from(siginfo).readInt32LE(0);
-    b.sys('rt_tgsigqueueinfo', [process.pid, thread.tid, signal, b.bytes(siginfo)], `${who}: pending signal ${signal}`);
+    b.sys(
+      'rt_tgsigqueueinfo',
+      [process.pid, thread.tid, signal, b.bytes(siginfo)],
+      `${who}: pending signal ${signal}`,
+    );
   }
   b.sys('arch_prctl', [ARCH.setFs, thread.registers!.fsBase], `${who}: fs base`);
   b.sys('arch_prctl', [ARCH.setGs, thread.registers!.gsBase], `${who}: gs base`);
@@ -48,7 +52,9 @@ function emitScheduling(b: ProgramBuilder, thread: Thread, who: string): void {
   const s = thread.scheduling;
   if (s === undefined) return;
   // Another host may have other CPUs: an affinity that it cannot give is not worth failing for.
-  b.sys('sched_setaffinity', [0, s.affinity.length, b.bytes(s.affinity)], `${who}: affinity`, { expect: 'any' });
+  b.sys('sched_setaffinity', [0, s.affinity.length, b.bytes(s.affinity)], `${who}: affinity`, {
+    expect: 'any',
+  });
   if (s.policy === 0 && s.nice === 0 && s.flags === 0n) return;
   const attributes = Buffer.alloc(48);
   attributes.writeUInt32LE(48, 0);
@@ -83,7 +89,9 @@ export function placeFrame(process: Process, thread: Thread): FramePlace | undef
   for (const top of tops) {
     const address = ((top - BigInt(length)) / 64n) * 64n;
     const end = address + BigInt(length);
-    const vma = process.mm!.vmas.find((candidate) => candidate.start <= address && end <= candidate.end);
+    const vma = process.mm!.vmas.find(
+      (candidate) => candidate.start <= address && end <= candidate.end,
+    );
     if (vma !== undefined && (vma.prot & 2) !== 0) return { address, length };
   }
   return undefined;
@@ -91,21 +99,32 @@ export function placeFrame(process: Process, thread: Thread): FramePlace | undef
 
 /** Copies the thread's signal frame to its place; returns nothing to undo: the kernel may overwrite that memory with a
  *  frame of its own at any time. */
-export function emitFrame(b: ProgramBuilder, process: Process, thread: Thread, place: FramePlace): void {
+export function emitFrame(
+  b: ProgramBuilder,
+  process: Process,
+  thread: Thread,
+  place: FramePlace,
+): void {
   const frame = frameOf(process, thread, place.address);
   const local = b.reserve(16);
   const remote = b.words(place.address, frame.length);
   const step = `thread ${thread.tid}: signal frame`;
   b.storeAddress(b.bytes(frame, 64), local, step);
   b.op('store', [local.plus(8), frame.length, 8], step);
-  b.sys('process_vm_writev', [process.pid, local, 1, remote, 1, 0], step, { expect: { value: frame.length } });
+  b.sys('process_vm_writev', [process.pid, local, 1, remote, 1, 0], step, {
+    expect: { value: frame.length },
+  });
 }
 
 /** A frame in the region itself, for threads that cannot leave it. Its address is settled when the program is linked,
  *  so the pointer to the FP state is stored by a step. */
 export function emitLocalFrame(b: ProgramBuilder, process: Process, thread: Thread): DataRef {
   const at = b.bytes(frameOf(process, thread, 0n), 64);
-  b.storeAddress(at.plus(FRAME_XSTATE), at.plus(FRAME_FPSTATE), `thread ${thread.tid}: signal frame`);
+  b.storeAddress(
+    at.plus(FRAME_XSTATE),
+    at.plus(FRAME_FPSTATE),
+    `thread ${thread.tid}: signal frame`,
+  );
   return at;
 }
 

@@ -58,9 +58,12 @@ function emitProcessSection(plan: TreePlan, process: Process, session: number): 
   const { b, ctx, helpers } = plan;
   const leads = process.sid === process.pid;
   const children = ctx.image.processes.filter(
-    (child) => child.ppid === process.pid && child.pid !== process.pid && child.pid !== ctx.image.rootPid,
+    (child) =>
+      child.ppid === process.pid && child.pid !== process.pid && child.pid !== ctx.image.rootPid,
   );
-  const before = children.filter((child) => leads && child.sid === session && session !== process.sid);
+  const before = children.filter(
+    (child) => leads && child.sid === session && session !== process.sid,
+  );
   for (const child of before) emitFork(plan, process, child, session);
   if (leads) b.sys('setsid', [], `session ${process.pid}`);
   for (const child of children) {
@@ -80,7 +83,9 @@ function checkSession(parent: Process, child: Process): void {
   throw new FerryError(
     'dumpbin.session',
     `Process ${child.pid} (${child.comm}) is in session ${child.sid}, which its parent ${parent.pid} is not in`,
-    { remedy: 'the session leader has exited or is another process; this order is not carried yet' },
+    {
+      remedy: 'the session leader has exited or is another process; this order is not carried yet',
+    },
   );
 }
 
@@ -88,9 +93,14 @@ function emitFork(plan: TreePlan, parent: Process, child: Process, session: numb
   const { b } = plan;
   const childLabel = b.label();
   const after = b.label();
-  b.op('fork', [child.pid, 0, child.exitSignal], `make process ${child.pid} (${child.comm}), child of ${parent.pid}`, {
-    target: childLabel,
-  });
+  b.op(
+    'fork',
+    [child.pid, 0, child.exitSignal],
+    `make process ${child.pid} (${child.comm}), child of ${parent.pid}`,
+    {
+      target: childLabel,
+    },
+  );
   b.op('jump', [0, 0], 'go on as the parent', { target: after });
   b.place(childLabel);
   emitProcessSection(plan, child, session);
@@ -106,13 +116,22 @@ function emitBecome({ b, ctx, place }: TreePlan, child: Process): void {
   }
   const self = ctx.service('self');
   if (place.kind === 'store') {
-    b.op('chain', [self, place.offsets.get(child.pid) ?? 0], `load the program of process ${child.pid}`);
+    b.op(
+      'chain',
+      [self, place.offsets.get(child.pid) ?? 0],
+      `load the program of process ${child.pid}`,
+    );
     return;
   }
   const slot = b.slotFor('dump file');
-  b.sys('openat', [ctx.service('folder'), b.cstr(`${child.pid}.dump`), 0, 0], `open ${child.pid}.dump`, {
-    into: slot,
-  });
+  b.sys(
+    'openat',
+    [ctx.service('folder'), b.cstr(`${child.pid}.dump`), 0, 0],
+    `open ${child.pid}.dump`,
+    {
+      into: slot,
+    },
+  );
   b.moveFd(slot, self, `${child.pid}.dump`);
   b.op('chain', [self, 0], `load the program of process ${child.pid}`);
 }

@@ -30,9 +30,11 @@ export function decodeTreeFile(bytes: Buffer, name: string): TreeImage {
     new FerryError('image.damaged', `${name} is damaged: ${why}`, {
       remedy: 'take the image from where it was made again',
     });
-  if (bytes.length < HEAD || bytes.toString('latin1', 0, 8) !== MAGIC) throw damaged('it does not begin as an image does');
+  if (bytes.length < HEAD || bytes.toString('latin1', 0, 8) !== MAGIC)
+    throw damaged('it does not begin as an image does');
   if (bytes.length > TREE_BYTES_MAX) throw damaged(`it has more than ${TREE_BYTES_MAX} bytes`);
-  if (bytes.readBigUInt64LE(16) !== BigInt(bytes.length - HEAD)) throw damaged('its length is wrong');
+  if (bytes.readBigUInt64LE(16) !== BigInt(bytes.length - HEAD))
+    throw damaged('its length is wrong');
   const body = bytes.subarray(HEAD);
   if (hash64(body) !== bytes.readBigUInt64LE(8)) throw damaged('its hash does not match');
   return decodeTree(body, name);
@@ -47,9 +49,13 @@ export function decodeTree(body: Uint8Array, name: string): TreeImage {
     throw new FerryError('image.damaged', `${name} cannot be decoded: ${errorText(error)}`);
   }
   if (image.format !== IMAGE_FORMAT) {
-    throw new FerryError('image.format', `${name} has format ${image.format}; this Ferry reads ${IMAGE_FORMAT}`, {
-      remedy: 'restore it with the version of Ferry that made it',
-    });
+    throw new FerryError(
+      'image.format',
+      `${name} has format ${image.format}; this Ferry reads ${IMAGE_FORMAT}`,
+      {
+        remedy: 'restore it with the version of Ferry that made it',
+      },
+    );
   }
   validateTree(image);
   return image;

@@ -45,7 +45,8 @@ export function validateTree(image: TreeImage): void {
   const files = new Set<number>();
   for (const file of image.files) {
     if (files.has(file.id)) refuse(`file object ${file.id} twice`);
-    if (file.kind === undefined) refuse(`file object ${file.id} is of a kind that this version does not know`);
+    if (file.kind === undefined)
+      refuse(`file object ${file.id} is of a kind that this version does not know`);
     files.add(file.id);
   }
   const objects = new Set(image.sharedMemory.map((object) => object.id));
@@ -61,16 +62,19 @@ function validateProcess(
   pids: Set<number>,
 ): void {
   const who = `process ${process.pid}`;
-  if (!['running', 'stopped'].includes(process.state)) refuse(`${who} is in state "${process.state}"`);
+  if (!['running', 'stopped'].includes(process.state))
+    refuse(`${who} is in state "${process.state}"`);
   if (process.mm === undefined) refuse(`${who} has no memory`);
   if (process.threads.length === 0) refuse(`${who} has no thread`);
   bound(process.threads.length, LIMITS.threadsPerProcess, `threads in ${who}`);
   bound(process.descriptors.length, LIMITS.descriptorsPerProcess, `descriptors in ${who}`);
   bound(process.mm.vmas.length, LIMITS.mappingsPerProcess, `mappings in ${who}`);
   bound(process.mm.runs.length, LIMITS.runsPerProcess, `page runs in ${who}`);
-  if (process.threads[0]!.tid !== process.pid) refuse(`the first thread of ${who} is not its leader`);
+  if (process.threads[0]!.tid !== process.pid)
+    refuse(`the first thread of ${who} is not its leader`);
   for (const [i, thread] of process.threads.entries()) {
-    if (thread.registers === undefined || thread.credentials === undefined) refuse(`a thread of ${who} lacks its state`);
+    if (thread.registers === undefined || thread.credentials === undefined)
+      refuse(`a thread of ${who} lacks its state`);
     if (thread.xstate.length < 576 || thread.xstate.length > LIMITS.xstateBytes) {
       refuse(`the FP state of thread ${thread.tid} has ${thread.xstate.length} bytes`);
     }
@@ -84,7 +88,12 @@ function validateProcess(
   let end = 0n;
   for (const vma of process.mm.vmas) {
     if (vma.kind === 'vsyscall') continue;
-    if (vma.start < end || vma.end <= vma.start || vma.end > ADDRESS_END || (vma.start | vma.end) % PAGE !== 0n) {
+    if (
+      vma.start < end ||
+      vma.end <= vma.start ||
+      vma.end > ADDRESS_END ||
+      (vma.start | vma.end) % PAGE !== 0n
+    ) {
       refuse(`mapping ${vma.start.toString(16)}-${vma.end.toString(16)} of ${who}`);
     }
     if (vma.kind === 'shared' && !objects.has(vma.sharedMemoryId)) {
@@ -94,7 +103,11 @@ function validateProcess(
     end = vma.end;
   }
   for (const run of process.mm.runs) {
-    if (run.address % PAGE !== 0n || run.pages <= 0n || run.address + run.pages * PAGE > ADDRESS_END) {
+    if (
+      run.address % PAGE !== 0n ||
+      run.pages <= 0n ||
+      run.address + run.pages * PAGE > ADDRESS_END
+    ) {
       refuse(`page run at ${run.address.toString(16)} of ${who}`);
     }
   }

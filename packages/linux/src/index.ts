@@ -1,9 +1,12 @@
 export * from './fd.js';
 export type { SyscallArgument } from './native.js';
-export * from './sys.js';
-export * from './syscall-table.js';
+export * from './network-namespace.js';
+export * from './page-io.js';
 export * from './pagemap.js';
 export * from './proc.js';
 export * from './ptrace.js';
 export * from './read.js';
-export * from './page-io.js';
+export * from './sock-diag.js';
+export * from './socket.js';
+export * from './sys.js';
+export * from './syscall-table.js';

@@ -1,5 +1,5 @@
-import { addressOf, call, sys, sysError } from './sys.js';
 import { cString, OwnedFd } from './fd.js';
+import { addressOf, call, sys, sysError } from './sys.js';
 
 // PAGEMAP_SCAN, include/uapi/linux/fs.h (Linux 6.7)
 const PAGEMAP_SCAN = 0xc0606610;
@@ -33,7 +33,11 @@ export class Pagemap implements Disposable {
     });
   }
 
-  #scan(start: bigint, end: bigint, want: { inverted: bigint; mask: bigint; anyOf: bigint }): AddressRange[] {
+  #scan(
+    start: bigint,
+    end: bigint,
+    want: { inverted: bigint; mask: bigint; anyOf: bigint },
+  ): AddressRange[] {
     const ranges: { start: bigint; end: bigint }[] = [];
     const vector = Buffer.alloc(REGIONS_MAX * REGION_SIZE);
     const argument = Buffer.alloc(ARGUMENT_SIZE);

@@ -30,7 +30,10 @@ export interface ProcStat {
 export function parseStat(text: string): ProcStat {
   const open = text.indexOf('(');
   const close = text.lastIndexOf(')');
-  const rest = text.slice(close + 2).trim().split(' ');
+  const rest = text
+    .slice(close + 2)
+    .trim()
+    .split(' ');
   const field = (n: number): string => {
     const value = rest[n - 3];
     if (value === undefined) throw new FerryError('linux.proc', `stat has no field ${n}: ${text}`);

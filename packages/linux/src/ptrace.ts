@@ -29,8 +29,33 @@ const EVENT_STOP = 128;
 
 /** struct user_regs_struct of x86-64: 27 words, by position. */
 export const REGISTER_NAMES = [
-  'r15', 'r14', 'r13', 'r12', 'rbp', 'rbx', 'r11', 'r10', 'r9', 'r8', 'rax', 'rcx', 'rdx', 'rsi',
-  'rdi', 'orig_rax', 'rip', 'cs', 'eflags', 'rsp', 'ss', 'fs_base', 'gs_base', 'ds', 'es', 'fs', 'gs',
+  'r15',
+  'r14',
+  'r13',
+  'r12',
+  'rbp',
+  'rbx',
+  'r11',
+  'r10',
+  'r9',
+  'r8',
+  'rax',
+  'rcx',
+  'rdx',
+  'rsi',
+  'rdi',
+  'orig_rax',
+  'rip',
+  'cs',
+  'eflags',
+  'rsp',
+  'ss',
+  'fs_base',
+  'gs_base',
+  'ds',
+  'es',
+  'fs',
+  'gs',
 ] as const;
 export type RegisterName = (typeof REGISTER_NAMES)[number];
 
@@ -65,11 +90,21 @@ export type Stop =
   | { readonly kind: 'signal'; readonly signal: number }
   | { readonly kind: 'exited'; readonly status: number };
 
-function request(name: keyof typeof PTRACE, tid: number, address: bigint | number, data: bigint | number | Buffer): number {
+function request(
+  name: keyof typeof PTRACE,
+  tid: number,
+  address: bigint | number,
+  data: bigint | number | Buffer,
+): number {
   return sys('ptrace', PTRACE[name], tid, address, data);
 }
 
-function must(name: keyof typeof PTRACE, tid: number, address: bigint | number, data: bigint | number | Buffer): number {
+function must(
+  name: keyof typeof PTRACE,
+  tid: number,
+  address: bigint | number,
+  data: bigint | number | Buffer,
+): number {
   const result = request(name, tid, address, data);
   if (result < 0) throw sysError(`ptrace ${name}`, -result, `thread ${tid}`);
   return result;
@@ -107,9 +142,14 @@ export class TracedThread {
       if (spins > 200) sys('nanosleep', NAP, null);
       else if (spins > 20) sys('sched_yield');
       if (process.hrtime.bigint() > deadline) {
-        throw new FerryError('capture.unstoppable', `Thread ${this.tid} did not stop in ${timeoutMs} ms`, {
-          remedy: 'it is in an uninterruptible system call (state D); end what it waits for and try again',
-        });
+        throw new FerryError(
+          'capture.unstoppable',
+          `Thread ${this.tid} did not stop in ${timeoutMs} ms`,
+          {
+            remedy:
+              'it is in an uninterruptible system call (state D); end what it waits for and try again',
+          },
+        );
       }
     }
   }
@@ -215,7 +255,8 @@ function decodeStop(status: number): Stop {
   if ((status & 0x7f) !== 0x7f) return { kind: 'exited', status };
   const signal = (status >> 8) & 0xff;
   const event = status >> 16;
-  if (event === EVENT_STOP) return { kind: 'stopped', group: signal !== SIGTRAP, groupSignal: signal };
+  if (event === EVENT_STOP)
+    return { kind: 'stopped', group: signal !== SIGTRAP, groupSignal: signal };
   if (signal === SIGTRAP && event === 0) return { kind: 'stopped', group: false, groupSignal: 0 };
   return { kind: 'signal', signal };
 }
@@ -227,7 +268,8 @@ export function readMemory(pid: number, address: bigint, length: number): Buffer
   remote.writeBigUInt64LE(address, 0);
   remote.writeBigUInt64LE(BigInt(length), 8);
   const n = call('process_vm_readv', pid, iovec(out), 1, remote, 1, 0);
-  if (n !== length) throw sysError('process_vm_readv', 14, `process ${pid} at 0x${address.toString(16)}`);
+  if (n !== length)
+    throw sysError('process_vm_readv', 14, `process ${pid} at 0x${address.toString(16)}`);
   return out;
 }
 
@@ -237,5 +279,6 @@ export function writeMemory(pid: number, address: bigint, bytes: Buffer): void {
   remote.writeBigUInt64LE(address, 0);
   remote.writeBigUInt64LE(BigInt(bytes.length), 8);
   const n = call('process_vm_writev', pid, iovec(bytes), 1, remote, 1, 0);
-  if (n !== bytes.length) throw sysError('process_vm_writev', 14, `process ${pid} at 0x${address.toString(16)}`);
+  if (n !== bytes.length)
+    throw sysError('process_vm_writev', 14, `process ${pid} at 0x${address.toString(16)}`);
 }

@@ -99,6 +99,8 @@ export function pollNow(fd: number, events: number): number {
 /** A message as recvmsg(2) gives it. */
 export interface ReceivedMessage {
   readonly data: Buffer;
+  /** Larger than `data` when the message was cut to the size asked for. */
+  readonly fullLength: number;
   /** The sender's sockaddr, empty when it has none. */
   readonly name: Buffer;
   readonly control: readonly { level: number; type: number; data: Buffer }[];
@@ -112,9 +114,8 @@ const header = Buffer.alloc(56);
 
 /** Looks at the next message without taking it (MSG_PEEK); with SO_PEEK_OFF set, the one after the last that was looked
  *  at. Descriptors that come with it are installed in this process, close-on-exec.
- *  @param size  at least the message's length
- *  @returns undefined when there is none; an error of the socket is cleared by that, as by any receive
- *  @throws SysError EMSGSIZE when it is longer than `size` */
+ *  @param size  what to take at most of it; at least 256 KiB are
+ *  @returns undefined when there is none; an error of the socket is cleared by that, as by any receive */
 export function peekMessage(fd: number, size: number): ReceivedMessage | undefined {
   if (body.length < size) body = Buffer.allocUnsafeSlow(size);
   vector.writeBigUInt64LE(addressOf(body), 0);
@@ -130,9 +131,9 @@ export function peekMessage(fd: number, size: number): ReceivedMessage | undefin
   const result = sys('recvmsg', fd, header, MSG.peek | MSG.dontWait | MSG.truncated | cloexec);
   if (result < 0) return undefined;
   const messages = parseControl(Number(header.readBigUInt64LE(40)));
-  if (result > body.length) return peekMessage(fd, result);
   return {
-    data: Buffer.from(body.subarray(0, result)),
+    data: Buffer.from(body.subarray(0, Math.min(result, body.length))),
+    fullLength: result,
     name: Buffer.from(name.subarray(0, Math.min(name.length, header.readUInt32LE(8)))),
     control: messages,
   };

@@ -14,4 +14,20 @@ interface CommandEntry {
 /** Every command of `ferry`, in the order of `ferry --help`. */
 export const commandTable: Readonly<Record<string, CommandEntry>> = {
   run: { summary: 'start a container on a node', load: () => import('./commands/run.js') },
+  dump: {
+    summary: 'checkpoint a process tree into a directory of dump binaries',
+    load: () => import('./commands/dump.js'),
+  },
+  restore: {
+    summary: 'start a checkpointed tree or container again',
+    load: () => import('./commands/restore.js'),
+  },
+  inspect: {
+    summary: 'show what an image holds',
+    load: () => import('./commands/inspect.js'),
+  },
+  check: {
+    summary: 'what this host allows, and what a process would be refused for',
+    load: () => import('./commands/check.js'),
+  },
 };

@@ -33,7 +33,9 @@ Examples:
 function run(options: Options): void {
   const pid = Number(options.pid);
   if (!Number.isInteger(pid) || pid <= 0) {
-    throw new FerryError('cli.usage', `"${options.pid}" is not a PID`, { remedy: 'give a number, as ps shows it' });
+    throw new FerryError('cli.usage', `"${options.pid}" is not a PID`, {
+      remedy: 'give a number, as ps shows it',
+    });
   }
   const report = dumpTree(pid, options.out, {
     leaveRunning: options.leaveRunning ?? false,

@@ -1,0 +1,122 @@
+import {
+  call,
+  type InetDiag,
+  inNetworkNamespace,
+  listInetSockets,
+  listUnixSockets,
+  OwnedFd,
+  readLink,
+  SO,
+  SOCK,
+  SOL,
+  socketInt,
+  type UnixDiag,
+} from '@ferry/linux';
+import { typeOf } from './common.js';
+import type { Descriptor, FileContext, FileOwnerProcess } from './context.js';
+import { OptionDefaults } from './socket-options.js';
+
+/** What a socket is. */
+export interface SocketKind {
+  readonly domain: number;
+  readonly type: number;
+  readonly protocol: number;
+}
+
+const kinds = new WeakMap<Descriptor, SocketKind>();
+
+/** The kind of socket behind a descriptor; undefined when it is none, or a path to one. */
+export function socketKind(descriptor: Descriptor): SocketKind | undefined {
+  if (typeOf(descriptor) !== 'socket' || !descriptor.link.startsWith('socket:[')) return undefined;
+  let kind = kinds.get(descriptor);
+  if (kind === undefined) {
+    const fd = descriptor.dup().number;
+    const of = (name: number) => socketInt(fd, SOL.socket, name) ?? -1;
+    kind = { domain: of(SO.domain), type: of(SO.type), protocol: of(SO.protocol) };
+    kinds.set(descriptor, kind);
+  }
+  return kind;
+}
+
+/** The sockets of the tree by inode, which is unique among all sockets of a host. */
+export function treeSockets(ctx: FileContext): Map<number, Descriptor> {
+  return ctx.shared('treeSockets', () => {
+    const found = new Map<number, Descriptor>();
+    for (const { descriptor } of ctx.descriptions) {
+      if (descriptor.link.startsWith('socket:[')) {
+        found.set(Number(descriptor.stat.inode), descriptor);
+      }
+    }
+    return found;
+  });
+}
+
+/** What the kernel lists of a network namespace, each list asked for once a capture. */
+export class NetworkTable {
+  readonly #hostPid: number;
+  readonly #defaults = new Map<string, OptionDefaults>();
+  #unix: Map<number, UnixDiag> | undefined;
+  #waiting: Map<number, UnixDiag> | undefined;
+  readonly #inet = new Map<number, InetDiag[]>();
+
+  private constructor(hostPid: number) {
+    this.#hostPid = hostPid;
+  }
+
+  /** The table of the network namespace that a process is in. */
+  static of(process: FileOwnerProcess, ctx: FileContext): NetworkTable {
+    const { hostPid } = process;
+    const namespace = ctx.shared(`networkOf:${hostPid}`, () => readLink(`/proc/${hostPid}/ns/net`));
+    return ctx.shared(`network:${namespace}`, () => new NetworkTable(hostPid));
+  }
+
+  /** What a fresh socket of this kind has; undefined when none can be made (a module that is not there). */
+  defaults(kind: SocketKind): OptionDefaults {
+    const key = `${kind.domain}/${kind.type}/${kind.protocol}`;
+    let defaults = this.#defaults.get(key);
+    if (defaults === undefined) {
+      using fresh = inNetworkNamespace(
+        this.#hostPid,
+        () => new OwnedFd(call('socket', kind.domain, kind.type | SOCK.cloexec, kind.protocol)),
+      );
+      defaults = new OptionDefaults(fresh.number, kind);
+      this.#defaults.set(key, defaults);
+    }
+    return defaults;
+  }
+
+  /** UNIX sockets by inode. */
+  get unix(): Map<number, UnixDiag> {
+    this.#unix ??= new Map(
+      inNetworkNamespace(this.#hostPid, listUnixSockets).map((entry) => [entry.inode, entry]),
+    );
+    return this.#unix;
+  }
+
+  /** The listening UNIX socket that has not accepted a client yet, by the client's inode. */
+  get waiting(): Map<number, UnixDiag> {
+    if (this.#waiting === undefined) {
+      this.#waiting = new Map();
+      for (const listener of this.unix.values()) {
+        for (const client of listener.pending) this.#waiting.set(client, listener);
+      }
+    }
+    return this.#waiting;
+  }
+
+  /** Every TCP (6) or UDP (17) socket, of both families, but those that listen or are closed. */
+  inet(protocol: number): InetDiag[] {
+    let list = this.#inet.get(protocol);
+    if (list === undefined) {
+      const states = protocol === 6 ? OPEN_STATES : 0xfff;
+      list = inNetworkNamespace(this.#hostPid, () =>
+        [2, 10].flatMap((family) => listInetSockets({ family, protocol, states })),
+      );
+      this.#inet.set(protocol, list);
+    }
+    return list;
+  }
+}
+
+/** ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h. */
+const OPEN_STATES = [1, 4, 5, 8, 9, 11].reduce((mask, state) => mask | (1 << state), 0);

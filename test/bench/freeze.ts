@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { makeRunFolder, removeRun } from '../support/run-folder.js';
-import { run } from '../support/shell.js';
+import { run, until } from '../support/shell.js';
 import { compile } from './stop-copy.js';
 
 const RUNS = 20;
@@ -26,16 +26,19 @@ export async function freeze(say: (line: string) => void): Promise<FreezeRow[]> 
   try {
     const program = join(folder.path, 'small');
     await compile('small', program);
-    child = spawn(program, { env: folder.env, stdio: ['ignore', 'pipe', 'ignore'] });
-    const ready = new Promise((resolve) => child?.stdout?.once('data', resolve));
-    await ready;
+    const output = join(folder.path, 'small.out');
+    const log = openSync(output, 'w');
+    child = spawn(program, { env: folder.env, stdio: ['ignore', log, log] });
     const { pid } = child;
+    await until('the program', () =>
+      readFileSync(output, 'utf8').startsWith('ready') ? true : undefined,
+    );
     const times: number[] = [];
     for (let i = 0; i < RUNS; i += 1) {
       const out = join(folder.path, `dump-${i}`);
       const args = ['dump', '--pid', String(pid), '--out', out, '--leave-running', '--json'];
       const answer = JSON.parse(await run(FERRY, args, { env: folder.env }));
-      times.push(Number(answer.frozen_ms));
+      times.push(Number(answer.frozenMs));
       rmSync(out, { recursive: true });
     }
     const sorted = times.sort((a, b) => a - b);

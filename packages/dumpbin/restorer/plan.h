@@ -33,6 +33,7 @@ enum plan_kind {
     PLAN_EXIT,     /* args: status: exit_group(2) */
     PLAN_RESUMED,  /* tells whoever started the tree that it runs */
     PLAN_MKDEATH,  /* args: wait status to die with: makes a zombie of this process */
+    PLAN_LOAD,     /* args: address, width in bytes (4 or 8): what stands there is the result */
 };
 
 enum plan_expect {

@@ -241,6 +241,7 @@ __attribute__((noreturn, used)) void run_program(const struct plan_header *h, ui
             wake_all(&shared_of(h)->resumed);
             break;
         case PLAN_MKDEATH: die_with(a[0]);
+        case PLAN_LOAD: result = a[1] == 4 ? (long)*(volatile uint32_t *)a[0] : *(volatile long *)a[0]; break;
         default: result = -38; /* ENOSYS */
         }
         if (unexpected(op, result, value)) step_failed(h, index, a, result);

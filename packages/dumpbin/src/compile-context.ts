@@ -1,6 +1,7 @@
 import { FerryError, invariant } from '@ferry/core';
 import type { FileObject, Process, SharedMemory, TreeImage } from '@ferry/image';
 import type { EmitContext } from './files/emit.js';
+import { highestTransientFd, solitaryFiles } from './files/registry.js';
 import { SERVICE } from './layout.js';
 
 /** Where page contents come from: the process's own dump file, or a writer outside (live migration). */
@@ -17,9 +18,6 @@ export const BARRIER = {
   go: 6,
 } as const;
 
-/** Kinds that one process can open for itself: nothing else in the tree needs to know of them. */
-const SOLITARY = new Set(['regular', 'directory', 'device', 'eventfd', 'signalfd', 'timerfd']);
-
 /** What all programs of one tree agree on. Pure. */
 export class CompileContext implements EmitContext {
   readonly image: TreeImage;
@@ -29,11 +27,13 @@ export class CompileContext implements EmitContext {
   readonly #positions = new Map<number, number>();
   readonly #owners = new Map<number, number[]>();
   readonly #done = new Set<string>();
+  readonly #solitary: ReadonlySet<number>;
 
   constructor(image: TreeImage, pages: PageOrigin) {
     this.image = image;
     this.pages = pages;
-    let highest = 63;
+    let highest = Math.max(63, highestTransientFd(image));
+    this.#solitary = solitaryFiles(image);
     for (const process of image.processes) {
       for (const { fd, fileId } of process.descriptors) {
         highest = Math.max(highest, fd);
@@ -88,7 +88,7 @@ export class CompileContext implements EmitContext {
   /** The process that recreates a file object: its only owner for simple kinds, else the root. */
   creatorOf(file: FileObject): number {
     const owners = this.#owners.get(file.id) ?? [];
-    const alone = owners.length === 1 && SOLITARY.has(file.kind?.$case ?? '');
+    const alone = owners.length === 1 && this.#solitary.has(file.id);
     return alone ? owners[0]! : this.image.rootPid;
   }
 

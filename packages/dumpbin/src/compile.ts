@@ -2,7 +2,7 @@ import { FerryError } from '@ferry/core';
 import type { FileObject, Process, TreeImage } from '@ferry/image';
 import { BARRIER, CompileContext, type PageOrigin } from './compile-context.js';
 import type { FileEmitter } from './files/emit.js';
-import { fileEmitters } from './files/registry.js';
+import { emitProcessLocks, fileEmitters } from './files/registry.js';
 import { infoText } from './info.js';
 import { CHUNK, FLAG } from './layout.js';
 import {
@@ -281,6 +281,7 @@ function emitOwn(draft: Draft, ctx: CompileContext): void {
     const installer = ctx.installer(file);
     if (installer?.pid === process.pid) emitterOf(file).installed?.(b, file, installer.fd, ctx);
   }
+  emitProcessLocks(b, process, ctx);
   emitProcessAttributes(b, process);
   emitActions(b, process);
   const one = b.words(1);

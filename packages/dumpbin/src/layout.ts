@@ -21,6 +21,7 @@ export const KIND = {
   exit: 11,
   resumed: 12,
   makeDeath: 13,
+  load: 14,
 } as const;
 
 export type OpKind = keyof typeof KIND;

@@ -178,6 +178,11 @@ export class ProgramBuilder {
     this.op('store', [at, of, 8], step);
   }
 
+  /** Takes 4 or 8 bytes of the data area into a slot. */
+  load(at: DataRef, width: 4 | 8, into: Slot, step: string): void {
+    this.op('load', [at, width], step, { into });
+  }
+
   /** Moves the descriptor in `slot` to number `to`, closing the old number. */
   moveFd(slot: Slot, to: number, step: string): void {
     this.sys('dup3', [slot, to, 0], `${step}: move descriptor to ${to}`);

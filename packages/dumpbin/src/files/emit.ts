@@ -9,6 +9,8 @@ export interface EmitContext {
   /** Where the description of a file object stands once created, in every process that has it. */
   fdOf(fileId: number): number;
   file(fileId: number): FileObject;
+  /** Where the description of a shared memory object stands in every process of the tree. */
+  sharedMemoryFd(id: number): number;
   /** State shared between emitters of one program (created pipes, bound names), keyed by the emitter. */
   once(key: string): boolean;
 }

@@ -1,0 +1,107 @@
+import type { FileLock, FileObject, Process } from '@ferry/image';
+import type { ProgramBuilder } from '../program.js';
+import { CHANGEABLE, F_SETFL, inodeKey, O_ASYNC } from './common.js';
+import type { EmitContext, FileEmitter } from './emit.js';
+
+const F_SETLK = 6;
+const F_SETSIG = 10;
+const F_SETOWN_EX = 15;
+const F_OFD_SETLK = 37;
+const F_SETLEASE = 1024;
+const F_WRLCK = 1;
+const LOCK_SH = 1;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** Adds to an emitter what every kind of description can have: an owner, O_ASYNC, and locks that belong to it. Every
+ *  process exists by the time descriptors are installed, and signals stay blocked until the tree runs. */
+export function withAttributes(emitter: FileEmitter): FileEmitter {
+  return {
+    ...emitter,
+    installed(b, file, fd, ctx) {
+      emitter.installed?.(b, file, fd, ctx);
+      emitOwner(b, file, fd);
+      for (const lock of file.locks) emitDescriptionLock(b, file, fd, lock);
+    },
+  };
+}
+
+function emitOwner(b: ProgramBuilder, file: FileObject, fd: number): void {
+  const { owner } = file;
+  if (owner !== undefined && owner.pid !== 0) {
+    const value = Buffer.alloc(8);
+    value.writeInt32LE(owner.type, 0);
+    value.writeInt32LE(owner.pid, 4);
+    b.sys('fcntl', [fd, F_SETOWN_EX, b.bytes(value)], `descriptor ${fd}: signals to ${owner.pid}`);
+  }
+  if (owner !== undefined && owner.signal !== 0) {
+    b.sys('fcntl', [fd, F_SETSIG, owner.signal], `descriptor ${fd}: signal ${owner.signal}`);
+  }
+  if ((file.flags & O_ASYNC) !== 0) {
+    const flags = file.flags & (CHANGEABLE | O_ASYNC);
+    b.sys('fcntl', [fd, F_SETFL, flags], `descriptor ${fd}: O_ASYNC`);
+  }
+}
+
+function emitDescriptionLock(
+  b: ProgramBuilder,
+  file: FileObject,
+  fd: number,
+  lock: FileLock,
+): void {
+  const name = `${lock.kind} lock on descriptor ${fd} (file ${file.id})`;
+  if (lock.kind === 'flock') {
+    const operation = (lock.type === F_WRLCK ? LOCK_EX : LOCK_SH) | LOCK_NB;
+    b.sys('flock', [fd, operation], name);
+  } else if (lock.kind === 'ofd') {
+    b.sys('fcntl', [fd, F_OFD_SETLK, recordLock(b, lock)], name);
+  } else if (lock.kind === 'lease') {
+    b.sys('fcntl', [fd, F_SETLEASE, lock.type], name);
+  }
+}
+
+/** struct flock of x86-64: type, whence (0: SEEK_SET), start, length, pid. */
+function recordLock(b: ProgramBuilder, { type, start, length }: FileLock) {
+  const flock = Buffer.alloc(32);
+  flock.writeInt16LE(type, 0);
+  flock.writeBigInt64LE(start, 8);
+  flock.writeBigInt64LE(length, 16);
+  return b.bytes(flock);
+}
+
+/** POSIX locks of one process, taken by itself when its descriptors stand at their final numbers. Closing any descriptor
+ *  of a file drops them, so the restorer's own descriptors of that file go first: nothing of a locked file may be done
+ *  through `ctx.fdOf` afterwards. */
+export function emitProcessLocks(b: ProgramBuilder, process: Process, ctx: EmitContext): void {
+  const locked = ctx.image.files.filter((file) => posixLocks(file, process).length > 0);
+  if (locked.length === 0) return;
+  const inodes = new Set(locked.map(referenceKey));
+  for (const file of ctx.image.files) {
+    if (!inodes.has(referenceKey(file))) continue;
+    const fd = ctx.fdOf(file.id);
+    b.sys('close', [fd], `close the restorer's descriptor of locked file ${file.id}`, {
+      expect: 'any',
+    });
+  }
+  for (const file of locked) {
+    for (const lock of posixLocks(file, process)) {
+      const { start, length } = lock;
+      b.sys(
+        'fcntl',
+        [lock.fd, F_SETLK, recordLock(b, lock)],
+        `POSIX lock at ${start}+${length} through descriptor ${lock.fd}`,
+      );
+    }
+  }
+}
+
+function posixLocks(file: FileObject, process: Process): FileLock[] {
+  return file.locks.filter(({ kind, pid }) => kind === 'posix' && pid === process.pid);
+}
+
+/** By inode; a memfd by its object. */
+function referenceKey({ kind, id }: FileObject): string {
+  if (kind?.$case === 'regular') return inodeKey(kind.value.file);
+  if (kind?.$case === 'memfd') return `memory ${kind.value.sharedMemoryId}`;
+  return `file ${id}`;
+}

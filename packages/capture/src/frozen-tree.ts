@@ -1,14 +1,21 @@
 import { FerryError, SysError } from '@ferry/core';
 import {
   childrenOf,
+  parseMappings,
   procStat,
   type Stop,
+  sys,
   TracedThread,
   threadsOf,
   tryReadProc,
 } from '@ferry/linux';
+import { findSyscallInstruction, remoteSyscall, saveThread } from './injection.js';
 
 const SIGKILL = 9;
+const WNOHANG = 1;
+const WAIT_ALL = 0x40000000;
+const REAPED_BY_INIT_MS = 15_000;
+const REAPED_BY_PARENT_MS = 200;
 
 /** A process whose threads are all in ptrace-stop, or a zombie (which has none). */
 export interface FrozenProcess {
@@ -103,19 +110,49 @@ export class FrozenTree {
     this.processes.clear();
   }
 
-  /** Kills every process and waits until each is gone, or a zombie that its parent outside has yet to reap.
-   *  `kill` sends SIGKILL (by pidfd or pid). */
-  kill(kill: (hostPid: number) => void): void {
-    const pids = [...this.processes.keys()];
-    for (const pid of pids) kill(pid);
-    for (const process of this.processes.values()) {
-      for (const thread of process.threads) {
-        if (thread.hostTid !== process.hostPid) drain(thread.traced);
-      }
+  /** Kills every process, children before their parents, and has each parent reap its dead children before it dies
+   *  itself: orphaned zombies would hold their PIDs until whoever inherits them gets around to it. Returns when every
+   *  PID is free, or only the root's parent has yet to reap it. */
+  kill(): void {
+    const processes = [...this.processes.values()];
+    const root = processes[0];
+    for (const process of processes.reverse()) {
+      if (process.zombie) continue;
+      reapChildren(process);
+      sys('kill', process.hostPid, SIGKILL);
       const leader = process.threads.find((thread) => thread.hostTid === process.hostPid);
+      for (const thread of process.threads) if (thread !== leader) drain(thread.traced);
       if (leader !== undefined) drain(leader.traced);
     }
     this.processes.clear();
+    if (root !== undefined) waitReaped(root.hostPid);
+  }
+}
+
+/** Makes a stopped process wait for its dead children. */
+function reapChildren(process: FrozenProcess): void {
+  const leader = process.threads[0];
+  const mappings = tryReadProc(`/proc/${process.hostPid}/maps`);
+  const children = childrenOf(
+    process.hostPid,
+    process.threads.map((thread) => thread.hostTid),
+  );
+  if (leader === undefined || mappings === undefined || children.length === 0) return;
+  const saved = saveThread(leader.traced);
+  const instruction = findSyscallInstruction(process.hostPid, parseMappings(mappings));
+  while (remoteSyscall(saved, instruction, 'wait4', [-1n, 0, WNOHANG | WAIT_ALL, 0]) > 0n) {}
+}
+
+/** Waits until the root's parent, which is not ours, has reaped it: an init may be slow, others may not do it at all. */
+function waitReaped(hostPid: number): void {
+  const parent = Number(
+    /^PPid:\s+(\d+)/m.exec(tryReadProc(`/proc/${hostPid}/status`) ?? '')?.[1] ?? 0,
+  );
+  const deadline = performance.now() + (parent === 1 ? REAPED_BY_INIT_MS : REAPED_BY_PARENT_MS);
+  const nap = Buffer.alloc(16);
+  nap.writeBigUInt64LE(1_000_000n, 8);
+  while (tryReadProc(`/proc/${hostPid}/stat`) !== undefined && performance.now() < deadline) {
+    sys('nanosleep', nap, null);
   }
 }
 

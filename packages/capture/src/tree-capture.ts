@@ -225,7 +225,7 @@ export class TreeCapture implements Disposable {
     this.#expect('frozen');
     this.#phase = 'done';
     this.#closeSources();
-    this.#frozen?.kill((pid) => sys('kill', pid, 9));
+    this.#frozen?.kill();
     this.#release?.('killed');
   }
 

@@ -111,6 +111,7 @@ function emitFork(plan: TreePlan, parent: Process, child: Process, session: numb
 /** A child's last steps in the root's program: it dies as a zombie, or goes on with a program of its own. */
 function emitBecome({ b, ctx, place }: TreePlan, child: Process): void {
   if (child.state === 'zombie') {
+    b.sys('prctl', [15, b.cstr(child.comm)], `name of the zombie ${child.pid}`);
     b.op('makeDeath', [child.exitStatus], `process ${child.pid} is a zombie`);
     return;
   }

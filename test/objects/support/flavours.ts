@@ -156,17 +156,17 @@ async function carriedOrRefused(program: ObjectProgram): Promise<Verdict> {
 }
 
 /** `ferry dump` without --leave-running; returns when the whole tree is gone. */
-export async function dumpAway(trial: Trial): Promise<void> {
+export async function dumpAway(trial: Trial, image = trial.image): Promise<void> {
   const processes = trial.tree();
-  await ferry(['dump', '--pid', `${trial.pid}`, '--out', trial.image], trial.log);
+  await ferry(['dump', '--pid', `${trial.pid}`, '--out', image], trial.log);
   const living = processes.filter(isAlive).map((each) => each.pid);
   if (living.length > 0) throw new Error(`Alive when dump returned: ${living.join(', ')}`);
   await trial.gone(processes, 'the dumped tree');
 }
 
 /** `ferry restore --detach`, which must print the root's recorded pid. */
-export async function restoreDetached(trial: Trial): Promise<void> {
-  const outcome = await ferry(['restore', trial.image, '--detach'], trial.log);
+export async function restoreDetached(trial: Trial, image = trial.image): Promise<void> {
+  const outcome = await ferry(['restore', image, '--detach'], trial.log);
   const printed = /\b\d+\b/.exec(outcome.stdout)?.[0];
   if (printed !== `${trial.pid}`) {
     throw new Error(describeOutcome(`restore did not print ${trial.pid}`, outcome));

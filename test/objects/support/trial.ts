@@ -60,7 +60,7 @@ export class Trial implements AsyncDisposable {
   /** Starts the program as a child of this process and leader of a session, without a terminal;
    *  its output goes to `output.log`. Returns when it says that it is ready. */
   async start(command: readonly string[], options: StartOptions = {}): Promise<void> {
-    const { env = {}, settleMs = 50, readyFile = 'ready' } = options;
+    const { env = {}, settleMs = 50, isReady } = options;
     const [program = '', ...args] = command;
     const variables = { ...env, FERRY_TRIAL: this.directory };
     const assignments = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
@@ -77,7 +77,8 @@ export class Trial implements AsyncDisposable {
     closeSync(output);
     const child = this.#child;
     await until(`${program} to be ready`, readyTimeoutMs, () => {
-      if (this.has(readyFile) || this.has('result')) return true;
+      if (isReady === undefined && (this.has('ready') || this.has('result'))) return true;
+      if (isReady?.() ?? false) return true;
       if (child.exitCode === null && child.signalCode === null && child.pid !== undefined) {
         return false;
       }
@@ -178,7 +179,8 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Time between readiness and the first look, so that waiting threads really wait. */
   readonly settleMs?: number;
-  readonly readyFile?: string;
+  /** For programs that write no `ready` file. */
+  readonly isReady?: () => boolean;
 }
 
 function commandLine(pid: number): string {

@@ -1,4 +1,6 @@
-export { Credentials } from './generated/ferry/image/v1/credentials.js';
+export {
+  Credentials,
+} from './generated/ferry/image/v1/credentials.js';
 export {
   CharacterDevice,
   Directory,

@@ -3,23 +3,24 @@ import { deviceCapture } from './device.js';
 import { directoryCapture } from './directory.js';
 import { epollCapture } from './epoll.js';
 import { eventfdCapture } from './eventfd.js';
-// Sockets: enable each line when its file exists.
-// import { inetSocketCapture } from './inet-socket.js';
+import { inetSocketCapture } from './inet-socket.js';
 import { memfdCapture } from './memfd.js';
 import { namespaceCapture } from './namespace.js';
+import { otherSocketCapture } from './other-socket.js';
 import { pidfdCapture } from './pidfd.js';
 import { fifoCapture, pipeCapture } from './pipe.js';
 import { refusedCapture } from './refused.js';
 import { regularCapture } from './regular.js';
 import { signalfdCapture } from './signalfd.js';
 import { timerfdCapture } from './timerfd.js';
-// import { unixSocketCapture } from './unix-socket.js';
+import { unixSocketCapture } from './unix-socket.js';
 
 /** Every kind of open file, asked in this order; the first that matches captures. What none matches is a blocker. */
 export const fileCaptures: readonly FileCapture[] = [
   pipeCapture,
-  // unixSocketCapture,
-  // inetSocketCapture,
+  unixSocketCapture,
+  inetSocketCapture,
+  otherSocketCapture,
   memfdCapture,
   refusedCapture,
   regularCapture,

@@ -19,6 +19,18 @@ export function withPeekOffset<T>(fd: number, peek: () => T): T {
   }
 }
 
+/** Runs `peek` with SO_PEEK_OFF off, so that MSG_PEEK shows the head of a stream's queue and moves nothing. */
+export function withoutPeekOffset<T>(fd: number, peek: () => T): T {
+  const before = socketInt(fd, SOL.socket, SO.peekOffset) ?? -1;
+  if (before < 0) return peek();
+  setSocketInt(fd, SOL.socket, SO.peekOffset, -1);
+  try {
+    return peek();
+  } finally {
+    setSocketInt(fd, SOL.socket, SO.peekOffset, before);
+  }
+}
+
 /** Runs `peek` with an option of a socket switched on, and puts it back. */
 export function withOption<T>(
   fd: number,

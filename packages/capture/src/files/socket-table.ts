@@ -23,6 +23,7 @@ export interface SocketKind {
   readonly protocol: number;
 }
 
+const ourPid = process.pid;
 const kinds = new WeakMap<Descriptor, SocketKind>();
 
 /** The kind of socket behind a descriptor; undefined when it is none, or a path to one. */
@@ -38,17 +39,9 @@ export function socketKind(descriptor: Descriptor): SocketKind | undefined {
   return kind;
 }
 
-/** The sockets of the tree by inode, which is unique among all sockets of a host. */
-export function treeSockets(ctx: FileContext): Map<number, Descriptor> {
-  return ctx.shared('treeSockets', () => {
-    const found = new Map<number, Descriptor>();
-    for (const { descriptor } of ctx.descriptions) {
-      if (descriptor.link.startsWith('socket:[')) {
-        found.set(Number(descriptor.stat.inode), descriptor);
-      }
-    }
-    return found;
-  });
+/** Whether a socket belongs to the tree. Inode numbers are unique among all sockets of a host; `one` is any of them. */
+export function isTreeSocket(inode: number, one: Descriptor, ctx: FileContext): boolean {
+  return ctx.idsOfInode(one.stat.device, BigInt(inode)).length > 0;
 }
 
 /** What the kernel lists of a network namespace, each list asked for once a capture. */
@@ -65,7 +58,8 @@ export class NetworkTable {
 
   /** The table of the network namespace that a process is in. */
   static of(process: FileOwnerProcess, ctx: FileContext): NetworkTable {
-    const { hostPid } = process;
+    // What is in flight was taken into this process; it belongs to the tree's namespace.
+    const hostPid = process.hostPid === ourPid ? ctx.processes[0]!.hostPid : process.hostPid;
     const namespace = ctx.shared(`networkOf:${hostPid}`, () => readLink(`/proc/${hostPid}/ns/net`));
     return ctx.shared(`network:${namespace}`, () => new NetworkTable(hostPid));
   }
@@ -118,5 +112,5 @@ export class NetworkTable {
   }
 }
 
-/** ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h. */
-const OPEN_STATES = [1, 4, 5, 8, 9, 11].reduce((mask, state) => mask | (1 << state), 0);
+/** ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h. */
+const OPEN_STATES = [1, 2, 4, 5, 8, 9, 11].reduce((mask, state) => mask | (1 << state), 0);

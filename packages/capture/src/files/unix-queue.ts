@@ -1,13 +1,5 @@
 import type { UnixCredentials, UnixMessage } from '@ferry/image';
-import {
-  call,
-  ioctlInt,
-  OwnedFd,
-  type ReceivedMessage,
-  SO,
-  SOL,
-  unixName,
-} from '@ferry/linux';
+import { call, ioctlInt, OwnedFd, type ReceivedMessage, SO, SOL, unixName } from '@ferry/linux';
 import type { Descriptor, FileContext } from './context.js';
 import { DescriptorReader } from './read-descriptors.js';
 import { closeAll, peekConnected, peekDatagrams, rightsOf, withOption } from './socket-queue.js';
@@ -17,12 +9,12 @@ const SCM_CREDENTIALS = 2;
 const OVERFLOW_ID = 65534;
 const AF_UNIX_NAME = 2;
 
-/** What waits in a UNIX socket to be received. undefined after a blocker. */
+/** What waits in a UNIX socket to be received; nothing is taken. */
 export function captureUnixQueue(
   descriptor: Descriptor,
   isDatagram: boolean,
   ctx: FileContext,
-): UnixMessage[] | undefined {
+): UnixMessage[] {
   const fd = descriptor.dup().number;
   const total = ioctlInt(fd, SIOCINQ);
   if (!isDatagram && total === 0) return [];
@@ -40,11 +32,7 @@ export function captureUnixQueue(
 }
 
 /** Descriptions in flight: known ones are recognised, others become file objects of their own. */
-function adoptRights(
-  carrier: Descriptor,
-  message: ReceivedMessage,
-  ctx: FileContext,
-): number[] {
+function adoptRights(carrier: Descriptor, message: ReceivedMessage, ctx: FileContext): number[] {
   const fds = rightsOf(message);
   if (fds.length === 0) return [];
   const reader = ctx.shared('inFlight', () => {

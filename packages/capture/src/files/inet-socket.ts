@@ -1,0 +1,294 @@
+import type { Datagram, InetSocket, SocketOption } from '@ferry/image';
+import {
+  AF,
+  type InetDiag,
+  ioctlInt,
+  localAddress,
+  POLL,
+  peekStream,
+  peerAddress,
+  pollNow,
+  SO,
+  SOCK,
+  SOL,
+  socketOption,
+} from '@ferry/linux';
+import { refuse } from './common.js';
+import type { Descriptor, FileCapture, FileContext } from './context.js';
+import { membershipsOf } from './multicast.js';
+import { readBuffers, readPacketFilter } from './socket-options.js';
+import { peekDatagrams, withoutPeekOffset } from './socket-queue.js';
+import { isTreeSocket, NetworkTable, socketKind } from './socket-table.js';
+import { checkPair } from './tcp-pairs.js';
+import { captureTcpState, silence, TCP, type TcpInfo, tcpInfo } from './tcp-state.js';
+import { refuseFilter } from './unix-socket.js';
+
+const IPPROTO = { tcp: 6, udp: 17, mptcp: 262 } as const;
+const TCP_ULP = 31;
+const SIOCINQ = 0x541b;
+const POLLPRI = 2;
+const READ_SHUTDOWN = 1;
+const BOTH_SHUTDOWN = 3;
+
+/** TCP, UDP and listening MPTCP sockets over IPv4 and IPv6. */
+export const inetSocketCapture: FileCapture = {
+  matches(descriptor) {
+    const kind = socketKind(descriptor);
+    if (kind?.domain !== AF.inet && kind?.domain !== AF.inet6) return false;
+    if (kind.type === SOCK.raw) return false;
+    return Object.values(IPPROTO).some((protocol) => protocol === kind.protocol);
+  },
+  capture(descriptor, ctx) {
+    const kind = socketKind(descriptor)!;
+    const value =
+      kind.protocol === IPPROTO.udp ? captureUdp(descriptor, ctx) : captureTcp(descriptor, ctx);
+    return value && { $case: 'inet', value };
+  },
+};
+
+/** What every kind has. undefined after a blocker, or in a scan. */
+function common(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
+  const kind = socketKind(descriptor)!;
+  const fd = descriptor.dup().number;
+  const table = NetworkTable.of(descriptor.process, ctx);
+  const defaults = table.defaults(kind);
+  const cookie = socketOption(fd, SOL.socket, SO.netnsCookie, 8);
+  if (cookie !== undefined && defaults.cookie?.equals(cookie) === false) {
+    return refuse(descriptor, ctx, {
+      code: 'socket.otherNamespace',
+      reason: 'the socket belongs to another network namespace than its process',
+      remedy: 'close it, or start the program in the network namespace it uses',
+    });
+  }
+  const filter = readPacketFilter(fd);
+  if (filter === undefined) return refuseFilter(descriptor, ctx);
+  if (ctx.scanning) return undefined;
+  const local = parseAddress(localAddress(fd));
+  const remote = parseAddress(peerAddress(fd));
+  const device = socketOption(fd, SOL.socket, SO.bindToDevice, 16);
+  return {
+    inode: descriptor.stat.inode,
+    family: kind.domain,
+    type: kind.type,
+    protocol: kind.protocol,
+    localAddress: local.address,
+    localPort: local.port,
+    remoteAddress: remote.address,
+    remotePort: remote.port,
+    state: TCP.close,
+    backlog: 0,
+    shutdown: 0,
+    scopeId: local.scope || remote.scope,
+    boundDevice: 0,
+    options: defaults.differing(fd),
+    tcp: undefined,
+    receiveQueue: [],
+    buffers: readBuffers(fd),
+    device: device?.toString('latin1').replace(/\0.*$/s, '') ?? '',
+    wasConnected: false,
+    wasReset: false,
+    pendingInodes: [],
+    packetFilter: filter,
+    memberships: [],
+  };
+}
+
+/** struct sockaddr_in and sockaddr_in6. */
+function parseAddress(raw: Buffer | undefined): { address: Buffer; port: number; scope: number } {
+  if (raw === undefined) return { address: Buffer.alloc(0), port: 0, scope: 0 };
+  const port = raw.readUInt16BE(2);
+  if (raw.readUInt16LE(0) === AF.inet) {
+    return { address: Buffer.from(raw.subarray(4, 8)), port, scope: 0 };
+  }
+  return { address: Buffer.from(raw.subarray(8, 24)), port, scope: raw.readUInt32LE(24) };
+}
+
+function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
+  const fd = descriptor.dup().number;
+  const isMptcp = socketKind(descriptor)!.protocol === IPPROTO.mptcp;
+  const info = tcpInfo(fd);
+  const state = info?.state ?? TCP.close;
+  if (isMptcp && state !== TCP.listen && state !== TCP.close) return refuseMptcp(descriptor, ctx);
+  if (!isMptcp && socketOption(fd, SOL.tcp, TCP_ULP, 16)?.toString().startsWith('tls')) {
+    return refuse(descriptor, ctx, {
+      code: 'socket.kernelTls',
+      reason: 'the kernel encrypts this connection (kTLS) and does not give its keys back',
+      remedy: 'turn kernel TLS off in the program (OpenSSL: without SSL_OP_ENABLE_KTLS)',
+    });
+  }
+  const socket = common(descriptor, ctx);
+  if (socket === undefined || info === undefined) return socket;
+  socket.state = state;
+  if (isMptcp) dropRepeated(socket);
+  if (state === TCP.listen) return listening(descriptor, socket, info, ctx);
+  if (state === TCP.close) return closed(descriptor, socket);
+  if (state === TCP.synSent) return connecting(descriptor, socket, info, ctx);
+  if (state === TCP.synReceived) {
+    return refuse(descriptor, ctx, {
+      code: 'socket.handshake',
+      reason: 'the connection is half made (SYN_RECV)',
+      remedy: 'try again',
+    });
+  }
+  return connected(descriptor, socket, info, ctx);
+}
+
+function refuseMptcp(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.mptcp',
+    reason:
+      'established MPTCP connections cannot be carried: the kernel has no repair mode for them',
+    remedy: 'turn MPTCP off: GODEBUG=multipathtcp=0 for Go programs, sysctl net.mptcp.enabled=0',
+  });
+}
+
+/** An MPTCP socket shows options of its first subflow that it does not take. */
+function dropRepeated(socket: InetSocket): void {
+  socket.options = socket.options.filter(({ level }) => level !== SOL.tcp);
+}
+
+function listening(
+  descriptor: Descriptor,
+  socket: InetSocket,
+  info: TcpInfo,
+  ctx: FileContext,
+): InetSocket | undefined {
+  socket.backlog = info.backlog;
+  if (info.waiting === 0) return socket;
+  const all = NetworkTable.of(descriptor.process, ctx).inet(IPPROTO.tcp);
+  const children = all.filter((entry) => entry.inode === 0 && isChildOf(entry, socket));
+  const clients = children.map((child) => all.find((entry) => isOtherEnd(entry, child)));
+  const lost = clients.filter(
+    (client, i) =>
+      client === undefined ||
+      !isTreeSocket(client.inode, descriptor, ctx) ||
+      children[i]!.received > 0,
+  );
+  if (lost.length > 0 || children.length < info.waiting) {
+    return refuse(descriptor, ctx, {
+      code: 'socket.tcpPending',
+      reason: `${info.waiting} connections wait to be accepted, which the kernel does not show`,
+      remedy: 'try again once the program has accepted them',
+    });
+  }
+  socket.pendingInodes = clients.map((client) => BigInt(client!.inode));
+  return socket;
+}
+
+function isChildOf(entry: InetDiag, listener: InetSocket): boolean {
+  if (entry.localPort !== listener.localPort) return false;
+  const isAny = listener.localAddress.every((byte) => byte === 0);
+  return isAny || entry.localAddress.equals(listener.localAddress);
+}
+
+/** Addresses of both families compare equal when they are the same over IPv4. */
+function isOtherEnd(entry: InetDiag, child: InetDiag): boolean {
+  return (
+    entry.inode !== 0 &&
+    entry.localPort === child.remotePort &&
+    entry.remotePort === child.localPort &&
+    plain(entry.localAddress).equals(plain(child.remoteAddress)) &&
+    plain(entry.remoteAddress).equals(plain(child.localAddress))
+  );
+}
+
+const MAPPED = Buffer.from('00000000000000000000ffff', 'hex');
+
+/** An IPv4 address in 4 bytes where it is written as IPv6. */
+export function plain(address: Buffer): Buffer {
+  const isMapped = address.length === 16 && address.compare(MAPPED, 0, 12, 0, 12) === 0;
+  return isMapped ? address.subarray(12) : address;
+}
+
+/** Never connected, or connected once and at its end (then it may still have data). */
+function closed(descriptor: Descriptor, socket: InetSocket): InetSocket {
+  const fd = descriptor.dup().number;
+  const events = pollNow(fd, POLL.readHangUp);
+  if ((events & (POLL.readHangUp | POLL.error)) === 0) return socket;
+  socket.wasConnected = true;
+  socket.wasReset = (events & POLL.error) !== 0;
+  socket.shutdown = BOTH_SHUTDOWN;
+  const length = ioctlInt(fd, SIOCINQ);
+  if (length > 0) {
+    const data = withoutPeekOffset(fd, () => peekStream(fd, length));
+    socket.receiveQueue = [{ data, source: Buffer.alloc(0) }];
+  }
+  return socket;
+}
+
+/** A handshake whose answer is awaited: the same SYN goes out again. getpeername(2) does not tell its target. */
+function connecting(
+  descriptor: Descriptor,
+  socket: InetSocket,
+  info: TcpInfo,
+  ctx: FileContext,
+): InetSocket | undefined {
+  const all = NetworkTable.of(descriptor.process, ctx).inet(IPPROTO.tcp);
+  const entry = all.find((candidate) => candidate.inode === Number(socket.inode));
+  if (entry === undefined || entry.state !== TCP.synSent) {
+    return refuse(descriptor, ctx, {
+      code: 'socket.handshake',
+      reason: 'its connection was just being made',
+      remedy: 'try again',
+    });
+  }
+  socket.remoteAddress = entry.remoteAddress;
+  socket.remotePort = entry.remotePort;
+  socket.tcp = captureTcpState(descriptor.dup().number, info);
+  return socket;
+}
+
+function connected(
+  descriptor: Descriptor,
+  socket: InetSocket,
+  info: TcpInfo,
+  ctx: FileContext,
+): InetSocket | undefined {
+  const fd = descriptor.dup().number;
+  if ((pollNow(fd, POLLPRI) & POLLPRI) !== 0) {
+    return refuse(descriptor, ctx, {
+      code: 'socket.urgentData',
+      reason: 'urgent data (MSG_OOB) waits to be read',
+      remedy: 'try again once the program has read it',
+    });
+  }
+  socket.options = socket.options.filter((option) => !isNegotiated(option));
+  const take = () => withoutPeekOffset(fd, () => captureTcpState(fd, info));
+  socket.tcp = take();
+  ctx.onRelease((outcome) => {
+    if (outcome === 'killed') silence(fd);
+  });
+  checkPair(socket, take, ctx);
+  return socket;
+}
+
+/** TCP_MAXSEG and TCP_WINDOW_CLAMP of a connection are its state, not somebody's wish. */
+function isNegotiated({ level, name }: SocketOption): boolean {
+  return level === SOL.tcp && (name === 2 || name === 10);
+}
+
+function captureUdp(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
+  const socket = common(descriptor, ctx);
+  if (socket === undefined) return undefined;
+  const fd = descriptor.dup().number;
+  const events = pollNow(fd, POLL.in | POLL.readHangUp);
+  socket.memberships = membershipsOf(descriptor, socket.family, ctx);
+  if (socket.remotePort !== 0) {
+    socket.state = TCP.established;
+    socket.shutdown = udpShutdown(descriptor, ctx);
+  }
+  if ((events & POLL.in) !== 0 && (socket.shutdown & READ_SHUTDOWN) === 0) {
+    socket.receiveQueue = queueOf(fd);
+  }
+  return socket;
+}
+
+function udpShutdown(descriptor: Descriptor, ctx: FileContext): number {
+  const { inode } = descriptor.stat;
+  const all = NetworkTable.of(descriptor.process, ctx).inet(IPPROTO.udp);
+  return all.find((entry) => entry.inode === Number(inode))?.shutdown ?? 0;
+}
+
+function queueOf(fd: number): Datagram[] {
+  return peekDatagrams(fd).map(({ data, name }) => ({ data, source: name }));
+}

@@ -1,0 +1,218 @@
+import type { FileObject, UnixPath, UnixSocket } from '@ferry/image';
+import {
+  AF,
+  POLL,
+  peerAddress,
+  pollNow,
+  readLink,
+  SO,
+  SOCK,
+  SOL,
+  socketOption,
+  tryReadProc,
+  type UnixDiag,
+  unixName,
+} from '@ferry/linux';
+import { externalKind, refuse, standardFdOf } from './common.js';
+import type { Descriptor, FileCapture, FileContext } from './context.js';
+import { mountPrefix } from './path.js';
+import { statPath } from './read-descriptors.js';
+import { readBuffers, readPacketFilter } from './socket-options.js';
+import { isTreeSocket, NetworkTable, socketKind } from './socket-table.js';
+import { captureUnixQueue, parseCredentials } from './unix-queue.js';
+
+const ESTABLISHED = 1;
+const LISTENING = 10;
+const SHUTDOWN_BOTH = 3;
+const S_IFMT = 0o170000;
+const S_IFSOCK = 0o140000;
+
+/** UNIX sockets of every type. What a socket is connected to must be in the tree, or be a datagram socket with a name,
+ *  or lead to whoever started the tree. */
+export const unixSocketCapture: FileCapture = {
+  matches: (descriptor) => socketKind(descriptor)?.domain === AF.unix,
+  capture(descriptor, ctx) {
+    const table = NetworkTable.of(descriptor.process, ctx);
+    const entry = table.unix.get(Number(descriptor.stat.inode));
+    if (entry === undefined) return elsewhere(descriptor, ctx);
+    const peer = peerOf(descriptor, entry, table, ctx);
+    if (peer === 'external') return external(descriptor, ctx);
+    if (peer === undefined || !canListen(descriptor, entry, ctx)) return undefined;
+    const value = describe(descriptor, entry, peer, ctx);
+    return value && { $case: 'unix', value };
+  },
+};
+
+type Peer = Pick<
+  UnixSocket,
+  'peerInode' | 'peerClosed' | 'peerReset' | 'peerAddress' | 'pendingOnInode'
+>;
+
+const NO_PEER: Peer = {
+  peerInode: 0n,
+  peerClosed: false,
+  peerReset: false,
+  peerAddress: Buffer.alloc(0),
+  pendingOnInode: 0n,
+};
+
+/** What the socket is connected to. 'external': whoever started the tree; undefined after a blocker. */
+function peerOf(
+  descriptor: Descriptor,
+  entry: UnixDiag,
+  table: NetworkTable,
+  ctx: FileContext,
+): Peer | 'external' | undefined {
+  if (entry.peer === undefined) return NO_PEER;
+  if (entry.peer !== 0) return livePeer(descriptor, entry, entry.peer, ctx);
+  const listener = table.waiting.get(entry.inode);
+  if (listener === undefined) {
+    const isStream = entry.type !== SOCK.dgram;
+    const isReset = isStream && (pollNow(descriptor.dup().number, 0) & POLL.error) !== 0;
+    return { ...NO_PEER, peerClosed: true, peerReset: isReset };
+  }
+  if (!isTreeSocket(listener.inode, descriptor, ctx)) return outside(descriptor, ctx);
+  if (!ctx.scanning && entry.sent > 0) {
+    return refuse(descriptor, ctx, {
+      code: 'socket.unixPendingData',
+      reason:
+        'it has sent data on a connection that nobody has accepted yet, where the data ' +
+        'cannot be read',
+      remedy: 'try again once the server has accepted the connection',
+    });
+  }
+  return { ...NO_PEER, pendingOnInode: BigInt(listener.inode) };
+}
+
+function livePeer(
+  descriptor: Descriptor,
+  entry: UnixDiag,
+  peer: number,
+  ctx: FileContext,
+): Peer | 'external' | undefined {
+  if (isTreeSocket(peer, descriptor, ctx)) return { ...NO_PEER, peerInode: BigInt(peer) };
+  const { device, inode } = descriptor.stat;
+  const isStandard = standardFdOf(ctx.idsOfInode(device, inode), ctx) !== undefined;
+  if (isStandard || ctx.externalInodes.includes(inode)) return 'external';
+  const address = peerAddress(descriptor.dup().number);
+  const name = unixName(address?.subarray(2) ?? Buffer.alloc(0));
+  // As for a log daemon: the name is all that the sender knows of it.
+  if (entry.type === SOCK.dgram && name.length > 0) return { ...NO_PEER, peerAddress: name };
+  return outside(descriptor, ctx);
+}
+
+function external(descriptor: Descriptor, ctx: FileContext): FileObject['kind'] {
+  const { device, inode } = descriptor.stat;
+  const standardFd = standardFdOf(ctx.idsOfInode(device, inode), ctx);
+  return standardFd === undefined
+    ? outside(descriptor, ctx)
+    : externalKind(descriptor, standardFd, ctx);
+}
+
+function outside(descriptor: Descriptor, ctx: FileContext): undefined {
+  const raw = socketOption(descriptor.dup().number, SOL.socket, SO.peerCredentials, 12);
+  const pid = raw?.readInt32LE(0) ?? 0;
+  const comm = tryReadProc(`/proc/${pid}/comm`)?.trim();
+  const whose = comm === undefined ? 'a process' : `process ${pid} (${comm}),`;
+  return refuse(descriptor, ctx, {
+    code: 'socket.unixPeerOutside',
+    reason: `it is a UNIX socket connected to ${whose} outside the tree`,
+    remedy: 'close the connection, or dump at a common ancestor of both',
+  });
+}
+
+function elsewhere(descriptor: Descriptor, ctx: FileContext): undefined {
+  if (ctx.scanning) return undefined;
+  return refuse(descriptor, ctx, {
+    code: 'socket.otherNamespace',
+    reason: 'the socket belongs to another network namespace than its process',
+    remedy: 'close it, or start the program in the network namespace it uses',
+  });
+}
+
+/** Clients that wait in a listening socket's queue must be of the tree, to be made again. */
+function canListen(descriptor: Descriptor, entry: UnixDiag, ctx: FileContext): boolean {
+  if (ctx.scanning) return true;
+  const foreign = entry.pending.filter(
+    (client) => client === 0 || !isTreeSocket(client, descriptor, ctx),
+  );
+  if (foreign.length === 0) return true;
+  refuse(descriptor, ctx, {
+    code: 'socket.unixPending',
+    reason:
+      `${foreign.length} connections from outside the tree, or closed by their clients, ` +
+      'wait to be accepted',
+    remedy: 'try again once the server has accepted them',
+  });
+  return false;
+}
+
+function describe(
+  descriptor: Descriptor,
+  entry: UnixDiag,
+  peer: Peer,
+  ctx: FileContext,
+): UnixSocket | undefined {
+  const kind = socketKind(descriptor)!;
+  const fd = descriptor.dup().number;
+  const filter = readPacketFilter(fd);
+  if (filter === undefined) return refuseFilter(descriptor, ctx);
+  if (ctx.scanning) return undefined;
+  const defaults = NetworkTable.of(descriptor.process, ctx).defaults(kind);
+  const isListening = entry.state === LISTENING;
+  const isConnected = entry.state === ESTABLISHED;
+  const receiveQueue = isListening
+    ? []
+    : captureUnixQueue(descriptor, entry.type === SOCK.dgram, ctx);
+  const credentials = socketOption(fd, SOL.socket, SO.peerCredentials, 12);
+  return {
+    inode: BigInt(entry.inode),
+    type: entry.type,
+    address: entry.name,
+    state: entry.state,
+    ...peer,
+    backlog: isListening ? entry.sent : 0,
+    shutdown: peer.peerClosed && entry.type !== SOCK.dgram ? SHUTDOWN_BOTH : entry.shutdown,
+    options: defaults.differing(fd),
+    receiveQueue,
+    pendingInodes: entry.pending.map(BigInt),
+    peerCredentials:
+      credentials === undefined || !(isListening || isConnected)
+        ? undefined
+        : parseCredentials(credentials, ctx),
+    path: pathOf(descriptor, entry, ctx),
+    buffers: readBuffers(fd),
+    packetFilter: filter,
+  };
+}
+
+export function refuseFilter(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.bpfFilter',
+    reason: 'an eBPF program filters its packets, which the kernel does not give back',
+    remedy: 'use a classic BPF filter (SO_ATTACH_FILTER), or none',
+  });
+}
+
+/** The file that the socket's path names, as its process sees it. */
+function pathOf(descriptor: Descriptor, entry: UnixDiag, ctx: FileContext): UnixPath | undefined {
+  const { name, fileInode } = entry;
+  if (name.length === 0 || name[0] === 0) return undefined;
+  const path = name.toString('utf8');
+  const { process } = descriptor;
+  const isAbsolute = path.startsWith('/');
+  const directory = isAbsolute ? '' : readLink(`/proc/${process.hostPid}/cwd`);
+  const full = isAbsolute ? path : `${directory}/${path}`;
+  const there = statPath(mountPrefix(process, ctx) + full);
+  const isOwn =
+    there !== undefined &&
+    (there.mode & S_IFMT) === S_IFSOCK &&
+    Number(BigInt.asUintN(32, there.inode)) === fileInode;
+  return {
+    present: isOwn,
+    mode: isOwn ? there.mode & 0o7777 : 0,
+    uid: isOwn ? there.uid : 0,
+    gid: isOwn ? there.gid : 0,
+    directory,
+  };
+}

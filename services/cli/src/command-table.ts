@@ -14,6 +14,25 @@ interface CommandEntry {
 /** Every command of `ferry`, in the order of `ferry --help`. */
 export const commandTable: Readonly<Record<string, CommandEntry>> = {
   run: { summary: 'start a container on a node', load: () => import('./commands/run.js') },
+  ps: { summary: 'list containers', load: () => import('./commands/ps.js') },
+  logs: { summary: 'print what a container wrote', load: () => import('./commands/logs.js') },
+  stop: { summary: 'end a container and remove it', load: () => import('./commands/stop.js') },
+  migrate: {
+    summary: 'move a running container to another node',
+    load: () => import('./commands/migrate.js'),
+  },
+  checkpoint: {
+    summary: 'save a container in a file',
+    load: () => import('./commands/checkpoint.js'),
+  },
+  node: {
+    summary: 'list, cordon, uncordon and drain nodes',
+    load: () => import('./commands/node.js'),
+  },
+  op: {
+    summary: 'list, show, watch and cancel operations',
+    load: () => import('./commands/op.js'),
+  },
   dump: {
     summary: 'checkpoint a process tree into a directory of dump binaries',
     load: () => import('./commands/dump.js'),

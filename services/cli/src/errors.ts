@@ -4,7 +4,7 @@ import { CommanderError } from 'commander';
 export const exitCodes = { ok: 0, failed: 1, usage: 2, unreachable: 3 } as const;
 
 /** Codes of errors that mean "nobody answers there". */
-const unreachableCodes = new Set(['rpc.unavailable']);
+const unreachableCodes = new Set(['rpc.unavailable', 'rpc.deadline']);
 /** Codes of errors that the user's arguments caused. */
 const usageCodes = new Set(['cli.usage']);
 

@@ -1,3 +1,4 @@
+import type { Command } from 'commander';
 import { commandTable } from './command-table.js';
 import { exitCodes, reportError } from './errors.js';
 
@@ -42,6 +43,12 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 the controller cannot be reached
 `;
 }
 
+/** Makes commander throw rather than exit, here and in subcommands, and say what to do about a mistake. */
+function prepare(command: Command, path: string): void {
+  command.exitOverride().showHelpAfterError(`Remedy: see "${path} --help"`);
+  for (const child of command.commands) prepare(child, `${path} ${child.name()}`);
+}
+
 async function runCommand(name: string, args: readonly string[]): Promise<number> {
   const entry = Object.hasOwn(commandTable, name) ? commandTable[name] : undefined;
   if (entry === undefined) {
@@ -51,7 +58,8 @@ async function runCommand(name: string, args: readonly string[]): Promise<number
   try {
     const module = await entry.load(args);
     const command = module.build();
-    command.name(`ferry ${name}`).exitOverride();
+    command.name(`ferry ${name}`);
+    prepare(command, `ferry ${name}`);
     await command.parseAsync([...args], { from: 'user' });
     return Number(process.exitCode ?? exitCodes.ok);
   } catch (error) {

@@ -57,6 +57,11 @@ async function run(what: string, options: Options): Promise<void> {
     });
     return;
   }
+  if (options.node !== undefined) {
+    const { restoreOnNode } = await import('./restore-cluster.js');
+    await restoreOnNode(what, { ...options, node: options.node });
+    return;
+  }
   throw new FerryError(
     'cli.usage',
     `${what} is a file: a container checkpoint needs a node to start on`,

@@ -26,6 +26,9 @@ export interface HostConfig {
   readonly now?: (() => Date) | undefined;
 }
 
+/** What `exclusive` takes for the allocation of addresses; no container can be called so. */
+export const ADDRESSES = '@addresses';
+
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const O_RDWR_CREAT_CLOEXEC = 0o2 | 0o100 | 0o2000000;
@@ -42,8 +45,8 @@ export class HostContext {
   readonly cgroups: Cgroups;
   readonly network: ContainerNetwork;
   readonly capabilities: ReadonlySet<string>;
-  /** Addresses given to containers whose record is not written yet. */
-  readonly pendingAddresses = new Set<string>();
+  /** Addresses given to containers whose record is not written yet, by name. */
+  readonly pendingAddresses = new Map<string, string>();
   readonly #lock: OwnedFd;
   readonly #busy = new Map<string, Promise<unknown>>();
 
@@ -130,7 +133,7 @@ export class HostContext {
 
   async takenAddresses(): Promise<string[]> {
     const records = await this.records();
-    return [...records.map((record) => record.network.address), ...this.pendingAddresses];
+    return [...records.map((record) => record.network.address), ...this.pendingAddresses.values()];
   }
 
   /** Claims a name by making its folder.

@@ -150,6 +150,10 @@ export class LayerStore {
     try {
       await mkdir(tree, { recursive: true, mode: 0o755 });
       const { digest, sizeBytes } = await fill(tree);
+      if (this.has(`sha256:${digest}`)) {
+        await rm(folder, { recursive: true, force: true });
+        return `sha256:${digest}`;
+      }
       const info = { sizeBytes: Number(sizeBytes) };
       await writeFile(join(folder, 'layer.json'), `${JSON.stringify(info)}\n`);
       using handle = openFolder(folder);

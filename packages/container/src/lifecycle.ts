@@ -4,8 +4,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
 import { buildConfig, placeConfig } from './config.js';
-import type { HostContext } from './host-context.js';
+import { ADDRESSES, type HostContext } from './host-context.js';
 import { type ResolvedImage, resolveImage } from './image-source.js';
+import type { Addresses } from './network.js';
 import type { OciConfig } from './oci-config.js';
 import { mountOverlay, unmount } from './overlay.js';
 import type { ContainerRecord, Phase } from './record.js';
@@ -43,14 +44,13 @@ export async function createContainer(
   const checked = checkSpec(spec);
   const { name } = checked;
   await context.claim(name);
-  let address: string | undefined;
   try {
-    const image = await resolveImage(checked.image, context.layers, { signal });
+    // At the same time: both take a tenth of a second, one reading files, one waiting for answers.
+    const [image, network] = await bothOf(
+      resolveImage(checked.image, context.layers, { signal }),
+      reserveAddress(context, checked, { signal, avoidAddresses }),
+    );
     const config = configFor(context, checked, image);
-    const taken = [...(await context.takenAddresses()), ...avoidAddresses];
-    const network = await context.network.allocate(checked.network, taken, { signal });
-    address = network.address;
-    context.pendingAddresses.add(address);
     const record: ContainerRecord = {
       ...{ version: 1, name, id: randomBytes(16).toString('hex'), epoch: 0, phase: 'creating' },
       ...{ createdAt: context.now().toISOString(), spec: checked, layers: image.layers },
@@ -64,8 +64,30 @@ export async function createContainer(
     await undo(context, name, error);
     throw error;
   } finally {
-    if (address !== undefined) context.pendingAddresses.delete(address);
+    context.pendingAddresses.delete(name);
   }
+}
+
+/** Chooses addresses and marks them as taken until the record is written. */
+async function reserveAddress(
+  context: HostContext,
+  spec: CheckedSpec,
+  options: { signal: AbortSignal | undefined; avoidAddresses: readonly string[] },
+): Promise<Addresses> {
+  return await context.exclusive(ADDRESSES, async () => {
+    const taken = [...(await context.takenAddresses()), ...options.avoidAddresses];
+    const network = await context.network.allocate(spec.network, taken, { signal: options.signal });
+    context.pendingAddresses.set(spec.name, network.address);
+    return network;
+  });
+}
+
+/** Waits for both, also when one fails: what the other makes is then undone in one place. */
+async function bothOf<A, B>(first: Promise<A>, second: Promise<B>): Promise<[A, B]> {
+  const [a, b] = await Promise.allSettled([first, second]);
+  if (a.status === 'rejected') throw a.reason;
+  if (b.status === 'rejected') throw b.reason;
+  return [a.value, b.value];
 }
 
 function configFor(context: HostContext, spec: CheckedSpec, image: ResolvedImage): OciConfig {

@@ -4,7 +4,7 @@ import { ByteReader } from './archive/byte-reader.js';
 import { packTree } from './archive/pack.js';
 import { unpackTree } from './archive/unpack.js';
 import { restoreConfig, tmpfsMounts } from './config.js';
-import type { HostContext } from './host-context.js';
+import { ADDRESSES, type HostContext } from './host-context.js';
 import { build, undo } from './lifecycle.js';
 import { exportMountContent, importMountContent } from './mount-content.js';
 import { unmount } from './overlay.js';
@@ -59,10 +59,12 @@ export async function reserveContainer(
   for (const digest of transfer.layers) context.layers.treePath(digest);
   await context.claim(name);
   try {
-    context.network.checkFree(transfer.network.address, await context.takenAddresses());
-    const record: ContainerRecord = { ...transfer, name, phase: 'incoming' };
-    await context.save(record);
-    return record;
+    return await context.exclusive(ADDRESSES, async () => {
+      context.network.checkFree(transfer.network.address, await context.takenAddresses());
+      const record: ContainerRecord = { ...transfer, name, phase: 'incoming' };
+      await context.save(record);
+      return record;
+    });
   } catch (error) {
     await undo(context, name, error);
     throw error;

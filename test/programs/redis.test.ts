@@ -27,6 +27,7 @@ async function start(trial: Trial): Promise<void> {
     '--unixsocket',
     `${trial.directory}/r.sock`,
   ];
+  const debug = ['--enable-debug-command', 'local'];
   await trial.start(['redis-server', ...address, ...files, ...debug], {
     isReady: () => trial.has('r.sock'),
   });

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { appendFileSync, existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { ferryRoot } from '@ferry/core';
 
 export interface Outcome {
@@ -32,6 +32,7 @@ export function run(command: readonly string[], log: string): Promise<Outcome> {
   appendFileSync(log, `${command.map(quote).join(' ')}\n`);
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
+      env: { ...process.env, FERRY_TRIAL: dirname(log) },
       stdio: ['ignore', 'pipe', 'pipe'],
       timeout: commandTimeoutMs,
       killSignal: 'SIGKILL',

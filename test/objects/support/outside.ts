@@ -71,22 +71,56 @@ function statusOf(folder: string): Map<string, string> {
   return found;
 }
 
-/** smaps gives both the lines of maps and each mapping's flags. */
+interface Mapping {
+  readonly start: bigint;
+  end: bigint;
+  readonly perms: string;
+  readonly offset: bigint;
+  readonly file: string;
+  flags: string;
+}
+
+/** smaps gives both the lines of maps and each mapping's flags. Neighbours that are alike are taken
+ *  as one: whether the kernel has merged them depends on their history (anon_vma), not on what they
+ *  are, and a restore may merge what had grown apart. */
 function observeMappings(pid: number, put: (what: string, value: string) => void): void {
-  let range = '';
+  const found: Mapping[] = [];
   for (const line of text(`/proc/${pid}/smaps`).split('\n')) {
-    const mapping = /^([0-9a-f]+-[0-9a-f]+) (\S+) (\S+) (\S+) (\S+)\s*(.*)$/.exec(line);
-    if (mapping !== null) {
-      const [, start = '', perms, offset, device, inode, path = ''] = mapping;
-      range = start;
-      // Memory objects without a name in the file system get a new number when made anew.
-      const made = /^(\/dev\/zero \(deleted\)|\/memfd:.*|\/SYSV.*)$/.test(path);
-      put(`map ${start}`, `${perms} ${offset} ${made ? '' : `${device} ${inode}`} ${path}`);
-    } else if (line.startsWith('VmFlags:')) {
+    const mapping = parseMapping(line);
+    const last = found.at(-1);
+    if (mapping !== undefined) found.push(mapping);
+    else if (last !== undefined && line.startsWith('VmFlags:')) {
       const flags = line.slice(8).trim().split(' ');
-      put(`mapflags ${range}`, flags.filter((flag) => !looseFlags.has(flag)).join(' '));
+      last.flags = flags.filter((flag) => !looseFlags.has(flag)).join(' ');
+      mergeLast(found);
     }
   }
+  for (const { start, end, perms, offset, file, flags } of found) {
+    const range = `${start.toString(16)}-${end.toString(16)}`;
+    put(`map ${range}`, `${perms} ${offset.toString(16)} ${file} (${flags})`);
+  }
+}
+
+function parseMapping(line: string): Mapping | undefined {
+  const parts = /^([0-9a-f]+)-([0-9a-f]+) (\S+) (\S+) (\S+) (\S+)\s*(.*)$/.exec(line);
+  if (parts === null) return undefined;
+  const [, start, end, perms = '', offset, device, inode, path = ''] = parts;
+  // Memory objects without a name in the file system get a new number when made anew.
+  const made = /^(\/dev\/zero \(deleted\)|\/memfd:.*|\/SYSV.*)$/.test(path);
+  const file = made ? path : `${device} ${inode} ${path}`;
+  const [from, to, at] = [BigInt(`0x${start}`), BigInt(`0x${end}`), BigInt(`0x${offset}`)];
+  return { start: from, end: to, perms, offset: at, file, flags: '' };
+}
+
+function mergeLast(found: Mapping[]): void {
+  const [before, last] = found.slice(-2);
+  if (before === undefined || last === undefined || before.end !== last.start) return;
+  if (before.perms !== last.perms || before.file !== last.file) return;
+  if (before.flags !== last.flags) return;
+  const isFile = !/^00:00 0 /.test(last.file);
+  if (isFile && before.offset + (before.end - before.start) !== last.offset) return;
+  before.end = last.end;
+  found.pop();
 }
 
 /** Replaces an inode number by the order of its first appearance: sharing shows, the number not. */

@@ -45,15 +45,17 @@ export function treeOf(root: number): number[] {
   return pids;
 }
 
-/** Every living process that has `mark` in its environment or arguments, this one excepted. */
-export function marked(mark: string): Identity[] {
+/** Every living process that a trial in `directory` has started: all of them, and all that they
+ *  start, have FERRY_TRIAL in their environment. */
+export function marked(directory: string): Identity[] {
   const found: Identity[] = [];
   for (const name of entries('/proc')) {
     const pid = Number(name);
     if (!Number.isInteger(pid) || pid === process.pid) continue;
     const identity = identify(pid);
-    const words = text(`/proc/${pid}/environ`) + text(`/proc/${pid}/cmdline`);
-    if (identity !== undefined && words.includes(mark) && isAlive(identity)) found.push(identity);
+    const variables = text(`/proc/${pid}/environ`).split('\0');
+    if (!variables.includes(`FERRY_TRIAL=${directory}`)) continue;
+    if (identity !== undefined && isAlive(identity)) found.push(identity);
   }
   return found;
 }

@@ -156,6 +156,8 @@ export class Trial implements AsyncDisposable {
     this.#kept = true;
     const message = error instanceof Error ? error.message : String(error);
     const parts = [message.trim(), `Directory kept: ${this.directory}`];
+    const failures = this.read('failures').trim();
+    if (failures !== '' && !message.includes(failures)) parts.push(`It said:\n${failures}`);
     const output = this.read('output.log').trim();
     if (output !== '') parts.push(`Its output:\n${output.slice(-2000)}`);
     parts.push(`Commands:\n${this.read('commands.log').trim().slice(-3000)}`);

@@ -131,6 +131,7 @@ export function emitMemory(
   const mm = process.mm!;
   let open: string | undefined;
   const file = b.slotFor('mapped file');
+  const filled = filledMappings(process);
   const close = (): void => {
     if (open !== undefined) b.sys('close', [file], `close ${open.slice(2)}`);
     open = undefined;
@@ -147,7 +148,7 @@ export function emitMemory(
         open = wanted;
       }
     }
-    emitMapping(b, vma, ctx, file);
+    emitMapping(b, vma, ctx, { file, filled });
   }
   close();
   const vvar =
@@ -162,7 +163,12 @@ export function emitMemory(
   }
 }
 
-function emitMapping(b: ProgramBuilder, vma: Vma, ctx: CompileContext, file: Argument): void {
+function emitMapping(
+  b: ProgramBuilder,
+  vma: Vma,
+  ctx: CompileContext,
+  { file, filled }: { file: Argument; filled: ReadonlySet<Vma> },
+): void {
   const length = vma.end - vma.start;
   const step = `map ${range(vma)}`;
   const place =
@@ -172,13 +178,13 @@ function emitMapping(b: ProgramBuilder, vma: Vma, ctx: CompileContext, file: Arg
   switch (vma.kind) {
     case 'anonymous': {
       const flags = place | MAP.anonymous | (vma.growsDown ? MAP.growsDown : 0);
-      b.sys('mmap', [vma.start, length, vma.prot | PROT_READ_WRITE, flags, -1n, 0], step);
+      b.sys('mmap', [vma.start, length, buildProtection(vma, filled), flags, -1n, 0], step);
       return;
     }
     case 'shared':
     case 'file': {
       const descriptor = vma.kind === 'shared' ? ctx.sharedMemoryFd(vma.sharedMemoryId) : file;
-      const prot = buildProtection(vma);
+      const prot = buildProtection(vma, filled);
       const args: Argument[] = [vma.start, length, prot, place, descriptor, vma.fileOffset];
       b.sys('mmap', args, vma.kind === 'file' ? `${step} (${vma.file?.path})` : step);
       return;
@@ -195,17 +201,31 @@ function emitMapping(b: ProgramBuilder, vma: Vma, ctx: CompileContext, file: Arg
   }
 }
 
-/** The protection while memory is being filled: writable, but for shared mappings of files, which carry no pages. */
-function buildProtection(vma: Vma): number {
-  return vma.shared && vma.kind === 'file' ? vma.prot : vma.prot | PROT_READ_WRITE;
+/** The protection while memory is being filled. Only what gets page contents is made writable: a mapping that once was
+ *  writable is accounted for (VM_ACCOUNT), merges with others than it did, and may not fit into memory at all. */
+function buildProtection(vma: Vma, filled: ReadonlySet<Vma>): number {
+  return filled.has(vma) ? vma.prot | PROT_READ_WRITE : vma.prot;
+}
+
+/** Mappings that get page contents: those that a run of private pages lies in, and shared memory objects. */
+function filledMappings(process: Process): Set<Vma> {
+  const { vmas, runs } = process.mm!;
+  const filled = new Set(vmas.filter((vma) => vma.kind === 'shared'));
+  let i = 0;
+  for (const vma of vmas) {
+    while (i < runs.length && runs[i]!.address < vma.start) i++;
+    if (i < runs.length && runs[i]!.address < vma.end) filled.add(vma);
+  }
+  return filled;
 }
 
 /** Final protections, advice and locks; after the page contents are there. */
 export function emitProtections(b: ProgramBuilder, process: Process): void {
+  const filled = filledMappings(process);
   for (const vma of process.mm!.vmas) {
     if (['vdso', 'vvar', 'vsyscall'].includes(vma.kind)) continue;
     const length = vma.end - vma.start;
-    const built = buildProtection(vma);
+    const built = buildProtection(vma, filled);
     if (built !== vma.prot)
       b.sys('mprotect', [vma.start, length, vma.prot], `protect ${range(vma)}`);
     for (const flag of vma.flags) {

@@ -65,7 +65,7 @@ async function play(cluster: Cluster): Promise<DemoResult> {
   const migrations = [];
   for (const to of ['h2', 'h1']) {
     screen.phase(`ferry migrate redis --to ${to}`);
-    const line = await migrateWatched(cluster, 'redis', to);
+    const line = await steps.migrateShown(cluster, 'redis', to, options.json ? 2 : 1);
     migrations.push(line);
     screen.note(
       `${line.mode}, downtime ${Math.round(line.downtime_ms)} ms, total ${Math.round(line.total_ms)} ms`,
@@ -111,11 +111,6 @@ async function tellCounting(client: ClientMachine): Promise<void> {
     `the client has counted to ${counted}; ${report.lostWrites} lost, ${report.duplicatedWrites} twice, ` +
       `${report.errors.length} errors; longest wait ${stall} ms`,
   );
-}
-
-/** Migrates with the command line, its own progress in sight. */
-async function migrateWatched(cluster: Cluster, name: string, to: string) {
-  return steps.migrate(cluster, name, to);
 }
 
 async function drainOnSchedule(

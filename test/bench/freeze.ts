@@ -17,6 +17,18 @@ export interface FreezeRow {
   readonly median_ms: number;
   readonly p99_ms: number;
   readonly max_ms: number;
+  /** Medians of the parts: stopping all threads, reading their state, writing the dump binaries. */
+  readonly stop_ms: number;
+  readonly capture_ms: number;
+  readonly write_ms: number;
+}
+
+/** What `ferry dump --json` tells of its times. */
+interface Report {
+  readonly frozenMs: number;
+  readonly freezeMs: number;
+  readonly captureMs: number;
+  readonly writeMs: number;
 }
 
 /** Freezes, captures and thaws a small process again and again. */
@@ -33,26 +45,29 @@ export async function freeze(say: (line: string) => void): Promise<FreezeRow[]> 
     await until('the program', () =>
       readFileSync(output, 'utf8').startsWith('ready') ? true : undefined,
     );
-    const times: number[] = [];
+    const reports: Report[] = [];
     for (let i = 0; i < RUNS; i += 1) {
       const out = join(folder.path, `dump-${i}`);
       const args = ['dump', '--pid', String(pid), '--out', out, '--leave-running', '--json'];
-      const answer = JSON.parse(await run(FERRY, args, { env: folder.env }));
-      times.push(Number(answer.frozenMs));
+      reports.push(JSON.parse(await run(FERRY, args, { env: folder.env })));
       rmSync(out, { recursive: true });
     }
-    const sorted = times.sort((a, b) => a - b);
-    say(`frozen for ${sorted.map((time) => time.toFixed(1)).join(' ')} ms`);
-    const at = (share: number): number =>
-      sorted[Math.ceil(share * sorted.length) - 1] ?? Number.NaN;
+    const at = (share: number, part: keyof Report): number => {
+      const sorted = reports.map((report) => report[part]).sort((a, b) => a - b);
+      return sorted[Math.ceil(share * sorted.length) - 1] ?? Number.NaN;
+    };
+    say(`frozen for ${reports.map(({ frozenMs }) => frozenMs.toFixed(1)).join(' ')} ms`);
     return [
       {
         mappings: readFileSync(`/proc/${pid}/maps`, 'utf8').trimEnd().split('\n').length,
         descriptors: readdirSync(`/proc/${pid}/fd`).length,
         runs: RUNS,
-        median_ms: at(0.5),
-        p99_ms: at(0.99),
-        max_ms: at(1),
+        median_ms: at(0.5, 'frozenMs'),
+        p99_ms: at(0.99, 'frozenMs'),
+        max_ms: at(1, 'frozenMs'),
+        stop_ms: at(0.5, 'freezeMs'),
+        capture_ms: at(0.5, 'captureMs'),
+        write_ms: at(0.5, 'writeMs'),
       },
     ];
   } finally {

@@ -124,6 +124,24 @@ export async function migrate(
   return migrationLine(answer.operation.migration);
 }
 
+/** The same, its progress shown on the descriptor `screen`. */
+export async function migrateShown(
+  cluster: Cluster,
+  name: string,
+  to: string,
+  screen: number,
+): Promise<MigrationLine> {
+  const status = await cluster.ferryShown(['migrate', name, '--to', to], screen);
+  if (status !== 0) throw new Error(`ferry migrate ${name} --to ${to} ended with ${status}`);
+  const { operations } = await cluster.ferryJson<{
+    operations: (OperationLine & { container: string; migration: MigrationLine })[];
+  }>(['op', 'ls']);
+  // The newest comes first.
+  const own = operations.find(({ kind, container }) => kind === 'migrate' && container === name);
+  if (own === undefined) throw new Error(`The migration of ${name} is not among the operations`);
+  return migrationLine(own.migration);
+}
+
 export function migrationLine(line: MigrationLine): MigrationLine {
   const { container, from, to, mode, downtime_ms, total_ms, bytes_raw, bytes_wire } = line;
   return { container, from, to, mode, downtime_ms, total_ms, bytes_raw, bytes_wire };

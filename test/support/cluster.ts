@@ -1,4 +1,4 @@
-import type { ChildProcess } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -183,9 +183,8 @@ export class Cluster {
 
   /** Runs the command line, as an operator on the controller's machine does. */
   ferry(args: readonly string[], timeoutMs = 120_000): Promise<Finished> {
-    const [program = '', ...rest] = [...this.network.on('ctl'), join(ROOT, 'bin/ferry'), ...args];
-    const env = { ...this.folder.env, FERRY_CONTROLLER: `${CONTROLLER}:${CONTROLLER_PORT}` };
-    return tryRun(program, rest, { env, timeoutMs });
+    const [program = '', ...rest] = this.#ferryCommand(args);
+    return tryRun(program, rest, { env: this.#ferryEnv(), timeoutMs });
   }
 
   /** The same with --json, for a command that must succeed. */
@@ -198,6 +197,28 @@ export class Cluster {
       throw new Error(`ferry ${args.join(' ')} ended with ${status}: ${stderr}${stdout}`);
     }
     return JSON.parse(stdout);
+  }
+
+  /** Runs the command line where people see it: what it prints goes to the descriptor `screen`, as it comes.
+   *  @returns its exit status */
+  ferryShown(args: readonly string[], screen: number): Promise<number> {
+    const [program = '', ...rest] = this.#ferryCommand(args);
+    const child = spawn(program, rest, {
+      env: this.#ferryEnv(),
+      stdio: ['ignore', screen, screen],
+    });
+    return new Promise((resolve, reject) => {
+      child.once('error', reject);
+      child.once('exit', (code) => resolve(code ?? 128));
+    });
+  }
+
+  #ferryCommand(args: readonly string[]): string[] {
+    return [...this.network.on('ctl'), join(ROOT, 'bin/ferry'), ...args];
+  }
+
+  #ferryEnv(): NodeJS.ProcessEnv {
+    return { ...this.folder.env, FERRY_CONTROLLER: `${CONTROLLER}:${CONTROLLER_PORT}` };
   }
 
   /** A program on the client machine that talks to containers. */

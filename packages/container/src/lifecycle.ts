@@ -24,6 +24,8 @@ export interface CreateOptions {
   readonly signal?: AbortSignal | undefined;
   /** Addresses that other hosts' containers have. */
   readonly avoidAddresses?: readonly string[] | undefined;
+  /** Who owns it from the start. Default: 0. */
+  readonly epoch?: number | undefined;
 }
 
 /** Fills in a spec's defaults.
@@ -52,7 +54,8 @@ export async function createContainer(
     );
     const config = configFor(context, checked, image);
     const record: ContainerRecord = {
-      ...{ version: 1, name, id: randomBytes(16).toString('hex'), epoch: 0, phase: 'creating' },
+      ...{ version: 1, name, id: randomBytes(16).toString('hex'), phase: 'creating' },
+      epoch: options.epoch ?? 0,
       ...{ createdAt: context.now().toISOString(), spec: checked, layers: image.layers },
       ...{ config, network },
     };

@@ -41,6 +41,11 @@ function observeProcess(
   const put = (what: string, value: string) => seen.set(`${pid} ${what}`, value);
   const stat = statFields(pid) ?? [];
   if (!isRoot) put('ppid', stat[1] ?? '');
+  put('is a zombie', `${stat[0] === 'Z'}`);
+  if (stat[0] === 'Z') {
+    for (const name of ['pgrp', 'session'] as const) put(name, stat[statNumbers[name] - 3] ?? '');
+    return; // nothing else of it can be seen by anybody
+  }
   for (const [name, number] of Object.entries(statNumbers)) put(name, stat[number - 3] ?? '');
   for (const [name, value] of statusOf(`/proc/${pid}`)) put(name, value);
   for (const name of ['cwd', 'root', 'exe']) put(name, link(`/proc/${pid}/${name}`));
@@ -53,7 +58,7 @@ function observeProcess(
   observeMappings(pid, put);
   for (const fd of names(`/proc/${pid}/fd`)) {
     put(`fd ${fd}`, numbered(link(`/proc/${pid}/fd/${fd}`), objects));
-    put(`fdinfo ${fd}`, fdinfo(text(`/proc/${pid}/fdinfo/${fd}`)));
+    put(`fdinfo ${fd}`, fdinfo(text(`/proc/${pid}/fdinfo/${fd}`), objects));
   }
   for (const tid of names(`/proc/${pid}/task`)) {
     const values = [...statusOf(`/proc/${pid}/task/${tid}`)];
@@ -127,16 +132,29 @@ function mergeLast(found: Mapping[]): void {
 function numbered(target: string, objects: Map<string, number>): string {
   const anonymous = /^(socket|pipe):\[\d+\]$/.exec(target);
   if (anonymous === null) return target;
-  if (!objects.has(target)) objects.set(target, objects.size);
-  return `${anonymous[1]} number ${objects.get(target)}`;
+  return `${anonymous[1]} number ${orderOf(target, objects)}`;
 }
 
-/** Without what names this boot's inodes and mounts, and without the time that runs. */
-function fdinfo(content: string): string {
-  const lines = content
-    .split('\n')
-    .filter((line) => !/^(mnt_id|ino|it_value|ticks|lock|scm_fds):/.test(line));
-  return lines.join('; ').replaceAll(/ (ino|sdev):[0-9a-f]+/g, '');
+function orderOf(object: string, objects: Map<string, number>): number {
+  if (!objects.has(object)) objects.set(object, objects.size);
+  return objects.get(object) ?? 0;
+}
+
+/** Without what names this boot's inodes and mounts, and without the time that runs. Members of an
+ *  epoll set come in an order that means nothing. */
+function fdinfo(content: string, objects: Map<string, number>): string {
+  const moving = /^(mnt_id|ino|it_value|ticks|lock|scm_fds):/;
+  const lines = content.split('\n').filter((line) => line !== '' && !moving.test(line));
+  const isWallClock = /^clockid: [08]$/m.test(content);
+  return (
+    lines
+      .map((line) => line.replaceAll(/ (ino|sdev):[0-9a-f]+/g, ''))
+      .map((line) => line.replace(/^(eventfd-id): \d+/, (id) => `${orderOf(id, objects)}`))
+      // On a clock that is never set, an absolute time is as good as a relative one.
+      .filter((line) => isWallClock || !line.startsWith('settime flags:'))
+      .sort()
+      .join('; ')
+  );
 }
 
 /** @returns one line for each value that is not the same, apart from those `ignored` */

@@ -1,9 +1,9 @@
 // Builds everything: generated protobuf code, the native addon, the restorer, the bundled programs.
 // Usage: node scripts/build.mjs [proto] [native] [bundle]   (all of them by default)
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -102,7 +102,8 @@ if (wants('bundle')) {
   };
   const present = Object.entries(entries).filter(([, file]) => existsSync(join(root, file)));
   const esbuild = await import('esbuild');
-  await esbuild.build({
+  const built = await esbuild.build({
+    write: false,
     absWorkingDir: root,
     entryPoints: Object.fromEntries(present),
     bundle: true,
@@ -125,4 +126,11 @@ if (wants('bundle')) {
     },
     logLevel: 'warning',
   });
+  // Chunks before the programs that name them, each in one step: whoever starts meanwhile finds a whole set.
+  mkdirSync(join(root, 'dist'), { recursive: true });
+  const isProgram = ({ path }) => !basename(path).includes('-') || /ferry-\w+\.mjs/.test(path);
+  for (const file of [...built.outputFiles].sort((a, b) => isProgram(a) - isProgram(b))) {
+    writeFileSync(`${file.path}.${process.pid}`, file.contents);
+    renameSync(`${file.path}.${process.pid}`, file.path);
+  }
 }

@@ -115,12 +115,12 @@ export function captureProcess(frozen: FrozenProcess, context: CaptureContext): 
   const saved = ordered.map((thread) => saveThread(thread.traced));
   const xstates = saved.map((thread) => thread.traced.xstate());
   const mappings = parseMappings(readProc(`/proc/${hostPid}/smaps`));
-  const signals = changedSignals(status);
-  const answers = queryProcess({ process: frozen, saved, mappings, xstates, signals });
+  const answers = queryProcess({ process: frozen, saved, mappings, xstates });
   const vmas = mappings.map((m) =>
     describeMapping(hostPid, m, context.objects, context.references),
   );
   const mm = describeMm(hostPid, stat, answers.brk, vmas);
+  mm.mlockFuture = answers.mlockFuture;
   mm.runs = privateRuns(hostPid, vmas);
   const threads = saved.map((thread, i) =>
     captureThread(hostPid, thread, xstates[i]!, answers.threads[i]!),
@@ -240,17 +240,6 @@ function innerTid(hostPid: number, tid: number): number {
 /** The last number of a line like `NSpid: 4242 17`. */
 export function innermost(list: string): number {
   return Number(list.trim().split(/\s+/).at(-1));
-}
-
-/** Signals that are caught or ignored, or that once were: whose action is not the plain default. */
-export function changedSignals(status: ReadonlyMap<string, string>): number[] {
-  const mask =
-    BigInt(`0x${status.get('SigCgt') ?? '0'}`) | BigInt(`0x${status.get('SigIgn') ?? '0'}`);
-  const signals: number[] = [];
-  for (let signal = 1; signal <= 64; signal++) {
-    if (mask & (1n << BigInt(signal - 1))) signals.push(signal);
-  }
-  return signals;
 }
 
 /** /proc/PID/limits, which needs no privilege over the process (prlimit(2) does). */

@@ -8,7 +8,7 @@ import {
   type ZeroRef,
 } from '@ferry/dumpbin';
 import type { AltStack, IntervalTimer, PosixTimer, SignalAction } from '@ferry/image';
-import { type Mapping, tryReadProc } from '@ferry/linux';
+import { type Mapping, parseMappings, readProc, tryReadProc } from '@ferry/linux';
 import type { FrozenProcess } from './frozen-tree.js';
 import { findSyscallInstruction, InjectedProgram, type SavedThread } from './injection.js';
 import { imageRegisters } from './registers.js';
@@ -24,12 +24,15 @@ const PR = {
   getTidAddress: 40,
   getThpDisable: 42,
 } as const;
+/** All signals but SIGKILL and SIGSTOP. */
+const SIGNALS = Array.from({ length: 64 }, (_, i) => i + 1).filter((s) => s !== 9 && s !== 19);
+const MCL_FUTURE = 2;
+const MCL_ONFAULT = 4;
 const THREAD_BLOCK = 64;
 // struct rt_sigframe: return address, uc_flags, uc_link, uc_stack
 const FRAME_ALTSTACK = 24;
 const STACK = 4096;
 const SLOTS = 512;
-const FUTEX_WAIT = 0;
 const QUERY_TIMEOUT_MS = 5000;
 
 /** What only the process itself can tell. */
@@ -38,6 +41,8 @@ export interface ProcessAnswers {
   readonly intervalTimers: IntervalTimer[];
   readonly posixTimers: PosixTimer[];
   readonly brk: bigint;
+  /** mlockall(2) flags for future mappings, read off the mapping that the queries ran in. */
+  readonly mlockFuture: number;
   readonly dumpable: number;
   readonly childSubreaper: boolean;
   readonly thpDisabled: boolean;
@@ -59,8 +64,6 @@ export interface QueryInput {
   readonly saved: readonly SavedThread[];
   readonly mappings: readonly Mapping[];
   readonly xstates: readonly Buffer[];
-  /** Signals that are not at their default, from SigCgt and SigIgn of /proc/PID/status. */
-  readonly signals: readonly number[];
 }
 
 /** Runs one batch of queries inside a stopped process: one system call to map it in, one to take it away again. */
@@ -98,7 +101,7 @@ class QueryPlan {
     this.#input = input;
     const b = this.program;
     this.#timerIds = posixTimersOf(input.process.hostPid);
-    this.#actions = b.reserve(input.signals.length * 32);
+    this.#actions = b.reserve(SIGNALS.length * 32);
     this.#itimers = b.reserve(3 * 32);
     this.#timers = b.reserve(this.#timerIds.length * 48);
     this.#process = b.reserve(64);
@@ -128,7 +131,8 @@ class QueryPlan {
     this.#ask('prctl', [PR.getTimerSlack], plan.answers.plus(48));
     this.#ask('personality', [0xffffffff], plan.answers.plus(56));
     b.op('store', [plan.done, 1, 8], 'done');
-    b.sys('futex', [plan.done, FUTEX_WAIT, 1, timeout], 'wait for the tracer', any);
+    // Not a futex or poll: interrupted, those overwrite the restart block of the call that the freeze interrupted.
+    b.sys('ppoll', [0, 0, timeout, 0, 8], 'wait for the tracer', any);
     b.op('return', [plan.frame], 'return on its own');
     return plan;
   }
@@ -148,7 +152,7 @@ class QueryPlan {
   #emitProcess(): void {
     const b = this.program;
     const any = { expect: 'any' } as const;
-    this.#input.signals.forEach((signal, i) => {
+    SIGNALS.forEach((signal, i) => {
       b.sys('rt_sigaction', [signal, 0, this.#actions.plus(i * 32), 8], 'signal action', any);
     });
     for (const which of [0, 1, 2]) {
@@ -202,16 +206,26 @@ class QueryPlan {
     });
   }
 
+  #mlockFuture(injected: InjectedProgram): number {
+    const { mappings, process } = this.#input;
+    if (!mappings.some((mapping) => mapping.flags.includes('lo'))) return 0;
+    const address = injected.address(this.#process);
+    const own = parseMappings(readProc(`/proc/${process.hostPid}/smaps`)).find(
+      (mapping) => mapping.start <= address && address < mapping.end,
+    );
+    if (!own?.flags.includes('lo')) return 0;
+    return own.flags.includes('lf') ? MCL_FUTURE | MCL_ONFAULT : MCL_FUTURE;
+  }
+
   answers(injected: InjectedProgram): ProcessAnswers {
-    const { signals } = this.#input;
-    const actions = injected.read(this.#actions, Math.max(1, signals.length * 32));
+    const actions = injected.read(this.#actions, SIGNALS.length * 32);
     const itimers = injected.read(this.#itimers, 96);
     const timers = injected.read(this.#timers, Math.max(1, this.#timerIds.length * 48));
     const process = injected.read(this.#process, 64);
     return {
-      actions: signals.map((signal, i) =>
+      actions: SIGNALS.map((signal, i) =>
         decodeAction(signal, actions.subarray(i * 32, i * 32 + 32)),
-      ),
+      ).filter(isChanged),
       intervalTimers: [0, 1, 2].map((which) => decodeItimer(which, itimers.subarray(which * 32))),
       posixTimers: this.#timerIds.map((timer, i) => ({
         ...timer,
@@ -220,6 +234,7 @@ class QueryPlan {
         overrun: Math.max(0, timers.readInt32LE(i * 48 + 32)),
       })),
       brk: process.readBigUInt64LE(0),
+      mlockFuture: this.#mlockFuture(injected),
       dumpable: process.readUInt32LE(8),
       childSubreaper: process.readUInt32LE(16) !== 0,
       thpDisabled: process.readBigInt64LE(24) > 0n,
@@ -235,6 +250,11 @@ class QueryPlan {
 
 function timespec(bytes: Buffer, at: number): bigint {
   return bytes.readBigInt64LE(at) * 1_000_000_000n + bytes.readBigInt64LE(at + 8);
+}
+
+/** Is an action anything but a fresh process's? A default action can still carry flags and a mask. */
+function isChanged(action: SignalAction): boolean {
+  return (action.handler | action.flags | action.restorer | action.mask) !== 0n;
 }
 
 /** struct kernel_sigaction: handler, flags, restorer, mask. */

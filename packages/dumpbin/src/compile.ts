@@ -14,6 +14,7 @@ import {
   regionLengthOf,
 } from './link.js';
 import {
+  emitFutureLocks,
   emitLayout,
   emitMemory,
   emitProtections,
@@ -296,6 +297,7 @@ function emitOwn(draft: Draft, ctx: CompileContext): void {
     return { entry, thread };
   });
   emitTimers(b, process);
+  emitFutureLocks(b, process);
   emitLimits(b, process);
   emitPending(b, process);
   b.op(

@@ -250,6 +250,12 @@ export function emitProtections(b: ProgramBuilder, process: Process): void {
   }
 }
 
+/** mlockall(2) for mappings to come; the last thing done to a process's memory. */
+export function emitFutureLocks(b: ProgramBuilder, process: Process): void {
+  const flags = process.mm!.mlockFuture;
+  if (flags !== 0) b.sys('mlockall', [flags], 'lock future mappings');
+}
+
 /** The memory layout that /proc shows: code, data, brk, stack, arguments, environment, auxv and the executable. */
 export function emitLayout(b: ProgramBuilder, process: Process, ctx: CompileContext): void {
   const mm = process.mm!;

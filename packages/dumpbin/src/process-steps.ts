@@ -1,4 +1,4 @@
-import type { Process } from '@ferry/image';
+import type { PosixTimer, Process } from '@ferry/image';
 import type { CompileContext } from './compile-context.js';
 import type { ProgramBuilder } from './program.js';
 
@@ -6,6 +6,7 @@ const SIG_MAX = 64;
 const SIGKILL = 9;
 const SIGSTOP = 19;
 const EPERM = 1;
+const SI_TIMER = -2;
 const PR = { setChildSubreaper: 36, setThpDisable: 41, timerCreateRestoreIds: 77 } as const;
 const RLIMIT_NOFILE = 7;
 const DEFAULT_COREDUMP_FILTER = 0x33;
@@ -69,9 +70,17 @@ export function emitActions(b: ProgramBuilder, process: Process): void {
   }
 }
 
+/** The timer whose signal this is: it fires anew instead, so that the kernel goes on counting its overruns. */
+export function firedTimer(process: Process, siginfo: Uint8Array): PosixTimer | undefined {
+  const info = Buffer.from(siginfo);
+  if (info.readInt32LE(8) !== SI_TIMER) return undefined;
+  return process.posixTimers.find((timer) => timer.id === info.readInt32LE(16));
+}
+
 /** Signals that wait for the process as a whole; they stay blocked until it runs. */
 export function emitPending(b: ProgramBuilder, process: Process): void {
   for (const { siginfo } of process.pending) {
+    if (firedTimer(process, siginfo) !== undefined) continue;
     const signal = Buffer.from(siginfo).readInt32LE(0);
     b.sys('rt_sigqueueinfo', [process.pid, signal, b.bytes(siginfo)], `pending signal ${signal}`);
   }
@@ -107,9 +116,12 @@ export function emitArmTimers(b: ProgramBuilder, process: Process): void {
       `arm interval timer ${which}`,
     );
   }
+  const waiting = [...process.pending, ...process.threads.flatMap((thread) => thread.pending)];
   for (const timer of process.posixTimers) {
-    if (timer.remainingNs === 0n) continue;
-    const value = spec(timer.intervalNs, timer.remainingNs, 1_000_000_000n);
+    const fired = waiting.some(({ siginfo }) => firedTimer(process, siginfo) === timer);
+    const remaining = fired ? 1n : timer.remainingNs;
+    if (remaining === 0n) continue;
+    const value = spec(timer.intervalNs, remaining, 1_000_000_000n);
     b.sys('timer_settime', [timer.id, 0, value, 0], `arm timer ${timer.id}`);
   }
 }

@@ -1,5 +1,6 @@
 import type { Process, Thread } from '@ferry/image';
 import { emitAfterIdentity, emitCapabilities, emitIdentity } from './credential-steps.js';
+import { firedTimer } from './process-steps.js';
 import type { DataRef, ProgramBuilder } from './program.js';
 import { FRAME_FPSTATE, FRAME_XSTATE, frameLength, signalFrame } from './sigframe.js';
 
@@ -27,6 +28,7 @@ export function emitThreadAttributes(b: ProgramBuilder, process: Process, thread
   }
   emitScheduling(b, thread, who);
   for (const { siginfo } of thread.pending) {
+    if (firedTimer(process, siginfo) !== undefined) continue;
     const signal = Buffer.from(siginfo).readInt32LE(0);
     b.sys(
       'rt_tgsigqueueinfo',

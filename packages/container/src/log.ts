@@ -80,23 +80,24 @@ function parseRecord(text: string) {
  *  @param isOver  whether nothing more can be written (the container and its log process have ended) */
 export async function* readLogFile(
   path: string,
-  options: ReadLogOptions & { isOver: () => Promise<boolean> },
+  options: ReadLogOptions & { isOver?: () => Promise<boolean> },
 ): AsyncGenerator<LogLine, void, undefined> {
-  const { follow = false, tail, signal, isOver } = options;
+  const { follow = false, tail, signal, isOver = async () => true } = options;
   const joiner = new LineJoiner();
   const cursor = new FileCursor(path);
   const backlog: LogLine[] = [];
   for await (const text of cursor.lines(signal)) {
     const line = joiner.take(text);
     if (line === undefined) continue;
-    if (tail === undefined) {
-      yield line;
-    } else {
-      backlog.push(line);
-      if (backlog.length > tail) backlog.shift();
-    }
+    if (tail === undefined) yield line;
+    else backlog.push(line);
+    if (tail !== undefined && backlog.length > tail) backlog.shift();
   }
-  yield* backlog;
+  // A line that has not ended is the last one, unless it is waited for.
+  if (!follow) backlog.push(...joiner.rest());
+  yield* tail === undefined
+    ? backlog
+    : backlog.slice(backlog.length - Math.min(tail, backlog.length));
   while (follow) {
     // Asked before the read: what was written until then is read below.
     const over = await isOver();

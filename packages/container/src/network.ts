@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
@@ -60,7 +60,7 @@ export interface Port {
   readonly veth: string;
 }
 
-/** Makes the bridge where it does not exist, and brings it up.
+/** Makes the bridge where it does not exist, with a MAC address of its own, and brings it up.
  *  @param options.address  an address of the host on it, with prefix: `10.77.0.1/24` */
 export async function ensureBridge(
   bridge: string,
@@ -71,7 +71,12 @@ export async function ensureBridge(
   const ip = (args: string[]) => mustRun(program, [...prefix, ...args], { signal });
   const show = [...prefix, 'link', 'show', 'dev', bridge];
   const found = await runCommand(program, show, { signal });
-  if (found.status !== 0) await ip(['link', 'add', bridge, 'type', 'bridge']);
+  if (found.status !== 0) {
+    // An address given once stays; a bridge without one takes that of a port, another with each port that goes.
+    const bytes = randomBytes(5).toString('hex').match(/../g) ?? [];
+    const mac = ['02', ...bytes].join(':');
+    await ip(['link', 'add', bridge, 'address', mac, 'type', 'bridge']);
+  }
   if (address !== undefined) await ip(['addr', 'replace', address, 'dev', bridge]);
   await ip(['link', 'set', bridge, 'up']);
 }
@@ -106,7 +111,7 @@ export class ContainerNetwork {
   ): Promise<Addresses> {
     const { subnet, range, gateway, subnet6, gateway6, bridge, hostNetns } = this.#config;
     const subnet4 = parseSubnet4(subnet);
-    const used = new Set(taken.map(parseIpv4));
+    const used = new Set([...taken, ...(await this.#bridgeAddresses(options))].map(parseIpv4));
     if (gateway !== undefined) used.add(parseIpv4(gateway));
     let address: number;
     if (asked.address === undefined) {
@@ -131,6 +136,14 @@ export class ContainerNetwork {
       ...(address6 === undefined || gateway6 === undefined ? {} : { gateway6 }),
       mac: asked.mac ?? macForIpv4(address),
     };
+  }
+
+  /** The host's own addresses on the bridge: it does not answer its own question for them. */
+  async #bridgeAddresses(options: Options): Promise<string[]> {
+    const [program = '', ...prefix] = ipCommand(this.#config.hostNetns);
+    const args = [...prefix, '-4', '-o', 'addr', 'show', 'dev', this.#config.bridge];
+    const text = (await mustRun(program, args, options)).stdout.toString('utf8');
+    return [...text.matchAll(/ inet (\d+\.\d+\.\d+\.\d+)/g)].map((match) => match[1] as string);
   }
 
   /** An address that is asked for by its number: in the subnet, and no other container's here.
@@ -185,17 +198,10 @@ export class ContainerNetwork {
     for (const delayMs of ANNOUNCE_AGAIN_MS) this.#announceLater(port, addresses, delayMs);
   }
 
-  /** Drops everything from and to the container at once. The port stays in the bridge, disabled: the container's
-   *  device keeps its carrier, and neither side sees anything but lost packets. */
+  /** Drops everything from and to the container at once, by taking its port out of the bridge. The container's
+   *  device keeps its carrier: nobody sees anything but lost packets. (Disabling the port within the bridge is no
+   *  help: the bridge enables it again on the next change of the device, net/bridge/br_if.c:br_port_carrier_check.) */
   async lock(port: Port, options: Options = {}): Promise<void> {
-    const disable = ['link', 'set', port.veth, 'type', 'bridge_slave', 'state', '0'];
-    const [program = '', ...prefix] = ipCommand(this.#config.hostNetns);
-    const result = await runCommand(program, [...prefix, ...disable], options);
-    if (result.status !== 0) await this.disconnect(port, options);
-  }
-
-  /** Leaves the bridge. */
-  async disconnect(port: Port, options: Options = {}): Promise<void> {
     await this.#ip(['link', 'set', port.veth, 'nomaster'], options);
   }
 

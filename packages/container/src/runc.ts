@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FerryError } from '@ferry/core';
@@ -99,6 +100,7 @@ export class Runc {
 
   /** Removes what runc holds of a container, killing it if need be. One that does not exist is no error. */
   async delete(id: string, options: Options = {}): Promise<void> {
+    if (!existsSync(join(this.root, id))) return;
     const result = await this.#run(['delete', '--force', id], options);
     if (result.status !== 0 && !doesNotExist(result)) throw this.#failed('delete', id, result);
   }

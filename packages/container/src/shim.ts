@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { FerryError, ferryRoot } from '@ferry/core';
 import { call, SYSCALL } from '@ferry/linux';
 import { z } from 'zod';
+import { readLogFile } from './log.js';
 import { runtimeText } from './runc.js';
 
 /** The process beside each container that keeps its log and reaps it: native/shim.c. */
@@ -73,8 +74,7 @@ export async function createWithShim(
       pipes[2] === undefined ||
       child.pid === undefined
     ) {
-      const log = await readFile(places.runtimeLog, 'utf8').catch(() => '');
-      throw createFailed(log.trim() === '' ? said.stderr : log);
+      throw createFailed(await reasonOf(places, said.stderr));
     }
     const pid = Number(await readFile(places.pidFile, 'utf8'));
     const shimProcess = processRef(child.pid);
@@ -111,6 +111,17 @@ async function firstWords(
       ),
     );
   });
+}
+
+/** The runtime's own log, else what it wrote to stderr, which is the container's, else the shim's words. */
+async function reasonOf(places: ShimPlaces, shimText: string): Promise<string> {
+  const runtimeLog = await readFile(places.runtimeLog, 'utf8').catch(() => '');
+  if (runtimeLog.trim() !== '') return runtimeLog;
+  const lines: string[] = [];
+  for await (const { stream, line } of readLogFile(places.log, { tail: 10 })) {
+    if (stream === 'stderr') lines.push(line);
+  }
+  return lines.length === 0 ? shimText : lines.join('\n');
 }
 
 function createFailed(text: string): FerryError {

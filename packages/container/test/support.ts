@@ -115,3 +115,26 @@ export function shellSpec(name: string, script: string, more: Partial<RunSpec> =
   const image = { kind: 'program' as const, programs: PROGRAMS };
   return { name, image, args: ['/bin/sh', '-c', script], ...more };
 }
+
+/** Builds the static test program. */
+export async function buildPeer(folder: string): Promise<string> {
+  const target = join(folder, 'peer');
+  const source = join(import.meta.dirname, 'peer.c');
+  await mustRun('cc', ['-static', '-O1', '-Wall', '-Werror', '-o', target, source]);
+  return target;
+}
+
+export async function gather<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const item of items) all.push(item);
+  return all;
+}
+
+/** Waits until `condition` holds; fails after two seconds. */
+export async function until(what: string, condition: () => Promise<boolean>): Promise<void> {
+  const end = performance.now() + 2000;
+  while (!(await condition())) {
+    if (performance.now() > end) throw new Error(`Not within two seconds: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}

@@ -1,0 +1,226 @@
+import assert from 'node:assert/strict';
+import { closeSync, openSync, readFileSync } from 'node:fs';
+import type { Transfer } from '../src/index.js';
+import { buildPeer, gather, PROGRAMS, shellSpec, TestHosts, traces, until } from './support.js';
+
+const PORT = '7000';
+
+describe('container between two hosts', () => {
+  let hosts: TestHosts;
+  let peer: string;
+
+  before(async () => {
+    hosts = await TestHosts.make(2);
+    peer = await buildPeer(hosts.folder);
+  });
+  after(async () => {
+    const tags = hosts.configs.map(({ nodeId }) => nodeId);
+    const left = await hosts.remove();
+    assert.deepEqual(left, ['peer'], 'the hosts left something behind');
+    for (const tag of tags) assert.deepEqual(await traces(tag), []);
+  });
+  afterEach(async () => {
+    for (const host of hosts.hosts) {
+      for (const { record } of await host.list()) await host.remove(record.name);
+    }
+  });
+
+  const image = () => ({
+    ...{ kind: 'program' as const, programs: PROGRAMS },
+    copy: [{ from: peer, to: '/bin/peer' }],
+  });
+  const server = (name: string) => ({ name, image: image(), args: ['/bin/peer', 'serve', PORT] });
+  const client = (name: string) => ({ name, image: image(), args: ['/bin/sleep', '100'] });
+
+  async function ask(host: number, from: string, ip: string): Promise<string> {
+    const result = await hosts.host(host).exec(from, ['/bin/peer', 'ask', ip, PORT]);
+    return result.stdout.toString().trim();
+  }
+
+  it('is reached by others over IPv4 and IPv6, from its own host and the next', async () => {
+    const { record } = await hosts.host(0).run(server('server'));
+    await hosts.host(0).run(client('near'));
+    await hosts.host(1).run(client('far'));
+    const { address, address6 = '' } = record.network;
+    for (const ip of [address, address6]) {
+      assert.equal(await ask(0, 'near', ip), 'pid 1');
+      assert.equal(await ask(1, 'far', ip), 'pid 1');
+    }
+  });
+
+  it('falls silent when locked, without a reset, and comes back', async () => {
+    const { record } = await hosts.host(0).run(server('server'));
+    await hosts.host(0).run(client('near'));
+    const { address } = record.network;
+    assert.equal(await ask(0, 'near', address), 'pid 1');
+    await hosts.host(0).lock('server');
+    assert.equal(await ask(0, 'near', address), 'no answer');
+    // Not even a kernel without the socket may answer: here nobody listens any more.
+    await hosts.host(0).kill('server', 'SIGKILL');
+    assert.equal(await ask(0, 'near', address), 'no answer');
+    await hosts.host(0).unlock('server');
+    await until(
+      'the port is open again',
+      async () => (await ask(0, 'near', address)) !== 'no answer',
+    );
+  });
+
+  /** What the agents do for everything but processes and memory. */
+  async function move(name: string): Promise<Transfer> {
+    const [source, target] = [hosts.host(0), hosts.host(1)];
+    const transfer = JSON.parse(JSON.stringify(await source.describe(name))) as Transfer;
+    for (const digest of target.missingLayers(transfer)) {
+      await target.layers.importLayer(digest, source.layers.exportLayer(digest));
+    }
+    await target.reserve(transfer);
+    await target.importLog(name, source.exportLog(name));
+    const history = (await gather(source.exportLog(name))).reduce(
+      (sum, part) => sum + part.length,
+      0,
+    );
+    await source.lock(name);
+    await source.freeze(name);
+    await source.flushLog(name);
+    await target.importLog(name, source.exportLog(name, { from: history }));
+    await target.importUpper(name, source.exportUpper(name));
+    const fd = openSync(peer, 'r');
+    try {
+      const args = ['restore', PORT];
+      await target.createForRestore(name, { entry: '/proc/self/fd/3', args, fds: [fd] });
+    } finally {
+      closeSync(fd);
+    }
+    await target.start(name);
+    await target.importMounts(name, source.exportMounts(name));
+    await target.completeRestore(name, { epoch: transfer.epoch + 1 });
+    await target.unlock(name);
+    await source.remove(name);
+    return transfer;
+  }
+
+  it('moves with files, mounts, log, address and configuration', async () => {
+    const [source, target] = [hosts.host(0), hosts.host(1)];
+    const script = [
+      'echo before; echo kept > /etc/kept; rm /etc/hosts; rm -rf /home; mkdir /home; echo new > /home/new',
+      'mkfifo /tmp/fifo; echo shared > /dev/shm/shared; mkdir /scratch/inner; echo tmp > /scratch/inner/file',
+      'printf "half a line "; while :; do sleep 1; done',
+    ].join('; ');
+    const spec = shellSpec('moving', script, {
+      ...{ image: image(), seccomp: 'default', hostname: 'same', memoryLimitBytes: 100 << 20 },
+      mounts: [{ kind: 'tmpfs', destination: '/scratch', sizeBytes: 1 << 20 }],
+    });
+    const { record } = await source.run(spec);
+    await source.run(client('near'));
+    await until(
+      'its last output',
+      async () => (await gather(source.readLog('moving'))).length === 2,
+    );
+    const before = await source.exec('moving', ['/bin/cat', '/proc/self/status']);
+    const stdio = await source.stdio('moving');
+
+    await move('moving');
+
+    assert.equal(await source.find('moving'), undefined);
+    const status = await target.get('moving');
+    assert.equal(status.state, 'running');
+    assert.equal(status.record.epoch, 1);
+    assert.equal(status.record.id, record.id);
+    assert.deepEqual(status.record.network, record.network);
+    assert.notDeepEqual(await target.stdio('moving'), stdio);
+
+    const look =
+      'cat /etc/kept /home/* /dev/shm/shared /scratch/inner/file; ls /etc/hosts /tmp/fifo';
+    const files = await target.exec('moving', ['/bin/sh', '-c', look]);
+    assert.equal(files.stdout.toString(), 'kept\nnew\nshared\ntmp\n/tmp/fifo\n');
+    assert.match(files.stderr.toString(), /\/etc\/hosts.*No such file/);
+
+    const now = await target.exec('moving', ['/bin/cat', '/proc/self/status']);
+    const own = /^(Cap|NoNewPrivs|Seccomp)/;
+    const pick = (text: Buffer) =>
+      text
+        .toString()
+        .split('\n')
+        .filter((line) => own.test(line));
+    assert.deepEqual(
+      pick(now.stdout),
+      pick(before.stdout),
+      'a program run inside has other rights',
+    );
+    assert.ok(pick(now.stdout).includes('Seccomp:\t2'));
+
+    await until('the restorer', async () => (await gather(target.readLog('moving'))).length >= 3);
+    const lines = (await gather(target.readLog('moving'))).map(({ line }) => line);
+    assert.deepEqual(lines, ['before', 'half a line restored: pid 1, child 77', 'serving']);
+    assert.equal(await ask(0, 'near', record.network.address), 'pid 1', 'neighbours found it');
+    assert.equal((await target.memory('moving')).limitBytes, 100 << 20);
+    await target.kill('moving', 'SIGKILL');
+    assert.equal((await target.waitExit('moving'))?.signal, 9);
+  });
+
+  it('gives the restorer what it needs to build processes, and nothing to the record', async () => {
+    await hosts.host(0).run(server('rights'));
+    await move('rights');
+    const target = hosts.host(1);
+    const status = readFileSync(`/proc/${await target.initPid('rights')}/status`, 'utf8');
+    const effective = BigInt(`0x${/^CapEff:\s*(\w+)$/m.exec(status)?.[1]}`);
+    for (const bit of [5, 6, 7, 8, 12, 19, 21, 40]) {
+      assert.equal((effective >> BigInt(bit)) & 1n, 1n, `capability ${bit}`);
+    }
+    const again = await target.describe('rights');
+    assert.deepEqual(again.config.process.args, ['/bin/peer', 'serve', PORT]);
+    assert.ok(!again.config.process.capabilities?.bounding.includes('CAP_SYS_ADMIN'));
+  });
+
+  it('stays with its source when the destination cannot create it, and the place can be given up', async () => {
+    const [source, target] = [hosts.host(0), hosts.host(1)];
+    await source.run(server('staying'));
+    await source.run(client('near'));
+    const transfer = await source.describe('staying');
+    for (const digest of target.missingLayers(transfer)) {
+      await target.layers.importLayer(digest, source.layers.exportLayer(digest));
+    }
+    await target.reserve(transfer);
+    await source.lock('staying');
+    await source.freeze('staying');
+    await target.importUpper('staying', source.exportUpper('staying'));
+    const missing = { entry: '/no/such/program', fds: [] };
+    await assert.rejects(target.createForRestore('staying', missing), {
+      code: 'container.runtime',
+      message: /no\/such\/program.*no such file/,
+    });
+    assert.equal((await target.get('staying')).record.phase, 'incoming');
+    await target.remove('staying');
+    await source.thaw('staying');
+    await source.unlock('staying');
+    assert.equal(await ask(0, 'near', transfer.network.address), 'pid 1');
+  });
+
+  it('is not taken in without its layers, in another subnet, or from a description that is wrong', async () => {
+    const [source, target] = [hosts.host(0), hosts.host(1)];
+    const spec = server('refused');
+    await source.run({
+      ...spec,
+      image: { ...spec.image, links: [{ path: '/x', target: 'only-here' }] },
+    });
+    const transfer = await source.describe('refused');
+    await assert.rejects(target.reserve(transfer), { code: 'container.layer' });
+    const [known = ''] = (await target.layers.list()).map(({ digest }) => digest);
+    const layers = known === '' ? [] : [known];
+    const network = { ...transfer.network, address: '10.99.0.1' };
+    await assert.rejects(target.reserve({ ...transfer, layers, network }), {
+      code: 'container.address',
+    });
+    const mounts = [{ destination: 'relative' }];
+    const wrong: [string, object][] = [
+      ['path', { name: '../../etc' }],
+      ['config', { config: { ...transfer.config, mounts } }],
+      ['hooks', { config: { ...transfer.config, hooks: {} } }],
+      ['version', { version: 2 }],
+    ];
+    for (const [what, change] of wrong) {
+      const description = { ...transfer, layers, ...change } as Transfer;
+      await assert.rejects(target.reserve(description), { code: 'container.transfer' }, what);
+    }
+    assert.deepEqual(await target.list(), []);
+  });
+});

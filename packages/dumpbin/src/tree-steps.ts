@@ -3,6 +3,8 @@ import type { Process } from '@ferry/image';
 import { BARRIER, type CompileContext } from './compile-context.js';
 import type { ProgramBuilder } from './program.js';
 
+const EPERM = 1;
+
 /** How a child finds its own program: the place of its dump file. */
 export type ProgramPlace =
   | { readonly kind: 'folder' }
@@ -65,7 +67,11 @@ function emitProcessSection(plan: TreePlan, process: Process, session: number): 
     (child) => leads && child.sid === session && session !== process.sid,
   );
   for (const child of before) emitFork(plan, process, child, session);
-  if (leads) b.sys('setsid', [], `session ${process.pid}`);
+  if (leads) {
+    // PID 1 of a container leads its session already: the runtime has made it so.
+    const root = process.pid === ctx.image.rootPid;
+    b.sys('setsid', [], `session ${process.pid}`, root ? { expect: { orErrno: EPERM } } : {});
+  }
   for (const child of children) {
     if (before.includes(child)) continue;
     checkSession(process, child);

@@ -265,14 +265,14 @@ export class ContainerHost {
   }
 
   /** Drops all its traffic, both ways, at once. */
-  async lock(name: string, options: Options = {}): Promise<void> {
-    await this.#context.network.lock(this.#context.port(name), options);
+  async lock(name: string): Promise<void> {
+    this.#context.network.lock(this.#context.port(name));
   }
 
   /** Lets its traffic through (again), and tells the neighbours where it is. */
-  async unlock(name: string, options: Options = {}): Promise<void> {
+  async unlock(name: string): Promise<void> {
     const { network } = await this.#context.load(name);
-    await this.#context.network.connect(this.#context.port(name), network, options);
+    this.#context.network.connect(this.#context.port(name), network);
   }
 
   /** Sends gratuitous ARP and an unsolicited neighbour advertisement once more. */

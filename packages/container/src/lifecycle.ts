@@ -61,7 +61,8 @@ export async function createContainer(
     };
     await context.save(record);
     const made = await build(context, record, { config, fds: [], phase: 'created', signal });
-    await context.network.connect(context.port(name), network, { signal });
+    signal?.throwIfAborted();
+    context.network.connect(context.port(name), network);
     return made;
   } catch (error) {
     await undo(context, name, error);

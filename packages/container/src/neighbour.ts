@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { call, cString, ERRNO, OwnedFd, sys } from '@ferry/linux';
 import { macBytes, parseIpv4, parseIpv6 } from './addresses.js';
+import { deviceIndex } from './netlink.js';
 import { inNetns } from './netns.js';
 
 /** Telling neighbours where an address lives now, and asking whether it is taken: ARP (RFC 826, 5227) and
@@ -8,7 +9,6 @@ import { inNetns } from './netns.js';
 
 const AF_PACKET = 17;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
-const SIOCGIFINDEX = 0x8933;
 const SIOCGIFHWADDR = 0x8927;
 const MSG_DONTWAIT = 0x40;
 const ETHERTYPE_ARP = 0x0806;
@@ -96,7 +96,7 @@ export function announceHere(
   const mac = macBytes(addresses.mac);
   const ip = parseIpv4(addresses.address);
   using socket = packetSocket(0);
-  const index = deviceIndex(socket, device);
+  const index = deviceIndex(device);
   for (const operation of ['request', 'reply'] as const) {
     const targetMac = operation === 'request' ? Buffer.alloc(6) : BROADCAST;
     const frame = arpFrame({ operation, senderMac: mac, senderIp: ip, targetMac, targetIp: ip });
@@ -114,8 +114,11 @@ export async function isAddressInUse(
   options: { signal?: AbortSignal | undefined; hostNetns?: string | undefined } = {},
 ): Promise<boolean> {
   const open = () => packetSocket(ETHERTYPE_ARP);
+  const index =
+    options.hostNetns === undefined
+      ? deviceIndex(device)
+      : inNetns(options.hostNetns, () => deviceIndex(device));
   using socket = options.hostNetns === undefined ? open() : inNetns(options.hostNetns, open);
-  const index = deviceIndex(socket, device);
   call('bind', socket.number, linkAddress(index, ETHERTYPE_ARP), 20);
   const senderMac = deviceMac(socket, device);
   const probe = arpFrame({
@@ -156,10 +159,6 @@ function interfaceRequest(socket: OwnedFd, device: string, request: number): Buf
   cString(device).copy(ifreq, 0, 0, 16);
   call('ioctl', socket.number, request, ifreq);
   return ifreq;
-}
-
-function deviceIndex(socket: OwnedFd, device: string): number {
-  return interfaceRequest(socket, device, SIOCGIFINDEX).readInt32LE(16);
 }
 
 function deviceMac(socket: OwnedFd, device: string): Buffer {

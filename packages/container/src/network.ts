@@ -15,6 +15,7 @@ import {
   subnet4Contains,
 } from './addresses.js';
 import { announceHere, isAddressInUse } from './neighbour.js';
+import { setLinkMaster } from './netlink.js';
 import { adoptNetns, createNetns, inNetns, isNetns, releaseNetns } from './netns.js';
 import { mustRun, runCommand } from './run-command.js';
 import { macSchema } from './spec.js';
@@ -192,8 +193,8 @@ export class ContainerNetwork {
   }
 
   /** Joins the bridge (also after `lock`), and tells the neighbours. */
-  async connect(port: Port, addresses: Addresses, options: Options = {}): Promise<void> {
-    await this.#ip(['link', 'set', port.veth, 'master', this.#config.bridge], options);
+  connect(port: Port, addresses: Addresses): void {
+    this.#onHost(() => setLinkMaster(port.veth, this.#config.bridge));
     this.announce(port, addresses);
     for (const delayMs of ANNOUNCE_AGAIN_MS) this.#announceLater(port, addresses, delayMs);
   }
@@ -201,8 +202,8 @@ export class ContainerNetwork {
   /** Drops everything from and to the container at once, by taking its port out of the bridge. The container's
    *  device keeps its carrier: nobody sees anything but lost packets. (Disabling the port within the bridge is no
    *  help: the bridge enables it again on the next change of the device, net/bridge/br_if.c:br_port_carrier_check.) */
-  async lock(port: Port, options: Options = {}): Promise<void> {
-    await this.#ip(['link', 'set', port.veth, 'nomaster'], options);
+  lock(port: Port): void {
+    this.#onHost(() => setLinkMaster(port.veth, undefined));
   }
 
   /** Sends gratuitous ARP and an unsolicited neighbour advertisement from inside the container's namespace. */
@@ -227,11 +228,6 @@ export class ContainerNetwork {
         `Device ${port.veth} was not removed: ${said.trim()}`,
       );
     }
-  }
-
-  async #ip(args: readonly string[], options: Options): Promise<void> {
-    const [program = '', ...prefix] = ipCommand(this.#config.hostNetns);
-    await mustRun(program, [...prefix, ...args], options);
   }
 
   #onHost(work: () => void): void {

@@ -16,6 +16,7 @@ import {
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FerryError } from '@ferry/core';
+import { ELF_HEAD_BYTES, readElfHead } from './elf.js';
 import { runCommand } from './run-command.js';
 import type { ProgramImage } from './spec.js';
 
@@ -58,7 +59,10 @@ const FILES: readonly { path: string; content: string }[] = [
 
 /** Folders that Debian, since merged /usr, keeps as links. */
 const MERGED = ['bin', 'sbin', 'lib', 'lib64', 'lib32', 'libx32'];
-const ELF_MAGIC = Buffer.from('\x7fELF', 'latin1');
+/** For libraries, which name none. */
+const DEFAULT_LINKER = '/lib64/ld-linux-x86-64.so.2';
+const UNWINDER = '/lib/x86_64-linux-gnu/libgcc_s.so.1';
+const LINKERS_AT_ONCE = 8;
 
 /** Makes a root file system in the empty folder `tree` from programs of this host: the programs, their shared
  *  libraries and interpreters, and what else the image names. Times are the host files' own, or 0, so that the same
@@ -97,8 +101,8 @@ export async function buildProgramRootfs(
 class Builder {
   readonly #tree: string;
   readonly #signal: AbortSignal | undefined;
-  /** ELF files of the host whose libraries are wanted. */
-  readonly #elf = new Set<string>();
+  /** ELF files of the host whose libraries are wanted, each with its dynamic linker. */
+  readonly #elf = new Map<string, string>();
   /** Paths in the tree that carry the host file's own time. */
   readonly copied = new Set<string>();
 
@@ -111,7 +115,7 @@ class Builder {
   async program(path: string): Promise<void> {
     const head = await readHead(path);
     await this.#file(path, path);
-    const script = /^#!\s*(\/\S+)(?:\s+(\S+))?/.exec(head.toString('latin1'));
+    const script = /^#![ \t]*(\/\S+)(?:[ \t]+(\S+))?/.exec(head.toString('latin1'));
     if (script?.[1] === undefined) return;
     await this.program(script[1]);
     if (script[1].endsWith('/env') && script[2] !== undefined) {
@@ -145,20 +149,29 @@ class Builder {
 
   /** Copies the libraries of every ELF file seen so far, at the paths by which the dynamic linker finds them. */
   async libraries(): Promise<void> {
-    if (this.#elf.size === 0) return;
-    const result = await runCommand('ldd', [...this.#elf], { signal: this.#signal });
-    const text = result.stdout.toString('utf8');
-    const lost = /^\s*(\S+) => not found$/m.exec(text);
-    if (lost !== null) throw missing(`library ${lost[1]}`, undefined);
     const paths = new Set<string>();
-    for (const line of text.split('\n')) {
-      const path = /^\s+(?:\S+ => )?(\/\S+) \(0x/.exec(line)?.[1];
-      if (path !== undefined) paths.add(path);
+    const files = [...this.#elf];
+    for (let at = 0; at < files.length; at += LINKERS_AT_ONCE) {
+      const some = files.slice(at, at + LINKERS_AT_ONCE);
+      for (const list of await Promise.all(some.map((file) => this.#librariesOf(file)))) {
+        for (const path of list) paths.add(path);
+      }
     }
     for (const path of [...paths].sort()) await this.#file(path, path);
     // glibc loads this one by name when a thread is cancelled or exits.
-    const unwinder = '/lib/x86_64-linux-gnu/libgcc_s.so.1';
-    if (paths.size > 0 && existsSync(unwinder)) await this.#file(unwinder, unwinder);
+    if (paths.size > 0 && existsSync(UNWINDER)) await this.#file(UNWINDER, UNWINDER);
+  }
+
+  /** Asks the dynamic linker itself, which runs nothing of the file then (ld.so(8), --list). */
+  async #librariesOf([file, linker]: [string, string]): Promise<string[]> {
+    const result = await runCommand(linker, ['--list', file], { signal: this.#signal });
+    const text = result.stdout.toString('utf8');
+    const lost = /^\s*(\S+) => not found$/m.exec(text)?.[1];
+    if (lost !== undefined) throw missing(`Library ${lost} of ${file}`, undefined);
+    const found = [...text.matchAll(/^\s+(?:\S+ => )?(\/\S+) \(0x/gm)].map(
+      (match) => match[1] as string,
+    );
+    return found.length === 0 ? found : [linker, ...found];
   }
 
   /** Where `path` of the container lies in the tree; its folders are made. Links in the tree are our own. */
@@ -182,7 +195,8 @@ class Builder {
     await chmod(target, about.mode & 0o7777);
     await utimes(target, about.atime, about.mtime);
     this.copied.add(target);
-    if ((await readHead(from)).subarray(0, 4).equals(ELF_MAGIC)) this.#elf.add(from);
+    const elf = readElfHead(await readHead(from));
+    if (elf?.dynamic) this.#elf.set(from, elf.interpreter ?? DEFAULT_LINKER);
   }
 }
 
@@ -190,7 +204,12 @@ async function readHead(path: string): Promise<Buffer> {
   try {
     const file = await open(path, 'r');
     try {
-      const { bytesRead, buffer } = await file.read(Buffer.alloc(256), 0, 256, 0);
+      const { bytesRead, buffer } = await file.read(
+        Buffer.alloc(ELF_HEAD_BYTES),
+        0,
+        ELF_HEAD_BYTES,
+        0,
+      );
       return buffer.subarray(0, bytesRead);
     } finally {
       await file.close();

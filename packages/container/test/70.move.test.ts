@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { closeSync, openSync, readFileSync } from 'node:fs';
-import type { Transfer } from '../src/index.js';
+import { mustRun, type Transfer } from '../src/index.js';
 import { buildPeer, gather, PROGRAMS, shellSpec, TestHosts, traces, until } from './support.js';
 
 const PORT = '7000';
@@ -66,8 +66,8 @@ describe('container between two hosts', () => {
   });
 
   /** What the agents do for everything but processes and memory. */
-  async function move(name: string): Promise<Transfer> {
-    const [source, target] = [hosts.host(0), hosts.host(1)];
+  async function move(name: string, from = 0, to = 1): Promise<Transfer> {
+    const [source, target] = [hosts.host(from), hosts.host(to)];
     const transfer = JSON.parse(JSON.stringify(await source.describe(name))) as Transfer;
     for (const digest of target.missingLayers(transfer)) {
       await target.layers.importLayer(digest, source.layers.exportLayer(digest));
@@ -120,6 +120,20 @@ describe('container between two hosts', () => {
 
     await move('moving');
 
+    const fdb = await mustRun('nsenter', [
+      `--net=${hosts.netns(0)}`,
+      'bridge',
+      'fdb',
+      'show',
+      'br',
+      'br0',
+    ]);
+    const learned = new RegExp(`^${record.network.mac} dev up1`, 'm');
+    assert.match(
+      fdb.stdout.toString(),
+      learned,
+      'the bridge of the source has not heard of the move',
+    );
     assert.equal(await source.find('moving'), undefined);
     const status = await target.get('moving');
     assert.equal(status.state, 'running');
@@ -169,6 +183,33 @@ describe('container between two hosts', () => {
     const again = await target.describe('rights');
     assert.deepEqual(again.config.process.args, ['/bin/peer', 'serve', PORT]);
     assert.ok(!again.config.process.capabilities?.bounding.includes('CAP_SYS_ADMIN'));
+  });
+
+  it('moves there and back with what it has gathered on the way', async () => {
+    const script = 'echo one > /file; echo started; while :; do sleep 1; done';
+    const spec = shellSpec('commuter', script, { image: image(), seccomp: 'default' });
+    const { record } = await hosts.host(0).run(spec);
+    await until(
+      'it started',
+      async () => (await gather(hosts.host(0).readLog('commuter'))).length === 1,
+    );
+    await move('commuter', 0, 1);
+    const add = ['/bin/sh', '-c', 'echo two >> /file; rm /etc/group'];
+    assert.equal((await hosts.host(1).exec('commuter', add)).status, 0);
+    await move('commuter', 1, 0);
+    const host = hosts.host(0);
+    const look = ['/bin/sh', '-c', 'cat /file /proc/self/status; ls /etc/group'];
+    const seen = (await host.exec('commuter', look)).stdout.toString();
+    assert.match(seen, /^one\ntwo\n/);
+    assert.match(seen, /^Seccomp:\s2$/m);
+    assert.doesNotMatch(seen, /etc\/group/);
+    const status = await host.get('commuter');
+    assert.equal(status.record.epoch, 2);
+    assert.deepEqual(status.record.network, record.network);
+    await until('the log', async () => (await gather(host.readLog('commuter'))).length === 5);
+    const lines = (await gather(host.readLog('commuter'))).map(({ line }) => line);
+    const restored = ['restored: pid 1, child 77', 'serving'];
+    assert.deepEqual(lines, ['started', ...restored, ...restored]);
   });
 
   it('stays with its source when the destination cannot create it, and the place can be given up', async () => {

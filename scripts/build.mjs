@@ -98,14 +98,22 @@ if (wants('bundle')) {
   const entries = {
     ferry: 'services/cli/src/main.ts',
     'ferry-agent': 'services/agent/src/main.ts',
+    'ferry-tracer': 'services/agent/src/tracer-main.ts',
     'ferry-controller': 'services/controller/src/main.ts',
   };
   const present = Object.entries(entries).filter(([, file]) => existsSync(join(root, file)));
+  const results = await Promise.allSettled(present.map(([name, file]) => bundle(name, file)));
+  if (results.some(({ status }) => status === 'rejected')) process.exitCode = 1;
+}
+
+/** One program with what it imports. Parts that it loads on demand become files of their own. */
+async function bundle(name, file) {
   const esbuild = await import('esbuild');
   const built = await esbuild.build({
     write: false,
     absWorkingDir: root,
-    entryPoints: Object.fromEntries(present),
+    entryPoints: { [name]: file },
+    chunkNames: `${name}-[hash]`,
     bundle: true,
     platform: 'node',
     target: 'node20',
@@ -116,9 +124,9 @@ if (wants('bundle')) {
     sourcemap: 'linked',
     packages: 'external',
     alias: Object.fromEntries(
-      readdirSync(join(root, 'packages')).map((name) => [
-        `@ferry/${name}`,
-        join(root, 'packages', name, 'src/index.ts'),
+      readdirSync(join(root, 'packages')).map((folder) => [
+        `@ferry/${folder}`,
+        join(root, 'packages', folder, 'src/index.ts'),
       ]),
     ),
     banner: {
@@ -126,11 +134,11 @@ if (wants('bundle')) {
     },
     logLevel: 'warning',
   });
-  // Chunks before the programs that name them, each in one step: whoever starts meanwhile finds a whole set.
+  // The parts before the program that names them, each in one step: whoever starts meanwhile finds a whole set.
   mkdirSync(join(root, 'dist'), { recursive: true });
-  const isProgram = ({ path }) => !basename(path).includes('-') || /ferry-\w+\.mjs/.test(path);
-  for (const file of [...built.outputFiles].sort((a, b) => isProgram(a) - isProgram(b))) {
-    writeFileSync(`${file.path}.${process.pid}`, file.contents);
-    renameSync(`${file.path}.${process.pid}`, file.path);
+  const isProgram = ({ path }) => basename(path).startsWith(`${name}.mjs`);
+  for (const part of [...built.outputFiles].sort((a, b) => isProgram(a) - isProgram(b))) {
+    writeFileSync(`${part.path}.${process.pid}`, part.contents);
+    renameSync(`${part.path}.${process.pid}`, part.path);
   }
 }

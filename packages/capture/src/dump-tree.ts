@@ -1,9 +1,20 @@
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { type Blocker, blockerText, FerryError } from '@ferry/core';
-import { compileTree, restorer, type WriteProgress, writeDumpFiles } from '@ferry/dumpbin';
-import { encodeTreeFile, TREE_FILE } from '@ferry/image';
+import {
+  compileTree,
+  type PageRead,
+  type PageReader,
+  restorer,
+  type WriteProgress,
+  writeDumpFiles,
+} from '@ferry/dumpbin';
+import { encodeTreeFile, type Process, TREE_FILE, type TreeImage } from '@ferry/image';
+import { rehearse } from './rehearsal.js';
 import { TreeCapture } from './tree-capture.js';
+
+/** Up to this many pages (256 MiB) a tree that runs on is thawed before its pages are written. */
+const COPIED_PAGES_MAX = 65_536;
 
 export interface DumpOptions {
   readonly leaveRunning: boolean;
@@ -47,7 +58,7 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
   using capture = TreeCapture.open(hostPid);
   const { blockers } = capture.scan();
   if (blockers.length > 0) throw blocked(blockers);
-  restorer();
+  rehearse();
   const scanMs = times();
   const partial = join(dirname(target), `.${basename(target)}.${process.pid}.partial`);
   mkdirSync(partial, { mode: 0o700 });
@@ -57,39 +68,85 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
     const freezeMs = times();
     const image = capture.capture();
     const captureMs = times();
+    const pages = options.leaveRunning ? copyPages(capture, image) : undefined;
+    let frozenMs = 0;
+    if (pages !== undefined) {
+      capture.thaw();
+      frozenMs = frozen();
+    }
+    const readPages: PageReader = pages ?? capture.readPages.bind(capture);
     const tree = compileTree(image, { pages: 'embedded', restorer: restorer() });
+    const { progress } = options;
     const bytes = writeDumpFiles(partial, tree, {
       restorer: restorer(),
-      readPages: (pid, read, offset, into) => capture.readPages(pid, read, offset, into),
-      ...(options.progress === undefined ? {} : { progress: options.progress }),
+      readPages,
+      ...(progress === undefined ? {} : { progress }),
     });
     writeFileSync(join(partial, TREE_FILE), encodeTreeFile(image), { mode: 0o600 });
     renameSync(partial, target);
     const writeMs = times();
-    if (options.leaveRunning) capture.thaw();
-    else capture.kill();
-    const living = image.processes.filter((p) => p.state !== 'zombie');
-    const sum = (count: (p: (typeof living)[number]) => number): number =>
-      living.reduce((n, p) => n + count(p), 0);
+    if (!options.leaveRunning) capture.kill();
+    else capture.thaw();
+    if (pages === undefined) frozenMs = frozen();
+    const pageCount = tree.dumps.reduce((n, dump) => n + dump.pagesLength / 4096, 0);
     return {
       folder: target,
-      rootPid: image.rootPid,
-      processes: image.processes.length,
-      threads: sum((p) => p.threads.length),
-      descriptors: sum((p) => p.descriptors.length),
-      mappings: sum((p) => p.mm?.vmas.length ?? 0),
-      pages: tree.dumps.reduce((n, dump) => n + dump.pagesLength / 4096, 0),
+      ...counts(image),
+      pages: pageCount,
       bytes,
       scanMs,
       freezeMs,
       captureMs,
       writeMs,
-      frozenMs: frozen(),
+      frozenMs,
     };
   } catch (error) {
     rmSync(partial, { recursive: true, force: true });
     throw error;
   }
+}
+
+/** Copies all page contents, where they are few enough, so that the tree can run on before they are written. */
+function copyPages(capture: TreeCapture, image: TreeImage): PageReader | undefined {
+  const copies = new Map<string, Buffer>();
+  const reads: { pid: number; read: PageRead }[] = [
+    ...image.processes.flatMap((process) =>
+      (process.mm?.runs ?? []).map((run) => ({
+        pid: process.pid,
+        read: { ...run, sharedMemoryId: 0 },
+      })),
+    ),
+    ...image.sharedMemory.flatMap((object) =>
+      object.runs.map((run) => ({
+        pid: image.rootPid,
+        read: { ...run, sharedMemoryId: object.id },
+      })),
+    ),
+  ];
+  const pages = reads.reduce((sum, { read }) => sum + Number(read.pages), 0);
+  if (pages > COPIED_PAGES_MAX) return undefined;
+  const key = (pid: number, read: PageRead): string =>
+    `${read.sharedMemoryId === 0 ? pid : 0} ${read.sharedMemoryId} ${read.address}`;
+  for (const { pid, read } of reads) {
+    const copy = Buffer.allocUnsafeSlow(Number(read.pages) * 4096);
+    capture.readPages(pid, read, 0, copy);
+    copies.set(key(pid, read), copy);
+  }
+  return (pid, read, offset, into) => {
+    copies.get(key(pid, read))?.copy(into, 0, offset, offset + into.length);
+  };
+}
+
+function counts(image: TreeImage) {
+  const living = image.processes.filter((p) => p.state !== 'zombie');
+  const sum = (count: (p: Process) => number): number => living.reduce((n, p) => n + count(p), 0);
+  return {
+    rootPid: image.rootPid,
+    processes: image.processes.length,
+    threads: sum((p) => p.threads.length),
+    descriptors: sum((p) => p.descriptors.length),
+    mappings: sum((p) => p.mm?.vmas.length ?? 0),
+  };
 }
 
 /** Milliseconds since it was made, or since it was last asked. */

@@ -20,6 +20,7 @@ import {
 } from '@ferry/linux';
 import { credentialsOf } from './credentials.js';
 import type { FrozenProcess } from './frozen-tree.js';
+import type { GadgetFinder } from './gadgets.js';
 import { type SavedThread, saveThread } from './injection.js';
 import { describeMapping, describeMm, privateRuns } from './memory.js';
 import type { MemoryObjects } from './memory-objects.js';
@@ -50,6 +51,7 @@ const RLIM_INFINITY = 0xffffffffffffffffn;
 /** What the captures of one tree share. */
 export interface CaptureContext {
   readonly objects: MemoryObjects;
+  readonly gadgets: GadgetFinder;
   readonly references: Map<string, FileReference>;
   /** Translates a PID of ours into the tree's innermost PID namespace; 0 when it is not there. */
   readonly innerPid: (hostPid: number) => number;
@@ -121,6 +123,9 @@ export function captureProcess(frozen: FrozenProcess, context: CaptureContext): 
   );
   const mm = describeMm(hostPid, stat, answers.brk, vmas);
   mm.mlockFuture = answers.mlockFuture;
+  const { syscallReturn, sigreturn } = context.gadgets.find(hostPid, mappings);
+  mm.syscallReturnAddress = syscallReturn;
+  mm.sigreturnAddress = sigreturn;
   mm.runs = privateRuns(hostPid, vmas);
   const threads = saved.map((thread, i) =>
     captureThread(hostPid, thread, xstates[i]!, answers.threads[i]!),

@@ -6,7 +6,6 @@ import {
   type FileReference,
   type HostFacts,
   IMAGE_FORMAT,
-  type Process,
   type TreeImage,
 } from '@ferry/image';
 import {
@@ -139,7 +138,6 @@ export class TreeCapture implements Disposable {
     const processes = ordered.map((p) =>
       p.zombie ? captureZombie(p, context) : captureProcess(p, context),
     );
-    this.#addGadgets(processes);
     const owners = processes
       .filter((p) => p.state !== 'zombie')
       .map((p) => ({ pid: p.pid, hostPid: p.hostPid, command: p.comm }));
@@ -266,6 +264,7 @@ export class TreeCapture implements Disposable {
     const status = (hostPid: number): string => tryReadProc(`/proc/${hostPid}/status`) ?? '';
     return {
       objects: new MemoryObjects(),
+      gadgets: this.#gadgets,
       references: new Map(),
       innerPid: (hostPid) =>
         innermost(/^NSpid:\s+(.*)$/m.exec(status(hostPid))?.[1] ?? String(hostPid)),
@@ -286,31 +285,18 @@ export class TreeCapture implements Disposable {
     };
   }
 
-  #addGadgets(processes: readonly Process[]): void {
-    for (const process of processes) {
-      if (process.mm === undefined) continue;
-      const found = this.#gadgets.find(
-        process.hostPid,
-        parseMappings(readProc(`/proc/${process.hostPid}/maps`)),
-      );
-      process.mm.syscallReturnAddress = found.syscallReturn;
-      process.mm.sigreturnAddress = found.sigreturn;
-    }
-  }
-
   #facts(hostPid: number): HostFacts {
     const mappings = parseMappings(readProc(`/proc/${hostPid}/maps`));
     const size = (names: string[]): bigint =>
       mappings
         .filter((m) => names.includes(m.name))
         .reduce((sum, m) => sum + (m.end - m.start), 0n);
-    const cpu = readFileSync('/proc/cpuinfo', 'latin1');
     return {
       architecture: arch(),
       kernelRelease: release(),
       xfeatures: 0n,
       xsaveSize: 0,
-      cpuFlags: (/^flags\s*:\s*(.*)$/m.exec(cpu)?.[1] ?? '').split(' '),
+      cpuFlags: cpuFlags(),
       vdsoSize: size(['[vdso]']),
       vdsoHash: vdsoHash(hostPid, mappings),
       vvarSize: size(['[vvar]', '[vvar_vclock]']),
@@ -322,6 +308,16 @@ function vdsoHash(hostPid: number, mappings: readonly Mapping[]): bigint {
   const vdso = mappings.find((m) => m.name === '[vdso]');
   if (vdso === undefined) return 0n;
   return hash64(readMemory(hostPid, vdso.start, Number(vdso.end - vdso.start)));
+}
+
+let knownCpuFlags: string[] | undefined;
+
+/** Flags of /proc/cpuinfo, read once: the kernel measures each CPU's frequency whenever it is read. */
+function cpuFlags(): string[] {
+  const cpu = knownCpuFlags ?? readFileSync('/proc/cpuinfo', 'latin1');
+  if (typeof cpu === 'string')
+    knownCpuFlags = (/^flags\s*:\s*(.*)$/m.exec(cpu)?.[1] ?? '').split(' ');
+  return knownCpuFlags ?? [];
 }
 
 function clockNs(clock: number): bigint {

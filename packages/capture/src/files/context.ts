@@ -57,6 +57,8 @@ export interface FileContext {
   readonly descriptions: readonly { id: number; descriptor: Descriptor }[];
   /** How many descriptors in the tree refer to a description. */
   referencesTo(id: number): number;
+  /** The first descriptor of a description. */
+  descriptorOf(id: number): Descriptor;
   /** All descriptors of the tree that refer to a description; none for an adopted one. */
   holdersOf(id: number): readonly Descriptor[];
   /** Descriptions of one inode, as stat(2) numbers it: both ends of a pipe, a file opened twice. */

@@ -1,4 +1,4 @@
-import { type Blocker, SysError } from '@ferry/core';
+import { type Blocker, invariant, SysError } from '@ferry/core';
 import type { FileDescriptor, FileObject } from '@ferry/image';
 import { objectText } from './common.js';
 import type { Descriptor, FileCapture, FileContext, FileOwnerProcess } from './context.js';
@@ -158,6 +158,12 @@ class FilesCapture implements FileContext {
     return this.holdersOf(id).length;
   }
 
+  descriptorOf(id: number): Descriptor {
+    const description = this.#byId.get(id);
+    invariant(description !== undefined, `No description ${id}`);
+    return description.descriptor;
+  }
+
   holdersOf(id: number): readonly Descriptor[] {
     return this.#byId.get(id)?.all ?? [];
   }
@@ -168,7 +174,7 @@ class FilesCapture implements FileContext {
 
   adopt(descriptor: Descriptor): number {
     for (const id of this.idsOfInode(descriptor.stat.device, descriptor.stat.inode)) {
-      if (isSameDescription(this.#byId.get(id)!.descriptor, descriptor)) return id;
+      if (isSameDescription(this.descriptorOf(id), descriptor)) return id;
     }
     const id = this.#nextId;
     this.#add(id, descriptor, []);

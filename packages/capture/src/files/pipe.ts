@@ -89,10 +89,9 @@ function firstTime(descriptor: Descriptor, ctx: FileContext): boolean {
 function inspect(descriptor: Descriptor, ctx: FileContext): Pipe {
   return ctx.shared(`pipe:${keyOf(descriptor)}`, () => {
     const { device, inode } = descriptor.stat;
-    const ids = new Set(ctx.idsOfInode(device, inode));
-    const ends = ctx.descriptions
-      .filter(({ id }) => ids.has(id))
-      .map((description) => description.descriptor)
+    const ends = ctx
+      .idsOfInode(device, inode)
+      .map((id) => ctx.descriptorOf(id))
       .filter((end) => !isPathOnly(end));
     const isOpenOutside = ctx.externalInodes.includes(inode) || hasOtherEnd(ends);
     const capacity = ctx.scanning ? 0 : pipeCapacity(descriptor);

@@ -69,7 +69,8 @@ function peerOf(
   if (listener === undefined) {
     const isStream = entry.type !== SOCK.dgram;
     const isReset = isStream && (pollNow(descriptor.dup().number, 0) & POLL.error) !== 0;
-    return { ...NO_PEER, peerClosed: true, peerReset: isReset };
+    const name = unixName(peerAddress(descriptor.dup().number)?.subarray(2) ?? Buffer.alloc(0));
+    return { ...NO_PEER, peerClosed: true, peerReset: isReset, peerAddress: name };
   }
   if (!isTreeSocket(listener.inode, descriptor, ctx)) return outside(descriptor, ctx);
   if (!ctx.scanning && entry.sent > 0) {

@@ -7,8 +7,7 @@ import { epollEmitter, foreignTargets } from './epoll.js';
 import { eventfdEmitter } from './eventfd.js';
 import { externalEmitter } from './external.js';
 import { fifoEmitter } from './fifo.js';
-// Sockets: enable each line when its file exists.
-// import { inetSocketEmitter } from './inet-socket.js';
+import { inetSocketEmitter } from './inet-socket.js';
 import { memfdEmitter } from './memfd.js';
 import { namespaceEmitter } from './namespace.js';
 import { pidfdEmitter } from './pidfd.js';
@@ -16,8 +15,7 @@ import { pipeEmitter } from './pipe.js';
 import { regularEmitter } from './regular.js';
 import { signalfdEmitter } from './signalfd.js';
 import { timerfdEmitter } from './timerfd.js';
-
-// import { unixSocketEmitter } from './unix-socket.js';
+import { unixSocketEmitter } from './unix-socket.js';
 
 export { emitProcessLocks } from './attributes.js';
 
@@ -37,8 +35,8 @@ const emitters: Partial<Record<Kind, FileEmitter>> = {
   memfd: memfdEmitter,
   namespace: namespaceEmitter,
   pidfd: pidfdEmitter,
-  // unix: unixSocketEmitter,
-  // inet: inetSocketEmitter,
+  unix: unixSocketEmitter,
+  inet: inetSocketEmitter,
 };
 
 /** How each kind of open file is recreated, by the image's case of `kind`. */

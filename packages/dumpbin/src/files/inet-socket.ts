@@ -1,0 +1,179 @@
+import type { FileObject, InetSocket, SocketOption, TreeImage } from '@ferry/image';
+import type { ProgramBuilder } from '../program.js';
+import type { FileEmitter } from './emit.js';
+import { inetText, localOf, remoteOf } from './inet-address.js';
+import {
+  constant,
+  emitBuffers,
+  emitIntOption,
+  emitOption,
+  emitPacketFilter,
+  emitSocketFlags,
+  isFilterLock,
+  SOL,
+} from './socket-options.js';
+import { emitClosedConnection } from './tcp-closed.js';
+import { emitConnected, emitGoOn, emitReuse } from './tcp-repair.js';
+import { emitDatagramQueue, emitMemberships, emitUdpShutdown } from './udp-socket.js';
+
+const SOCK_CLOEXEC = 0o2000000;
+const SO_REUSEADDR = 2;
+const SO_REUSEPORT = 15;
+const SO_MARK = 36;
+const SO_BINDTODEVICE = 25;
+const EINPROGRESS = 115;
+const IPPROTO_UDP = 17;
+const TCP = { close: 7, listen: 10, synSent: 2, established: 1 } as const;
+const TCP_REPAIR = 19;
+const TCP_REPAIR_QUEUE = 20;
+const TCP_QUEUE_SEQ = 21;
+const REPAIR_OFF_SILENTLY = -1;
+const SEND_QUEUE = 2;
+
+/** TCP, UDP and listening MPTCP sockets. All are bound first, with SO_REUSEADDR, so that their order does not matter;
+ *  connections come back in repair mode, and go on when the tree does. */
+export const inetSocketEmitter: FileEmitter = {
+  create(b, file, ctx) {
+    const socket = socketOf(file);
+    const name = inetText(file.id, socket);
+    const fd = ctx.fdOf(file.id);
+    const slot = b.slotFor('socket');
+    const type = socket.type | SOCK_CLOEXEC;
+    b.sys('socket', [socket.family, type, socket.protocol], `make ${name}`, { into: slot });
+    b.moveFd(slot, fd, name);
+    for (const option of socket.options.filter(isNeededToBind)) emitOption(b, fd, option, name);
+    if (isRepaired(socket, ctx.image)) {
+      emitConnected(b, socket, { fd, name });
+      return;
+    }
+    emitBind(b, socket, { fd, name });
+    if (socket.protocol === IPPROTO_UDP && socket.remotePort !== 0)
+      emitConnect(b, socket, fd, name);
+    if (socket.state === TCP.synSent) emitSequence(b, socket, fd, name);
+  },
+  connect(b, file, ctx) {
+    const socket = socketOf(file);
+    const name = inetText(file.id, socket);
+    const fd = ctx.fdOf(file.id);
+    if (socket.state === TCP.listen) {
+      b.sys('listen', [fd, socket.backlog], `listen on ${name}`);
+    }
+    if (socket.protocol === IPPROTO_UDP) {
+      emitMemberships(b, socket, { fd, name });
+      emitDatagramQueue(b, socket, { fd, name });
+    }
+    if (socket.wasConnected) emitClosedConnection(b, socket, { fd, name });
+  },
+  resume(b, file, ctx) {
+    const socket = socketOf(file);
+    const name = inetText(file.id, socket);
+    const fd = ctx.fdOf(file.id);
+    const repaired = isRepaired(socket, ctx.image);
+    const isPending = !repaired && isConnectedTcp(socket);
+    if (isPending) emitConnect(b, socket, fd, name);
+    emitSettings(b, socket, { fd, name, all: repaired || socket.receiveQueue.length > 0 });
+    if (repaired) emitGoOn(b, socket, { fd, name });
+    if (socket.protocol === IPPROTO_UDP) emitUdpShutdown(b, socket, { fd, name });
+    emitSocketFlags(b, file, fd);
+    if (socket.state === TCP.synSent) emitConnect(b, socket, fd, name);
+    if (isPending) emitPendingShutdown(b, socket, fd, name);
+  },
+};
+
+function socketOf(file: FileObject): InetSocket {
+  if (file.kind?.$case !== 'inet') throw new TypeError(`File ${file.id} is no Internet socket`);
+  return file.kind.value;
+}
+
+function isConnectedTcp({ protocol, state }: InetSocket): boolean {
+  return protocol !== IPPROTO_UDP && ![TCP.close, TCP.listen, TCP.synSent].includes(state as 7);
+}
+
+const waiting = new WeakMap<TreeImage, Set<bigint>>();
+
+/** A connection that its server, also of the tree, has not accepted yet is made anew; every other comes back as it was. */
+function isRepaired(socket: InetSocket, image: TreeImage): boolean {
+  if (!isConnectedTcp(socket)) return false;
+  let inodes = waiting.get(image);
+  if (inodes === undefined) {
+    inodes = new Set();
+    for (const { kind } of image.files) {
+      if (kind?.$case === 'inet') for (const inode of kind.value.pendingInodes) inodes.add(inode);
+    }
+    waiting.set(image, inodes);
+  }
+  return !inodes.has(socket.inode);
+}
+
+/** IPV6_V6ONLY, IP_FREEBIND, IP_TRANSPARENT, SO_MARK, SO_REUSEPORT and the like decide what bind(2) accepts. */
+function isNeededToBind({ level, name }: SocketOption): boolean {
+  if (level === SOL.socket) return name === SO_REUSEPORT || name === SO_MARK;
+  if (level === SOL.ip) return [15, 19, 24, 51].includes(name);
+  return level === SOL.ipv6 && [26, 75, 78].includes(name);
+}
+
+export function emitBind(
+  b: ProgramBuilder,
+  socket: InetSocket,
+  { fd, name }: { fd: number; name: string },
+): void {
+  const { device, localPort } = socket;
+  if (device !== '' && socket.receiveQueue.length === 0) emitDevice(b, device, fd, name);
+  if (localPort === 0) return;
+  const reuse = { level: SOL.socket, name: SO_REUSEADDR, value: 1 };
+  emitIntOption(b, fd, reuse, name);
+  const at = localOf(socket);
+  b.sys('bind', [fd, constant(b, at), at.length], `bind ${name}`);
+}
+
+function emitDevice(b: ProgramBuilder, device: string, fd: number, name: string): void {
+  const value = Buffer.from(`${device}\0`);
+  emitOption(b, fd, { level: SOL.socket, name: SO_BINDTODEVICE, value }, name);
+}
+
+function emitConnect(b: ProgramBuilder, socket: InetSocket, fd: number, name: string): void {
+  const at = remoteOf(socket);
+  b.sys('connect', [fd, constant(b, at), at.length], `connect ${name}`, {
+    expect: { orErrno: EINPROGRESS },
+  });
+}
+
+/** The sequence number of the SYN that is on its way, which connect(2) then takes again. */
+function emitSequence(b: ProgramBuilder, socket: InetSocket, fd: number, name: string): void {
+  const set = (option: number, value: number) =>
+    emitIntOption(b, fd, { level: SOL.tcp, name: option, value }, `${name}: sequence`);
+  set(TCP_REPAIR, 1);
+  set(TCP_REPAIR_QUEUE, SEND_QUEUE);
+  set(TCP_QUEUE_SEQ, (socket.tcp?.sendSequence ?? 0) - 1);
+  set(TCP_REPAIR, REPAIR_OFF_SILENTLY);
+}
+
+function emitPendingShutdown(
+  b: ProgramBuilder,
+  socket: InetSocket,
+  fd: number,
+  name: string,
+): void {
+  const SHUT_WR = 1;
+  const FIN_WAIT = [4, 5];
+  if (FIN_WAIT.includes(socket.state)) b.sys('shutdown', [fd, SHUT_WR], `shut down ${name}`);
+}
+
+/** Everything that was set on a socket. SO_REUSEADDR was changed to bind it, and by repair mode. */
+function emitSettings(
+  b: ProgramBuilder,
+  socket: InetSocket,
+  { fd, name, all }: { fd: number; name: string; all: boolean },
+): void {
+  const { options, buffers, packetFilter, device } = socket;
+  const isReuse = ({ level, name }: SocketOption) => level === SOL.socket && name === SO_REUSEADDR;
+  const early = (option: SocketOption) => isNeededToBind(option) || isFilterLock(option);
+  for (const option of options) {
+    if (!early(option) && !isReuse(option)) emitOption(b, fd, option, name);
+  }
+  if (device !== '' && socket.receiveQueue.length > 0) emitDevice(b, device, fd, name);
+  emitBuffers(b, fd, buffers, { name, all });
+  emitPacketFilter(b, fd, packetFilter, name);
+  for (const option of options.filter(isFilterLock)) emitOption(b, fd, option, name);
+  if (!all || socket.protocol === IPPROTO_UDP) emitReuse(b, socket, { fd, name });
+}

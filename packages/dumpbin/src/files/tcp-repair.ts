@@ -1,0 +1,191 @@
+import type { InetSocket, TcpState } from '@ferry/image';
+import type { DataRef, ProgramBuilder } from '../program.js';
+import { localOf, plain, remoteOf } from './inet-address.js';
+import { type Endpoint, TCP_FLAG, tcpPacket } from './inet-packets.js';
+import { emitPoll, emitRawPacket, POLLRDHUP } from './inet-raw.js';
+import {
+  constant,
+  emitBuffers,
+  emitIntOption,
+  emitOption,
+  emitRoom,
+  SOL,
+} from './socket-options.js';
+
+const SO_REUSEADDR = 2;
+const SO_BINDTODEVICE = 25;
+const TCP_WINDOW_CLAMP = 10;
+const TCP_REPAIR = 19;
+const TCP_REPAIR_QUEUE = 20;
+const TCP_QUEUE_SEQ = 21;
+const TCP_REPAIR_OPTIONS = 22;
+const TCP_TIMESTAMP = 24;
+const TCP_REPAIR_WINDOW = 29;
+const REPAIR_ON = 1;
+const REPAIR_OFF = 0;
+const QUEUE = { none: 0, receive: 1, send: 2 } as const;
+/** Option kinds of a SYN: include/net/tcp.h. */
+const TCPOPT = { mss: 2, window: 3, sackPermitted: 4, timestamp: 8 } as const;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+const SHUT_WR = 1;
+/** The kernel takes at most this much at a time into a receive queue (tcp_send_rcvq, net/ipv4/tcp_input.c). */
+const RECEIVE_PIECE = 32 * 1024;
+const STATE = { finWait1: 4, finWait2: 5, closeWait: 8, lastAck: 9, closing: 11 } as const;
+
+interface Target {
+  readonly fd: number;
+  readonly name: string;
+}
+
+/** Recreates a connection in repair mode: sequence numbers, addresses, what was negotiated, both queues, half closed
+ *  ends. It stays silent until `emitGoOn`. */
+export function emitConnected(b: ProgramBuilder, socket: InetSocket, target: Target): void {
+  const { fd, name } = target;
+  const tcp = socket.tcp!;
+  const set = (option: number, value: number, step: string) =>
+    emitIntOption(b, fd, { level: SOL.tcp, name: option, value }, `${name}: ${step}`);
+  set(TCP_REPAIR, REPAIR_ON, 'repair mode');
+  if (socket.device !== '') {
+    const value = Buffer.from(`${socket.device}\0`);
+    emitOption(b, fd, { level: SOL.socket, name: SO_BINDTODEVICE, value }, name);
+  }
+  emitBuffers(b, fd, socket.buffers, { name, all: true });
+  set(TCP_REPAIR_QUEUE, QUEUE.send, 'send queue');
+  set(TCP_QUEUE_SEQ, tcp.sendSequence, 'send sequence');
+  set(TCP_REPAIR_QUEUE, QUEUE.receive, 'receive queue');
+  set(TCP_QUEUE_SEQ, tcp.receiveSequence - tcp.receiveQueue.length, 'receive sequence');
+  const [local, remote] = [localOf(socket), remoteOf(socket)];
+  b.sys('bind', [fd, constant(b, local), local.length], `bind ${name}`);
+  b.sys('connect', [fd, constant(b, remote), remote.length], `connect ${name}`);
+  emitNegotiated(b, tcp, target);
+  emitReceiveQueue(b, tcp, target);
+  set(TCP_REPAIR_QUEUE, QUEUE.send, 'send queue');
+  emitSent(b, tcp, target);
+  if (tcp.timestamps) set(TCP_TIMESTAMP, tcp.timestamp, 'timestamps');
+  emitHalfClosed(b, socket, target);
+  if (tcp.window.length > 0) {
+    b.sys(
+      'setsockopt',
+      [fd, SOL.tcp, TCP_REPAIR_WINDOW, b.bytes(tcp.window), tcp.window.length],
+      `${name}: window`,
+    );
+  }
+  if (tcp.windowClamp > 0) set(TCP_WINDOW_CLAMP, tcp.windowClamp, 'window clamp');
+}
+
+/** struct tcp_repair_opt[]. Without window scaling both scales are 0, which must be said: repair mode assumes its own. */
+function emitNegotiated(b: ProgramBuilder, tcp: TcpState, { fd, name }: Target): void {
+  const scales = tcp.windowScale ? tcp.sendWindowScale | (tcp.receiveWindowScale << 16) : 0;
+  const options: [number, number][] = [
+    [TCPOPT.mss, tcp.mssClamp],
+    [TCPOPT.window, scales],
+  ];
+  if (tcp.sackPermitted) options.push([TCPOPT.sackPermitted, 0]);
+  if (tcp.timestamps) options.push([TCPOPT.timestamp, 0]);
+  const raw = Buffer.alloc(options.length * 8);
+  options.forEach(([code, value], i) => {
+    raw.writeUInt32LE(code, i * 8);
+    raw.writeUInt32LE(value >>> 0, i * 8 + 4);
+  });
+  const at = constant(b, raw);
+  const step = `${name}: options of the handshake`;
+  b.sys('setsockopt', [fd, SOL.tcp, TCP_REPAIR_OPTIONS, at, raw.length], step);
+}
+
+function emitReceiveQueue(b: ProgramBuilder, tcp: TcpState, { fd, name }: Target): void {
+  const { receiveQueue } = tcp;
+  if (receiveQueue.length === 0) return;
+  emitRoom(b, fd, [{ data: receiveQueue }], 'receive');
+  const at = b.bytes(receiveQueue);
+  for (let done = 0; done < receiveQueue.length; done += RECEIVE_PIECE) {
+    const length = Math.min(RECEIVE_PIECE, receiveQueue.length - done);
+    emitSend(b, at.plus(done), length, { fd, name: `${name}: receive queue` });
+  }
+}
+
+/** What was sent and not acknowledged; in repair mode nothing goes out. */
+function emitSent(b: ProgramBuilder, tcp: TcpState, { fd, name }: Target): void {
+  const { sendQueue, unsent } = tcp;
+  if (sendQueue.length > 0) emitRoom(b, fd, [{ data: sendQueue }], 'send');
+  const sent = sendQueue.subarray(0, sendQueue.length - unsent);
+  if (sent.length > 0) emitSend(b, b.bytes(sent), sent.length, { fd, name: `${name}: sent` });
+}
+
+function emitSend(b: ProgramBuilder, at: DataRef, length: number, { fd, name }: Target): void {
+  b.sys('sendto', [fd, at, length, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0], name, {
+    expect: { value: length },
+  });
+}
+
+/** FINs. Ours is queued by shutdown(2), which repair mode keeps in. The peer's, and its acknowledgement of ours, arrive
+ *  as packets that it might have sent; what the connection answers the peer takes for a repetition. */
+function emitHalfClosed(b: ProgramBuilder, socket: InetSocket, target: Target): void {
+  const { state } = socket;
+  const tcp = socket.tcp!;
+  const shutDown = () => b.sys('shutdown', [target.fd, SHUT_WR], `${target.name}: half close`);
+  const acknowledged = tcp.sendSequence;
+  if (state === STATE.closeWait || state === STATE.lastAck) {
+    emitFromPeer(b, socket, target, { flags: TCP_FLAG.fin | TCP_FLAG.ack, acknowledged });
+  }
+  if ((state === STATE.finWait1 || state === STATE.lastAck) && !tcp.finUnsent) shutDown();
+  if (state === STATE.closing) {
+    if (!tcp.finUnsent) shutDown();
+    emitFromPeer(b, socket, target, { flags: TCP_FLAG.fin | TCP_FLAG.ack, acknowledged });
+  }
+  if (state === STATE.finWait2) {
+    shutDown();
+    emitFromPeer(b, socket, target, { flags: TCP_FLAG.ack, acknowledged: acknowledged + 1 });
+  }
+}
+
+function emitFromPeer(
+  b: ProgramBuilder,
+  socket: InetSocket,
+  { fd, name }: Target,
+  { flags, acknowledged }: { flags: number; acknowledged: number },
+): void {
+  const [from, to] = endpoints(socket);
+  const sequence = socket.tcp!.receiveSequence;
+  const packet = tcpPacket(from, to, { sequence, acknowledged, flags, window: 1024 });
+  emitRawPacket(b, packet, to, name);
+  if ((flags & TCP_FLAG.fin) !== 0) emitPoll(b, fd, POLLRDHUP, `${name}: the peer's FIN`);
+}
+
+function endpoints(socket: InetSocket): [Endpoint, Endpoint] {
+  const { remoteAddress, remotePort, localAddress, localPort } = socket;
+  return [
+    { address: plain(remoteAddress), port: remotePort },
+    { address: plain(localAddress), port: localPort },
+  ];
+}
+
+/** Leaves repair mode: a window probe tells the peer where we are, and starts both sides again. Then comes what had not
+ *  been sent yet. */
+export function emitGoOn(b: ProgramBuilder, socket: InetSocket, target: Target): void {
+  const { fd, name } = target;
+  const tcp = socket.tcp!;
+  const off = { level: SOL.tcp, name: TCP_REPAIR, value: REPAIR_OFF };
+  emitIntOption(b, fd, off, `${name}: leave repair mode`);
+  emitReuse(b, socket, target);
+  const unsent = tcp.sendQueue.subarray(tcp.sendQueue.length - tcp.unsent);
+  if (unsent.length > 0) {
+    emitRoom(b, fd, [{ data: tcp.sendQueue }], 'send');
+    emitSend(b, b.bytes(unsent), unsent.length, { fd, name: `${name}: what was not sent yet` });
+    emitBuffers(b, fd, socket.buffers, { name, all: true });
+  }
+  if (tcp.finUnsent) b.sys('shutdown', [fd, SHUT_WR], `${name}: half close`);
+}
+
+/** SO_REUSEADDR as it was: repair mode leaves it cleared. */
+export function emitReuse(
+  b: ProgramBuilder,
+  socket: InetSocket,
+  { fd, name }: { fd: number; name: string },
+): void {
+  const own = socket.options.find(
+    (option) => option.level === SOL.socket && option.name === SO_REUSEADDR,
+  );
+  const value = own === undefined ? 0 : Buffer.from(own.value).readInt32LE(0);
+  emitIntOption(b, fd, { level: SOL.socket, name: SO_REUSEADDR, value }, name);
+}

@@ -1,0 +1,142 @@
+import type { UnixMessage } from '@ferry/image';
+import { SERVICE } from '../layout.js';
+import type { Argument, ProgramBuilder } from '../program.js';
+import type { EmitContext } from './emit.js';
+import { emitRoom } from './socket-options.js';
+import {
+  datagramKey,
+  isConnectedStream,
+  SOCK,
+  STATE,
+  type UnixGraph,
+  type UnixNode,
+  unixGraph,
+} from './unix-graph.js';
+import { emitSend } from './unix-messages.js';
+import {
+  emitBindIfFree,
+  emitBindInside,
+  emitEnter,
+  isReachable,
+  nameText,
+  unixAddress,
+} from './unix-names.js';
+
+const AF_UNIX = 1;
+const MSG_DONTWAIT = 0x40;
+
+/** Where the other end of a connection stands for a while when nobody in the tree has it: above all objects. */
+export function partnerFd(node: UnixNode, ctx: EmitContext): number {
+  const { files, sharedMemory } = ctx.image;
+  const objects = ctx.serviceBase + SERVICE.objects + files.length + sharedMemory.length;
+  return objects + SERVICE.objects + (ctx.fdOf(node.id) - ctx.serviceBase);
+}
+
+/** Messages that carry their senders' credentials wait until those processes exist. */
+export function isDeferred({ socket }: UnixNode): boolean {
+  return socket.receiveQueue.some(({ credentials }) => (credentials?.pid ?? 0) !== 0);
+}
+
+function hasPartner({ socket }: UnixNode): boolean {
+  return socket.peerClosed && (isConnectedStream(socket) || socket.peerAddress.length === 0);
+}
+
+/** Puts into a socket what was waiting to be received: its peer sends it, or whoever had the sender's name. */
+export function emitQueues(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  const { socket } = node;
+  if (socket.receiveQueue.length === 0 || socket.state === STATE.listen) return;
+  const isDatagram = socket.type === SOCK.dgram;
+  if (isDatagram && isReachable(socket)) {
+    emitDatagrams(b, node, ctx);
+    return;
+  }
+  const peer = unixGraph(ctx.image).byInode.get(socket.peerInode);
+  const from = hasPartner(node) ? partnerFd(node, ctx) : peer && ctx.fdOf(peer.id);
+  if (from === undefined || (isDatagram && socket.address.length > 0)) return;
+  if (peer !== undefined) ctx.once(`unix: room ${peer.id}`);
+  emitRoom(b, from, socket.receiveQueue, 'send');
+  for (const message of socket.receiveQueue) emitSend(b, message, { from, ctx });
+}
+
+/** Datagrams to a socket that has a name: from the socket of the tree that has the sender's, or from one that is made
+ *  for that. */
+export function emitDatagrams(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  const { socket } = node;
+  if (socket.receiveQueue.length === 0) return;
+  const { senders } = unixGraph(ctx.image);
+  const to = unixAddress(b, socket.address);
+  if (socket.path?.present && socket.path.directory !== '') emitEnter(b, socket.path.directory);
+  const roomy = new Set<number>();
+  for (const message of socket.receiveQueue) {
+    const sender = senderOf(message, senders);
+    if (sender === undefined) {
+      emitFromStranger(b, message, { to, isInside: !isReachable(socket), ctx });
+      continue;
+    }
+    const from = ctx.fdOf(sender.id);
+    if (!roomy.has(from)) emitRoom(b, from, socket.receiveQueue, 'send');
+    roomy.add(from);
+    ctx.once(`unix: room ${sender.id}`);
+    emitSend(b, message, { from, to, ctx });
+  }
+}
+
+function senderOf(message: UnixMessage, senders: UnixGraph['senders']): UnixNode | undefined {
+  const { sourceAddress } = message;
+  return sourceAddress.length === 0 ? undefined : senders.get(datagramKey(sourceAddress));
+}
+
+/** A message whose sender is gone, or never had a name. */
+function emitFromStranger(
+  b: ProgramBuilder,
+  message: UnixMessage,
+  { to, isInside, ctx }: { to: [Argument, number]; isInside: boolean; ctx: EmitContext },
+): void {
+  const name = `sender ${nameText(message.sourceAddress)}`;
+  const from = b.slotFor('sender');
+  b.sys('socket', [AF_UNIX, SOCK.dgram, 0], `make ${name}`, { into: from });
+  if (isInside) emitBindInside(b, from, message.sourceAddress);
+  else emitBindIfFree(b, from, message.sourceAddress);
+  emitRoom(b, from, [message], 'send');
+  emitSend(b, message, { from, to, ctx });
+  b.sys('close', [from], `close ${name}`);
+}
+
+/** Connects a datagram socket to the one it sends to. Outside the tree that is whoever has the name by now, if anybody:
+ *  a log daemon, as a rule, which may come and go. */
+export function emitDatagramLink(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  const { socket } = node;
+  if (socket.type !== SOCK.dgram || socket.peerInode + BigInt(socket.peerAddress.length) === 0n) {
+    return;
+  }
+  const peer = unixGraph(ctx.image).byInode.get(socket.peerInode);
+  const address = peer?.socket.address ?? socket.peerAddress;
+  if (address.length === 0 || !ctx.once(`unix: link ${node.id}`)) return;
+  const directory = peer?.socket.path?.present ? peer.socket.path.directory : '';
+  if (directory !== '') emitEnter(b, directory);
+  const [at, length] = unixAddress(b, address);
+  const name = `connect datagram socket ${node.id} to ${nameText(address)}`;
+  const connect = () =>
+    b.sys('connect', [ctx.fdOf(node.id), at, length], name, {
+      expect: peer === undefined ? 'any' : { value: 0 },
+    });
+  if (!socket.peerClosed) {
+    connect();
+    return;
+  }
+  const closed = b.slotFor('sender');
+  b.sys('socket', [AF_UNIX, SOCK.dgram, 0], `${name}: the closed peer`, { into: closed });
+  emitBindIfFree(b, closed, address, connect);
+  b.sys('close', [closed], `${name}: the closed peer`);
+}
+
+/** Closes the other end of a connection that nobody has: with data unread there, when this end had a reset to tell. */
+export function emitClosePartner(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  if (!hasPartner(node)) return;
+  const name = `the closed peer of UNIX socket ${node.id}`;
+  if (node.socket.peerReset) {
+    const byte = b.bytes(Buffer.alloc(1));
+    b.sys('sendto', [ctx.fdOf(node.id), byte, 1, MSG_DONTWAIT, 0, 0], `${name}: unread data`);
+  }
+  b.sys('close', [partnerFd(node, ctx)], `close ${name}`);
+}

@@ -1,0 +1,266 @@
+import type { UnixCredentials } from '@ferry/image';
+import type { Argument, ProgramBuilder, Slot } from '../program.js';
+import { emitPair } from './common.js';
+import type { EmitContext, FileEmitter } from './emit.js';
+import {
+  emitBuffers,
+  emitOption,
+  emitPacketFilter,
+  emitSocketFlags,
+  isFilterLock,
+} from './socket-options.js';
+import {
+  type Connection,
+  datagramKey,
+  isConnectedStream,
+  type ListenerGroup,
+  SOCK,
+  STATE,
+  type UnixNode,
+  unixGraph,
+} from './unix-graph.js';
+import {
+  emitBind,
+  emitBindIfFree,
+  emitEnter,
+  isReachable,
+  nameText,
+  unixAddress,
+} from './unix-names.js';
+import {
+  emitClosePartner,
+  emitDatagramLink,
+  emitDatagrams,
+  emitQueues,
+  isDeferred,
+  partnerFd,
+} from './unix-queues.js';
+
+const AF_UNIX = 1;
+const SHUT_RD = 0;
+const SHUT_WR = 1;
+const SHUT_RDWR = 2;
+const RECEIVE_SHUTDOWN = 1;
+const BOTH_SHUTDOWN = 3;
+
+/** UNIX sockets. They are made together with what they are connected to; then queues are filled by their peers; what
+ *  would hinder that (shut down ends, SO_PASSCRED) is set last. */
+export const unixSocketEmitter: FileEmitter = {
+  create(b, file, ctx) {
+    const node = unixGraph(ctx.image).byId.get(file.id);
+    if (node !== undefined) emitNode(b, node, ctx);
+  },
+  connect(b, _file, ctx) {
+    if (!ctx.once('unix: connect')) return;
+    const { nodes } = unixGraph(ctx.image);
+    for (const node of nodes) if (!isDeferred(node)) emitQueues(b, node, ctx);
+    for (const node of nodes) emitDatagramLink(b, node, ctx);
+    for (const node of nodes) if (!isDeferred(node)) emitClosePartner(b, node, ctx);
+  },
+  resume(b, _file, ctx) {
+    if (!ctx.once('unix: resume')) return;
+    const { nodes } = unixGraph(ctx.image);
+    for (const node of nodes) {
+      if (!isDeferred(node)) continue;
+      emitQueues(b, node, ctx);
+      emitClosePartner(b, node, ctx);
+    }
+    for (const node of nodes) emitShutdown(b, node, ctx);
+    for (const node of nodes) emitSettings(b, node, ctx);
+  },
+};
+
+function textOf({ id, socket }: UnixNode): string {
+  return `UNIX socket ${id} (${nameText(socket.address)})`;
+}
+
+function emitNode(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  if (!ctx.once(`unix: ${node.id}`)) return;
+  const { groups, byInode } = unixGraph(ctx.image);
+  const group = groups.get(node.id);
+  if (group !== undefined) {
+    emitGroup(b, group, ctx);
+    return;
+  }
+  const { socket } = node;
+  const peer = byInode.get(socket.peerInode);
+  const isPairedDatagram =
+    socket.type === SOCK.dgram &&
+    peer !== undefined &&
+    (peer.socket.address.length === 0 || isUnnamedPeerOf(node, peer));
+  if (isConnectedStream(socket) || isPairedDatagram || isOrphan(node)) {
+    emitSocketPair(b, { client: node, server: socket.peerClosed ? undefined : peer }, ctx);
+    return;
+  }
+  emitSingle(b, node, ctx);
+}
+
+/** `node` has no name, and yet `peer` is connected to it: they came from socketpair(2). */
+function isUnnamedPeerOf(node: UnixNode, peer: UnixNode): boolean {
+  return node.socket.address.length === 0 && peer.socket.peerInode === node.socket.inode;
+}
+
+/** A datagram socket whose peer is closed and had no name. */
+function isOrphan({ socket }: UnixNode): boolean {
+  return socket.peerClosed && socket.peerAddress.length === 0;
+}
+
+function emitSocket(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  const slot = b.slotFor('socket');
+  b.sys('socket', [AF_UNIX, node.socket.type, 0], `make ${textOf(node)}`, { into: slot });
+  b.moveFd(slot, ctx.fdOf(node.id), textOf(node));
+}
+
+function emitSingle(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  const { socket } = node;
+  const isLost = socket.address.length > 0 && !isReachable(socket);
+  const { senders, datagramClients } = unixGraph(ctx.image);
+  const clients = datagramClients.get(socket.inode) ?? [];
+  if (isLost) {
+    // Who sends to it, or is connected to it, can reach it only while its path exists.
+    const names = socket.receiveQueue.map(({ sourceAddress }) => datagramKey(sourceAddress));
+    for (const other of [...names.map((name) => senders.get(name)), ...clients]) {
+      if (other !== undefined && other !== node) emitNode(b, other, ctx);
+    }
+  }
+  emitSocket(b, node, ctx);
+  emitBind(b, ctx.fdOf(node.id), socket, () => {
+    if (!isLost) return;
+    emitDatagrams(b, node, ctx);
+    for (const client of clients) emitDatagramLink(b, client, ctx);
+  });
+}
+
+/** socketpair(2), for whatever did not come from a listening socket that can be told. */
+function emitSocketPair(b: ProgramBuilder, { client, server }: Connection, ctx: EmitContext): void {
+  const node = (client ?? server)!;
+  const name = textOf(node);
+  const pair = asPeer(b, node.socket.peerCredentials, name, () =>
+    emitPair(b, name, (at) => {
+      b.sys('socketpair', [AF_UNIX, node.socket.type, 0, at], `${name}: make the pair`);
+    }),
+  );
+  const ends = [client, server];
+  ends.forEach((end, i) => {
+    const to = end === undefined ? partnerFd(node, ctx) : ctx.fdOf(end.id);
+    b.moveFd(pair[i]!, to, name);
+    if (end === undefined) return;
+    ctx.once(`unix: ${end.id}`);
+    if (end.socket.type === SOCK.dgram) emitBind(b, to, end.socket);
+    else emitBindIfFree(b, to, end.socket.address);
+  });
+}
+
+/** Runs `action` with the effective ids that SO_PEERCRED must tell, which the kernel takes from whoever connects; file
+ *  access stays that of the superuser. */
+function asPeer<T>(
+  b: ProgramBuilder,
+  credentials: UnixCredentials | undefined,
+  name: string,
+  action: () => T,
+): T {
+  const { uid, gid } = credentials ?? { uid: 0, gid: 0 };
+  if (uid === 0 && gid === 0) return action();
+  const step = `${name}: as user ${uid}, group ${gid}`;
+  b.sys('setresgid', [-1, gid, -1], step);
+  b.sys('setresuid', [-1, uid, -1], step);
+  b.sys('setfsuid', [0], step, { expect: 'any' });
+  const result = action();
+  b.sys('setresuid', [-1, 0, -1], `${name}: superuser again`);
+  b.sys('setresgid', [-1, 0, -1], `${name}: superuser again`);
+  return result;
+}
+
+/** A listening socket and everybody who is, or wants to be, connected through it. */
+function emitGroup(b: ProgramBuilder, group: ListenerGroup, ctx: EmitContext): void {
+  const { listener, connections, pending } = group;
+  for (const { client, server } of connections) {
+    if (server !== undefined) ctx.once(`unix: ${server.id}`);
+    const one = (client ?? server)!;
+    if (client !== undefined) emitClient(b, client, ctx);
+    else emitPhantomClient(b, one, ctx);
+  }
+  for (const client of pending) emitClient(b, client, ctx);
+  const first = connections[0];
+  const model = listener ?? (first?.server ?? first?.client)!;
+  const name = `listening ${textOf(model)}`;
+  const slot = b.slotFor('listener');
+  b.sys('socket', [AF_UNIX, model.socket.type, 0], `make ${name}`, { into: slot });
+  const at: Argument = listener === undefined ? slot : ctx.fdOf(listener.id);
+  if (listener !== undefined) {
+    ctx.once(`unix: ${listener.id}`);
+    b.moveFd(slot, ctx.fdOf(listener.id), name);
+  }
+  const named = listener?.socket ?? { address: model.socket.address, path: undefined };
+  const backlog = Math.max(listener?.socket.backlog ?? 0, 1);
+  emitBind(b, at, named, () => {
+    const credentials = first?.client?.socket.peerCredentials ?? listener?.socket.peerCredentials;
+    asPeer(b, credentials, name, () => b.sys('listen', [at, backlog], `listen on ${name}`));
+    const directory = named.path?.present ? named.path.directory : '';
+    if (directory !== '') emitEnter(b, directory);
+    for (const connection of connections) emitConnection(b, connection, { at, named, ctx });
+    for (const client of pending) emitConnect(b, ctx.fdOf(client.id), client, named.address);
+    if (listener?.socket.backlog === 0) b.sys('listen', [at, 0], `backlog of ${name}`);
+  });
+  if (listener === undefined) b.sys('close', [slot], `${name}: nobody has it`);
+}
+
+function emitClient(b: ProgramBuilder, client: UnixNode, ctx: EmitContext): void {
+  ctx.once(`unix: ${client.id}`);
+  emitSocket(b, client, ctx);
+  emitBind(b, ctx.fdOf(client.id), client.socket);
+}
+
+function emitPhantomClient(b: ProgramBuilder, server: UnixNode, ctx: EmitContext): void {
+  const slot = b.slotFor('socket');
+  const name = `the closed peer of ${textOf(server)}`;
+  b.sys('socket', [AF_UNIX, server.socket.type, 0], `make ${name}`, { into: slot });
+  b.moveFd(slot, partnerFd(server, ctx), name);
+  emitBindIfFree(b, partnerFd(server, ctx), server.socket.peerAddress);
+}
+
+function emitConnect(
+  b: ProgramBuilder,
+  fd: number,
+  node: UnixNode,
+  address: Uint8Array,
+  credentials?: UnixCredentials,
+): void {
+  const [at, length] = unixAddress(b, address);
+  asPeer(b, credentials, textOf(node), () =>
+    b.sys('connect', [fd, at, length], `connect ${textOf(node)} to ${nameText(address)}`),
+  );
+}
+
+function emitConnection(
+  b: ProgramBuilder,
+  { client, server }: Connection,
+  { at, named, ctx }: { at: Argument; named: { address: Uint8Array }; ctx: EmitContext },
+): void {
+  const node = (client ?? server)!;
+  const from = client === undefined ? partnerFd(node, ctx) : ctx.fdOf(client.id);
+  emitConnect(b, from, node, named.address, server?.socket.peerCredentials);
+  const accepted: Slot = b.slotFor('accepted');
+  b.sys('accept4', [at, 0, 0, 0], `accept ${textOf(node)}`, { into: accepted });
+  const to = server === undefined ? partnerFd(node, ctx) : ctx.fdOf(server.id);
+  b.moveFd(accepted, to, `accept ${textOf(node)}`);
+}
+
+function emitShutdown(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  const { shutdown, peerClosed, type, state } = node.socket;
+  if (shutdown === 0 || state === STATE.listen || (peerClosed && type !== SOCK.dgram)) return;
+  const how =
+    shutdown === BOTH_SHUTDOWN ? SHUT_RDWR : shutdown === RECEIVE_SHUTDOWN ? SHUT_RD : SHUT_WR;
+  b.sys('shutdown', [ctx.fdOf(node.id), how], `shut down ${textOf(node)}`);
+}
+
+function emitSettings(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  const { socket, file, id } = node;
+  const fd = ctx.fdOf(id);
+  const name = textOf(node);
+  for (const option of socket.options) if (!isFilterLock(option)) emitOption(b, fd, option, name);
+  emitBuffers(b, fd, socket.buffers, { name, all: !ctx.once(`unix: room ${id}`) });
+  emitPacketFilter(b, fd, socket.packetFilter, name);
+  for (const option of socket.options.filter(isFilterLock)) emitOption(b, fd, option, name);
+  emitSocketFlags(b, file, fd);
+}

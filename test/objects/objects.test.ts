@@ -1,12 +1,17 @@
+import { contained, containerMove } from './support/container.js';
 import { engineExists } from './support/engine.js';
-import { canBeSabotaged, type FlavourName, flavours, type Verdict } from './support/flavours.js';
+import { canBeSabotaged, flavours as plainFlavours, type Verdict } from './support/flavours.js';
 import { Jobs } from './support/jobs.js';
 import { type ObjectProgram, programs } from './table.js';
 
 // FERRY_OBJECTS=name,name          only these programs
 // FERRY_OBJECTS_FLAVOURS=tree,...  only these flavours
 // FERRY_OBJECTS_JOBS=n             how many run at a time (3)
+// FERRY_OBJECTS_CONTAINER=1        also in runc containers
 // FERRY_OBJECTS_OUTSIDE=ignore     believe the programs alone, do not compare /proc
+const flavours = { ...plainFlavours, contained, containerMove };
+type FlavourName = keyof typeof flavours;
+const withContainers = process.env.FERRY_OBJECTS_CONTAINER === '1';
 const chosen = list(process.env.FERRY_OBJECTS);
 const chosenFlavours = list(process.env.FERRY_OBJECTS_FLAVOURS);
 const jobs = new Jobs<Verdict>(Number(process.env.FERRY_OBJECTS_JOBS ?? 3));
@@ -18,6 +23,8 @@ const titles: Readonly<Record<FlavourName, string>> = {
   frozen: 'passes when it is stopped and let go',
   rollback: 'does not notice a dump that leaves it running',
   tree: 'passes after dump and restore',
+  contained: 'passes in a container when nobody touches it',
+  containerMove: 'passes after a move from one container into another',
   carriedOrRefused: 'is carried, or refused by name and left alone',
 };
 
@@ -33,9 +40,12 @@ function flavoursOf(program: ObjectProgram): FlavourName[] {
   const own: FlavourName[] = ['unmoved'];
   if (canBeSabotaged(program)) own.push('sabotage');
   own.push('frozen');
+  const isContained = withContainers && program.hostOnly === undefined;
+  if (isContained) own.push('contained');
   if (engineExists()) {
     own.push(...(program.later === undefined ? (['rollback', 'tree'] as const) : []));
     if (program.later !== undefined) own.push('carriedOrRefused');
+    else if (isContained) own.push('containerMove');
   }
   return own.filter((name) => chosenFlavours === undefined || chosenFlavours.includes(name));
 }

@@ -14,6 +14,8 @@ export interface ObjectProgram {
   readonly later?: string;
   /** Why it only runs when FERRY_OBJECTS names it: it asks for more than the kernel promises. */
   readonly onlyByName?: string;
+  /** Why it is not tried in a container. */
+  readonly hostOnly?: string;
   /** What the refusal must say; the pid of one of its processes by default. */
   readonly blocker?: RegExp;
   /** Lines of `differences` that move by themselves in this program. */

@@ -1,0 +1,215 @@
+import { ApiError, type Part, type SourceDescription } from '@ferry/api';
+import { parseTransfer, type Transfer } from '@ferry/container';
+import { FerryError } from '@ferry/core';
+import { type PageCounters, pageLimits, type SegmentTable } from '@ferry/pages';
+import type { ReceivedImage } from './image-receiver.js';
+import { compilePrograms, loaderProgram } from './loader.js';
+import { type DestinationHost, preflight } from './offer.js';
+import { Outbox } from './outbox.js';
+import type { ProgressReporter } from './progress.js';
+import { RestoreWork } from './restore-work.js';
+import type { SourcePort } from './source-port.js';
+
+interface Parameters {
+  readonly migrationId: string;
+  readonly container: string;
+  readonly epoch: bigint;
+  readonly sourceNode: string;
+  readonly node: string;
+  readonly vdsoHash: bigint;
+  readonly destination: DestinationHost;
+  readonly port: SourcePort;
+  readonly progress: ProgressReporter;
+  /** Monotonic milliseconds. */
+  readonly now: () => number;
+}
+
+/** What a destination does during a migration. All of it is undone by `remove`, until `resume` was called. */
+export class DestinationWork {
+  readonly #p: Parameters;
+  readonly #restore: RestoreWork;
+  readonly #stop = new AbortController();
+  readonly parts: Part[] = [];
+  readonly warnings: string[] = [];
+  #counters: PageCounters = { raw: 0, wire: 0 };
+  #transfer: Transfer | undefined;
+  #logBytes = 0;
+
+  constructor(parameters: Parameters) {
+    this.#p = parameters;
+    this.#restore = new RestoreWork(parameters.destination.host);
+  }
+
+  /** Memory received and in place. */
+  get counters(): Readonly<PageCounters> {
+    return this.#counters;
+  }
+
+  /** Whether what was restored still waits to be let go. */
+  get isAlive(): boolean {
+    return this.#restore.isAlive;
+  }
+
+  /** Ends the work that is under way, with `reason` for its error. */
+  stop(reason: unknown): void {
+    this.#stop.abort(reason);
+  }
+
+  /** Everything that can be done while the container runs at its source.
+   *  @throws ApiError migrate.preflight with the findings; FerryError of what failed */
+  async prepare(described: SourceDescription | undefined): Promise<void> {
+    const { migrationId, destination, port, progress, node, container } = this.#p;
+    const { signal } = this.#stop;
+    const { description, transfer } = this.#check(described);
+    const verdict = await preflight(destination, description);
+    this.warnings.push(...verdict.warnings);
+    const [problem] = verdict.problems;
+    if (problem !== undefined) {
+      const message = `${node} cannot take ${container}: ${problem.object}: ${problem.reason}`;
+      const { problems } = verdict;
+      const { remedy } = problem;
+      throw new ApiError({ code: 'migrate.preflight', message, remedy, problems });
+    }
+    progress.tell('rootfs', 'fetching the root file system', 0.05);
+    for (const digest of destination.host.missingLayers(transfer)) {
+      const chunks = port.pullLayer(migrationId, digest, { signal });
+      await destination.host.layers.importLayer(digest, chunks, { signal });
+    }
+    progress.tell('prepare', 'making the container', 0.12);
+    signal.throwIfAborted();
+    await this.#restore.reserve(transfer);
+    await this.#restore.importUpper(this.#pull('upper'), { signal });
+    await this.#copyLog();
+    await this.#restore.startLoader({ signal, program: loaderProgram() });
+    signal.throwIfAborted();
+  }
+
+  /** @throws FerryError migrate.vdso, migrate.order, container.transfer */
+  #check(described: SourceDescription | undefined) {
+    const description = described?.description;
+    if (described === undefined || description === undefined) {
+      throw new FerryError('migrate.order', 'The source described nothing');
+    }
+    const transfer = parseTransfer(parseJson(described.transfer));
+    this.#transfer = transfer;
+    if (transfer.name !== this.#p.container) {
+      throw new FerryError('migrate.order', `The source describes ${transfer.name}`);
+    }
+    if (described.vdsoHash !== this.#p.vdsoHash) {
+      throw new FerryError(
+        'migrate.vdso',
+        `The kernel of ${this.#p.node} has another vDSO than that of ${this.#p.sourceNode}`,
+        { remedy: 'choose a host with the same kernel build' },
+      );
+    }
+    return { description, transfer };
+  }
+
+  /** With the source frozen: everything but the last step. */
+  async restore(received: ReceivedImage | undefined): Promise<void> {
+    if (received === undefined) throw new FerryError('migrate.order', 'No image came');
+    const { signal } = this.#stop;
+    await this.#timed('state', async () => {
+      await this.#copyChangedUpper();
+      await this.#copyLog();
+      await this.#restore.importMounts(this.#pull('mounts'), { signal });
+    });
+    await this.#timed('layout', () =>
+      this.#restore.layOut(compilePrograms(received.image), { signal }),
+    );
+    await this.#timed('pages', () => this.#fill(received.segments));
+  }
+
+  /** Lets it run. */
+  async resume(): Promise<void> {
+    await this.#timed('resume', () => this.#restore.go({ epoch: Number(this.#p.epoch) }));
+  }
+
+  /** Leaves nothing; repeatable. */
+  async remove(): Promise<void> {
+    await this.#restore.remove();
+  }
+
+  #pull(kind: 'upper' | 'upper-changed' | 'mounts'): AsyncIterable<Buffer> {
+    const { port, migrationId } = this.#p;
+    return port.pullState(migrationId, { kind }, { signal: this.#stop.signal });
+  }
+
+  /** A writable layer that was changed since it was copied is copied again, below a new mount: an overlay's layers must
+   *  not be changed while it is mounted (Documentation/filesystems/overlayfs.rst). */
+  async #copyChangedUpper(): Promise<void> {
+    const { signal } = this.#stop;
+    const changed = await unlessEmpty(this.#pull('upper-changed'));
+    if (changed === undefined || this.#transfer === undefined) return;
+    this.warnings.push('Files were written while the root file system was copied: copied again');
+    await this.#restore.stopLoader(this.#transfer);
+    await this.#restore.importUpper(changed, { signal });
+    this.#logBytes = 0;
+    await this.#restore.startLoader({ signal, program: loaderProgram() });
+  }
+
+  /** The log from where the last copy ended. */
+  async #copyLog(): Promise<void> {
+    const { port, migrationId } = this.#p;
+    const what = { kind: 'log' as const, from: this.#logBytes };
+    const chunks = port.pullState(migrationId, what, { signal: this.#stop.signal });
+    await this.#restore.importLog(this.#counted(chunks));
+  }
+
+  async *#counted(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const chunk of chunks) {
+      this.#logBytes += chunk.length;
+      yield chunk;
+    }
+  }
+
+  async #fill(segments: SegmentTable): Promise<void> {
+    const { port, migrationId, progress } = this.#p;
+    const { signal } = this.#stop;
+    const credits = new Outbox<number>();
+    credits.push(pageLimits.windowBytes);
+    const chunks = port.pullPages(migrationId, credits, { signal });
+    try {
+      this.#counters = await this.#restore.fill(segments, chunks, {
+        signal,
+        written: (bytes, counters) => {
+          credits.push(bytes);
+          progress.pages(counters, { from: 0.3, to: 0.9 });
+        },
+      });
+    } finally {
+      credits.close();
+    }
+  }
+
+  async #timed(name: string, work: () => Promise<void>): Promise<void> {
+    const before = this.#p.now();
+    await work();
+    this.parts.push({ name, ms: this.#p.now() - before });
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new FerryError('container.transfer', 'The description of the container is not JSON', {
+      cause,
+    });
+  }
+}
+
+/** The same stream, or undefined when it has nothing. */
+async function unlessEmpty(
+  chunks: AsyncIterable<Buffer>,
+): Promise<AsyncIterable<Buffer> | undefined> {
+  const iterator = chunks[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  if (first.done) return undefined;
+  return (async function* () {
+    yield first.value;
+    for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
+      yield next.value;
+    }
+  })();
+}

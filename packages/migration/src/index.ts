@@ -1,0 +1,15 @@
+export { readCheckpointManifest, restoreCheckpoint, writeCheckpoint } from './checkpoint.js';
+export { containerMessage, runSpec, specMessage } from './container-message.js';
+export { describe, type SourceHost } from './describe.js';
+export { DestinationSession } from './destination-session.js';
+export { readHostFacts, readResources, readVdsoHash } from './host-facts.js';
+export { Journal, type JournalEntry } from './journal.js';
+export type { Logger } from './logger.js';
+export { type DestinationHost, preflight } from './offer.js';
+export { ProgressReporter } from './progress.js';
+export { RestoreWork } from './restore-work.js';
+export type { SourcePort, StateRequest } from './source-port.js';
+export { SourceSession } from './source-session.js';
+export { SourceWork } from './source-work.js';
+export type { TracerCommand } from './tracer.js';
+export { serveAgent } from './tracer-server.js';

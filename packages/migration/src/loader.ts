@@ -1,0 +1,180 @@
+import { once } from 'node:events';
+import { Socket } from 'node:net';
+import { FerryError, InvariantError } from '@ferry/core';
+import { buildStore, compileTree, loaderFile, restorer } from '@ferry/dumpbin';
+import { TreeImage, validateTree } from '@ferry/image';
+import { call, cString, ERRNO, OwnedFd, sys, sysError } from '@ferry/linux';
+
+// memfd_create(2), socketpair(2), open(2)
+const MFD_CLOEXEC = 1;
+const MFD_EXEC = 0x10;
+const AF_UNIX = 1;
+const SOCK_STREAM_CLOEXEC = 0o2000001;
+const O_RDONLY_CLOEXEC = 0o2000000;
+
+/** What PID 1 of the container is started as: descriptors 3, 4 and 5 are `Loader.fds`. */
+export const loaderCommand = {
+  entry: '/proc/self/fd/3',
+  args: ['--folder-fd', '5', '--control-fd', '4'],
+} as const;
+
+/** Dump files of a tree, one after the other, and where the root's begins. */
+export interface ProgramStore {
+  readonly store: Buffer;
+  readonly rootOffset: bigint;
+}
+
+/** This build's loader. */
+export function loaderProgram(): Buffer {
+  return loaderFile(restorer());
+}
+
+/** Programs for this build's loader that rebuild the tree of `image`, given its memory from outside.
+ *  @throws FerryError image.*, dumpbin.* when the image, which may come from a peer, asks for what cannot be */
+export function compilePrograms(image: Buffer): ProgramStore {
+  const tree = TreeImage.decode(image);
+  validateTree(tree);
+  const code = restorer();
+  return buildStore(compileTree(tree, { pages: 'external', restorer: code }), code);
+}
+
+/** The restorer as a container's first process, seen from the agent. It waits for its program, so that everything that
+ *  takes time (runtime, mounts, namespaces) is done before the source is frozen. Order: `closeChildEnds` once it was
+ *  started, `load`, `laidOut`, (write the pages), `pagesWritten`, `ready`, `go`. Any of them throws when it has ended. */
+export class Loader {
+  readonly #ends: OwnedFd[];
+  readonly #store: OwnedFd;
+  readonly #control: Socket;
+  #received = '';
+  #ended = false;
+  #wake: () => void = () => {};
+
+  private constructor(ends: OwnedFd[], store: OwnedFd, control: Socket) {
+    this.#ends = ends;
+    this.#store = store;
+    this.#control = control;
+    control.on('data', (data) => {
+      this.#received += data.toString('latin1');
+      this.#wake();
+    });
+    const end = () => {
+      this.#ended = true;
+      this.#wake();
+    };
+    control.on('error', end).on('end', end).on('close', end);
+  }
+
+  /** @param file  the loader's executable: the one that belongs to the programs it will be given */
+  static create(file: Buffer): Loader {
+    const program = memfd('ferry-loader', file, MFD_CLOEXEC | MFD_EXEC);
+    // A file that is open for writing cannot be executed (ETXTBSY).
+    const path = cString(`/proc/self/fd/${program.number}`);
+    const executable = new OwnedFd(call('open', path, O_RDONLY_CLOEXEC, 0));
+    program[Symbol.dispose]();
+    const pair = Buffer.alloc(8);
+    call('socketpair', AF_UNIX, SOCK_STREAM_CLOEXEC, 0, pair);
+    const theirs = new OwnedFd(pair.readInt32LE(4));
+    const store = memfd('ferry-store', Buffer.alloc(0), MFD_CLOEXEC);
+    const control = new Socket({ fd: pair.readInt32LE(0), readable: true, writable: true });
+    return new Loader([executable, theirs], store, control);
+  }
+
+  /** For descriptors 3, 4, 5 of the container's first process. */
+  get fds(): number[] {
+    return [...this.#ends.map((end) => end.number), this.#store.number];
+  }
+
+  /** Ours of the descriptors that the process now has: its end of the socket must close with it. */
+  closeChildEnds(): void {
+    for (const end of this.#ends.splice(0)) end[Symbol.dispose]();
+  }
+
+  /** Gives it its programs. */
+  async load({ store, rootOffset }: ProgramStore): Promise<void> {
+    writeAll(this.#store.number, store);
+    const message = Buffer.alloc(8);
+    message.writeBigUInt64LE(rootOffset);
+    await this.#say(message);
+  }
+
+  /** Every process has its memory, to be filled. */
+  async laidOut(signal?: AbortSignal): Promise<void> {
+    await this.#hear('L', signal);
+  }
+
+  async pagesWritten(): Promise<void> {
+    await this.#say('P');
+  }
+
+  /** All is restored, and nothing of it runs. */
+  async ready(signal?: AbortSignal): Promise<void> {
+    await this.#hear('R', signal);
+  }
+
+  /** Lets it run; returns when the restorer has gone out of its way. */
+  async go(signal?: AbortSignal): Promise<void> {
+    await this.#say('G');
+    while (!this.#ended) await this.#change(signal);
+  }
+
+  get hasEnded(): boolean {
+    return this.#ended;
+  }
+
+  /** A loader that has not been told to go ends with its control socket. */
+  close(): void {
+    this.closeChildEnds();
+    this.#store[Symbol.dispose]();
+    this.#control.destroy();
+  }
+
+  async #say(what: string | Buffer): Promise<void> {
+    if (this.#ended) throw gone();
+    if (!this.#control.write(what)) await once(this.#control, 'drain');
+  }
+
+  async #hear(letter: string, signal?: AbortSignal): Promise<void> {
+    while (this.#received === '') {
+      if (this.#ended) throw gone();
+      await this.#change(signal);
+    }
+    const [got] = this.#received;
+    this.#received = this.#received.slice(1);
+    if (got !== letter) throw new InvariantError(`The restorer said "${got}", not "${letter}"`);
+  }
+
+  async #change(signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    await new Promise<void>((resolve, reject) => {
+      const abort = () => reject(signal?.reason);
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#wake = () => {
+        signal?.removeEventListener('abort', abort);
+        resolve();
+      };
+    });
+  }
+}
+
+function gone(): FerryError {
+  return new FerryError('restore.failed', 'The restorer ended', {
+    remedy: 'its reason is in the log of the agent; the container still runs at its source',
+  });
+}
+
+function memfd(name: string, content: Buffer, flags: number): OwnedFd {
+  // Kernels before 6.3 do not know MFD_EXEC, and do without.
+  const first = sys('memfd_create', cString(name), flags);
+  const number =
+    first === -ERRNO.EINVAL ? call('memfd_create', cString(name), flags & ~MFD_EXEC) : first;
+  if (number < 0) throw sysError('memfd_create', -number);
+  const fd = new OwnedFd(number);
+  writeAll(fd.number, content);
+  return fd;
+}
+
+function writeAll(fd: number, bytes: Buffer): void {
+  for (let at = 0; at < bytes.length; ) {
+    at += call('write', fd, bytes.subarray(at), bytes.length - at);
+  }
+}

@@ -1,0 +1,35 @@
+import type { ContainerDescription, HostFacts } from '@ferry/api';
+import type { ContainerHost } from '@ferry/container';
+import { readResources } from './host-facts.js';
+import { missingFiles } from './mapped-files.js';
+import { type HostOffer, judge, type Verdict } from './preflight.js';
+
+export interface DestinationHost {
+  readonly host: ContainerHost;
+  readonly facts: HostFacts;
+  readonly stateDir: string;
+}
+
+/** Looks whether this host can take what is described. Changes nothing. */
+export async function preflight(
+  destination: DestinationHost,
+  description: ContainerDescription,
+  options: { readonly name?: string } = {},
+): Promise<Verdict> {
+  const { host, facts, stateDir } = destination;
+  const spec = description.container?.spec;
+  const name = options.name ?? description.container?.name ?? spec?.name ?? '';
+  const wanted = description.container?.address || spec?.network?.address || '';
+  const address = wanted.split('/')[0];
+  const present = await host.list();
+  const holder = present.find(({ record }) => record.network.address === address);
+  const offer: HostOffer = {
+    facts,
+    resources: readResources(stateDir),
+    nameTaken: present.some(({ record }) => record.name === name),
+    addressHolder: address === '' ? undefined : holder?.record.name,
+    missingLayers: host.missingLayers({ layers: description.layers }).length > 0,
+    wrongFiles: await missingFiles(description.mappedFiles),
+  };
+  return judge(description, offer);
+}

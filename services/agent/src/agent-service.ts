@@ -1,0 +1,234 @@
+import {
+  type AgentServiceServer,
+  bidiStream,
+  type CheckpointEvent,
+  type CheckpointResult,
+  type Container,
+  checkContainerName,
+  checkId,
+  clientStream,
+  type DestinationMessage,
+  limits,
+  type MigrationSourceServer,
+  type PullPagesRequest,
+  type RestoreEvent,
+  type StoreCheckpointMessage,
+  serverStream,
+  unary,
+} from '@ferry/api';
+import { FerryError } from '@ferry/core';
+import {
+  type DestinationHost,
+  describe,
+  ProgressReporter,
+  preflight,
+  type SourceHost,
+} from '@ferry/migration';
+import { Credits } from '@ferry/pages';
+import type { Checkpoints } from './checkpoints.js';
+import type { Containers } from './containers.js';
+import type { Migrations } from './migrations.js';
+import { Works } from './works.js';
+
+export interface AgentParts {
+  readonly containers: Containers;
+  readonly checkpoints: Checkpoints;
+  readonly migrations: Migrations;
+  readonly source: SourceHost;
+  readonly destination: DestinationHost;
+  /** Monotonic milliseconds. */
+  readonly now: () => number;
+}
+
+/** What the controller calls. */
+export function agentService(parts: AgentParts): AgentServiceServer {
+  const { containers, checkpoints, migrations, source, destination } = parts;
+  const runs = new Works<Container>();
+  return {
+    runContainer: unary(async ({ operationId, spec, epoch }) => {
+      if (spec === undefined) throw new FerryError('request.invalid', 'A spec is missing');
+      checkContainerName(spec.name);
+      return await runs.once(checkId(operationId, 'Operation id'), (signal) =>
+        containers.run(spec, epoch, signal),
+      );
+    }),
+    stopContainer: unary(async ({ name, graceMs, remove }) => {
+      await containers.stop(checkContainerName(name), { graceMs, remove });
+      return {};
+    }),
+    listContainers: unary(async () => ({ containers: await containers.list() })),
+    containerLogs: serverStream(({ name, options }, { signal }) =>
+      unknownNames(containers.logs(name, options, signal)),
+    ),
+    describeContainer: unary(async ({ name }) => {
+      const known = await source.host.find(checkContainerName(name));
+      if (known === undefined) throw unknownContainer(name);
+      return await describe(source, name);
+    }),
+    preflight: unary(async ({ description }) => {
+      if (description === undefined) {
+        throw new FerryError('request.invalid', 'A description is missing');
+      }
+      return await preflight(destination, description);
+    }),
+    ...checkpointCalls(parts, runs),
+    receiveMigration: serverStream((request, { signal }) =>
+      migrations.receive(request).events(signal),
+    ),
+    queryMigration: unary(({ migrationId }) => migrations.query(migrationId)),
+    cancelMigration: unary(({ migrationId, reason }) => migrations.cancel(migrationId, reason)),
+    deleteCheckpoint: unary(async ({ checkpointId }) => {
+      await checkpoints.delete(checkpointId);
+      return {};
+    }),
+  };
+}
+
+type CheckpointCalls = Pick<
+  AgentServiceServer,
+  'checkpointContainer' | 'fetchCheckpoint' | 'storeCheckpoint' | 'restoreContainer' | 'cancelWork'
+>;
+
+/** A checkpoint or restore that may be watched by several callers. */
+interface Watched<T> {
+  readonly progress: ProgressReporter;
+  readonly result: Promise<T>;
+}
+
+function checkpointCalls(parts: AgentParts, runs: Works<Container>): CheckpointCalls {
+  const { checkpoints, now } = parts;
+  const writes = new Works<CheckpointResult>();
+  const restores = new Works<Container>();
+  const reporters = new Map<string, ProgressReporter>();
+  const reporterOf = (operationId: string, container: string) => {
+    const known = reporters.get(operationId) ?? new ProgressReporter(container, now);
+    reporters.set(operationId, known);
+    return known;
+  };
+  return {
+    checkpointContainer: serverStream((request, { signal }) => {
+      const progress = reporterOf(checkId(request.operationId, 'Operation id'), request.name);
+      const result = writes.once(request.operationId, (cancelled) =>
+        checkpoints.write(request, { progress, signal: cancelled }),
+      );
+      return watched<CheckpointResult, CheckpointEvent>({ progress, result }, signal);
+    }),
+    restoreContainer: serverStream((request, { signal }) => {
+      const progress = reporterOf(checkId(request.operationId, 'Operation id'), request.name);
+      const result = restores.once(request.operationId, (cancelled) =>
+        checkpoints.restore(request, { progress, signal: cancelled }),
+      );
+      return watched<Container, RestoreEvent>({ progress, result }, signal);
+    }),
+    fetchCheckpoint: serverStream(({ checkpointId, offset }) =>
+      checkpoints.fetch(checkpointId, Number(offset)),
+    ),
+    storeCheckpoint: clientStream((messages: AsyncIterable<StoreCheckpointMessage>) =>
+      checkpoints.store(messages),
+    ),
+    cancelWork: unary(({ operationId, reason }) => {
+      for (const works of [runs, writes, restores]) works.cancel(operationId, reason);
+      return {};
+    }),
+  };
+}
+
+/** Progress as it comes, then the result.
+ *  @throws why it failed */
+async function* watched<T, E extends { event?: unknown }>(
+  work: Watched<T>,
+  signal: AbortSignal,
+): AsyncGenerator<E, void, undefined> {
+  const over = work.result.then(
+    () => {},
+    () => {},
+  );
+  for await (const value of work.progress.watch(signal, over)) {
+    yield { event: { $case: 'progress', value } } as E;
+  }
+  if (!signal.aborted) yield { event: { $case: 'result', value: await work.result } } as E;
+}
+
+function unknownContainer(name: string): FerryError {
+  return new FerryError('container.unknown', `There is no container "${name}" on this node`, {
+    remedy: 'list the containers of the cluster with "ferry ps"',
+  });
+}
+
+/** The API's code for a container that is not here. */
+async function* unknownNames<T>(items: AsyncIterable<T>): AsyncGenerator<T, void, undefined> {
+  try {
+    yield* items;
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== 'container.notFound') throw error;
+    throw new FerryError('container.unknown', (error as Error).message, { cause: error });
+  }
+}
+
+/** What a destination's agent calls. */
+export function sourceService(parts: AgentParts): MigrationSourceServer {
+  const { migrations, source } = parts;
+  return {
+    session: bidiStream((messages: AsyncIterable<DestinationMessage>) =>
+      migrations.session(messages),
+    ),
+    // The chunks pass by the codec of page-codec.ts, not the generated one.
+    pullPages: bidiStream((requests: AsyncIterable<PullPagesRequest>) =>
+      pages(migrations, requests),
+    ) as unknown as MigrationSourceServer['pullPages'],
+    pullLayer: serverStream(({ migrationId, digest }) => {
+      const { stopped } = migrations.source(migrationId);
+      return fileChunks(source.host.layers.exportLayer(digest, { signal: stopped }));
+    }),
+    pullState: serverStream((request) => fileChunks(state(parts, request))),
+  };
+}
+
+async function* pages(migrations: Migrations, requests: AsyncIterable<PullPagesRequest>) {
+  const iterator = requests[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  if (first.done) throw new FerryError('migrate.invalid', 'The first message is missing');
+  const session = migrations.source(first.value.migrationId);
+  const credits = new Credits();
+  credits.grant(Number(first.value.creditBytes));
+  void (async () => {
+    for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
+      credits.grant(Number(next.value.creditBytes));
+    }
+  })().catch(() => {}); // a broken stream ends the call itself
+  yield* session.pages(credits);
+}
+
+async function* state(
+  { migrations, source }: AgentParts,
+  request: { migrationId: string; kind: string; from: bigint },
+): AsyncGenerator<Buffer> {
+  const { migrationId, kind, from } = request;
+  const {
+    work,
+    container,
+    stopped: signal,
+    state: { phase },
+  } = migrations.source(migrationId);
+  const { host } = source;
+  const frozen = phase === 'frozen';
+  if (kind === 'upper') yield* work.exportUpper(signal);
+  else if (kind === 'log') {
+    if (frozen) await host.flushLog(container, { signal });
+    yield* host.exportLog(container, { from: Number(from), signal });
+  } else if (kind === 'upper-changed' && frozen) {
+    if (!(await work.isUpperCopied())) yield* work.exportUpper(signal);
+  } else if (kind === 'mounts' && frozen) yield* host.exportMounts(container, { signal });
+  else throw new FerryError('migrate.order', `"${kind}" cannot be sent while it is ${phase}`);
+}
+
+async function* fileChunks(buffers: AsyncIterable<Buffer>) {
+  let offset = 0;
+  for await (const buffer of buffers) {
+    for (let at = 0; at < buffer.length; at += limits.chunkBytes) {
+      const data = buffer.subarray(at, at + limits.chunkBytes);
+      yield { offset: BigInt(offset), data, sizeBytes: 0n };
+      offset += data.length;
+    }
+  }
+}

@@ -34,8 +34,7 @@ export async function follow(
           if (operation !== undefined && settled.has(operation.state)) return operation;
         }
       } catch (error) {
-        const code = (error as { code?: unknown }).code;
-        if (code !== 'rpc.unavailable') throw error;
+        if (!connectionBroke(error)) throw error;
         lostAt ??= Date.now();
         if (Date.now() - lostAt > reconnectMs) throw error;
       }
@@ -45,6 +44,12 @@ export async function follow(
     process.off('SIGINT', interrupted);
     view?.close();
   }
+}
+
+/** A controller that ends or restarts breaks the stream in one of these ways. */
+function connectionBroke(error: unknown): boolean {
+  const codes = ['rpc.unavailable', 'rpc.cancelled', 'rpc.failed', 'controller.unavailable'];
+  return codes.includes(String((error as { code?: unknown }).code));
 }
 
 /** Where a command shows progress: stderr, unless its user wants JSON and nobody looks. */

@@ -19,17 +19,14 @@ export class Agents {
   }
 }
 
+/** Failures of the transport. An agent that shuts down ends its calls with "cancelled"; whoever cancelled a call
+ *  himself must look at that first. */
+const transportCodes = new Set(['rpc.unavailable', 'rpc.deadline', 'rpc.failed', 'rpc.cancelled']);
+
 /** True when the transport failed, so that nobody knows what the agent did. */
 export function isTransportError(error: unknown): boolean {
   const code = (error as { code?: unknown } | null)?.code;
-  return (
-    typeof code === 'string' && ['rpc.unavailable', 'rpc.deadline', 'rpc.failed'].includes(code)
-  );
-}
-
-/** An agent's answer to a call that it does not offer. */
-export function isUnimplemented(error: unknown): boolean {
-  return (error as { code?: unknown } | null)?.code === 'rpc.unimplemented';
+  return typeof code === 'string' && transportCodes.has(code);
 }
 
 /** The error for users when an agent could not be reached. */

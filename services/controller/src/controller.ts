@@ -19,7 +19,6 @@ import { Nodes } from './store/nodes.js';
 import { Notices } from './store/notices.js';
 import { Operations } from './store/operations.js';
 import { Runner } from './work/runner.js';
-import type { Surroundings } from './work/work.js';
 
 export interface RunningController {
   /** HOST:PORT on which it listens. */
@@ -46,7 +45,8 @@ export async function startController(
   const stores = { db, notices, operations, nodes, containers: new Containers(db) };
   const queue = new WorkQueue(calls, settings.prefix, logger);
   const agents = new Agents();
-  const around: Surroundings = { stores, agents, queue, settings, logger };
+  const closing = new AbortController();
+  const around = { stores, agents, queue, settings, logger, closing: closing.signal };
   const runner = new Runner(around);
   const workers = new Workers({
     redis: blocking,
@@ -78,7 +78,7 @@ export async function startController(
     const address = settings.listen.replace(/:[0-9]+$/, `:${port}`);
     const close = async () => {
       setServing(false);
-      runner.stop();
+      closing.abort();
       await Promise.all([stopServer(server, callsGraceMs), workers.close()]);
       await closeAll();
     };

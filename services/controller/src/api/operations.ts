@@ -7,6 +7,7 @@ import {
   type OperationEvent,
   type WatchOperationRequest,
 } from '@ferry/api';
+import { FerryError } from '@ferry/core';
 import { isFinal, pageSize } from '../store/operations.js';
 import { earlyEnd, giveBack } from '../work/runner.js';
 import type { Surroundings } from '../work/work.js';
@@ -33,11 +34,16 @@ export function operationCalls(around: Surroundings) {
     return { operations: page.operations, nextPageToken: page.next };
   }
 
-  function watch(
+  async function* watch(
     request: WatchOperationRequest,
     { signal }: { signal: AbortSignal },
   ): AsyncIterable<OperationEvent> {
-    return operations.watch(checkId(request.id, 'Operation id'), signal);
+    const ended = AbortSignal.any([signal, around.closing]);
+    yield* operations.watch(checkId(request.id, 'Operation id'), ended);
+    if (!around.closing.aborted) return;
+    throw new FerryError('controller.unavailable', 'The controller shuts down', {
+      remedy: 'watch again: another controller, or this one when it is back, goes on',
+    });
   }
 
   async function cancel(request: CancelOperationRequest): Promise<Operation> {

@@ -17,7 +17,9 @@ export interface ContainerRecord {
 
 /** KEYS: record, names. ARGV: name, operation, spec, now. */
 const reserveScript = `
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  return redis.call('HGET', KEYS[1], 'operation') == ARGV[2] and 1 or 0
+end
 redis.call('HSET', KEYS[1], 'operation', ARGV[2], 'spec', ARGV[3], 'epoch', '0', 'node', '',
   'created', ARGV[4], 'updated', ARGV[4])
 redis.call('SADD', KEYS[2], ARGV[1])
@@ -39,10 +41,13 @@ if redis.call('HGET', KEYS[1], 'operation') == ARGV[2] then
 end
 return 1`;
 
-/** Records where it is, unless a later epoch is known. ARGV: name, node, epoch, spec, now. */
+/** Records where it is, unless a later epoch is known, or it was removed just now. KEYS: record,
+ *  names, epoch of the removed one. ARGV: name, node, epoch, spec, now. */
 const claimScript = `
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch and tonumber(epoch) >= tonumber(ARGV[3]) then return 0 end
+local removed = redis.call('GET', KEYS[3])
+if removed and tonumber(removed) >= tonumber(ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[1], 'node', ARGV[2], 'epoch', ARGV[3], 'updated', ARGV[5])
 redis.call('HSETNX', KEYS[1], 'operation', '')
 redis.call('HSETNX', KEYS[1], 'created', ARGV[5])
@@ -50,13 +55,18 @@ if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'spec', ARGV[4]) end
 redis.call('SADD', KEYS[2], ARGV[1])
 return 1`;
 
-/** ARGV: name, only when worked on by this operation ('' as well), only when at this node ('*': any). */
+/** ARGV: name, only when worked on by this operation ('' as well), only when at this node ('*': any),
+ *  seconds. */
 const removeScript = `
 if redis.call('HGET', KEYS[1], 'operation') ~= ARGV[2] then return 0 end
 if ARGV[3] ~= '*' and redis.call('HGET', KEYS[1], 'node') ~= ARGV[3] then return 0 end
+redis.call('SET', KEYS[3], redis.call('HGET', KEYS[1], 'epoch') or '0', 'EX', ARGV[4])
 redis.call('DEL', KEYS[1])
 redis.call('SREM', KEYS[2], ARGV[1])
 return 1`;
+
+/** For so long a removed container is not found again: a heartbeat from before may still be on its way. */
+const removedKeptSeconds = 15;
 
 export class Containers {
   readonly #db: Db;
@@ -65,7 +75,7 @@ export class Containers {
     this.#db = db;
   }
 
-  /** Takes a name for an operation that will create the container. @returns false when it is taken */
+  /** Takes a name for an operation that will create the container. @returns false when another has it */
   async reserve(
     name: string,
     operation: string,
@@ -127,7 +137,8 @@ export class Containers {
 
   /** Forgets it, if `operation` (or with '' nobody) works on it, and if it is at `node` ('*': wherever). */
   async remove(name: string, operation: string, node = '*'): Promise<boolean> {
-    const removed = (await this.#eval(removeScript, name, [operation, node])) === 1;
+    const removed =
+      (await this.#eval(removeScript, name, [operation, node, removedKeptSeconds])) === 1;
     if (removed) await this.releaseAddresses(name);
     return removed;
   }
@@ -171,7 +182,7 @@ return 1`;
   }
 
   async #eval(script: string, name: string, args: (string | number)[]): Promise<unknown> {
-    const keys = [this.#key(name), this.#db.key('containers')];
+    const keys = [this.#key(name), this.#db.key('containers'), this.#db.key('removed', name)];
     return await this.#db.redis.eval(script, keys.length, ...keys, name, ...args);
   }
 }

@@ -31,10 +31,13 @@ return ''`;
 export class Nodes {
   readonly #db: Db;
   readonly #downAfterMs: number;
+  /** Nobody could be heard before: agents need a moment to find a controller that has just started. */
+  readonly #listeningSince: number;
 
   constructor(db: Db, downAfterMs: number) {
     this.#db = db;
     this.#downAfterMs = downAfterMs;
+    this.#listeningSince = db.now();
   }
 
   /** @throws FerryError node.taken */
@@ -62,7 +65,8 @@ export class Nodes {
     if (fields.address === undefined) return undefined;
     const beat = Number(fields.beat ?? 0);
     const containers = fields.containers ? (JSON.parse(fields.containers) as unknown[]) : [];
-    const down = this.#db.now() - beat > this.#downAfterMs;
+    const heard = Math.max(beat, this.#listeningSince);
+    const down = this.#db.now() - heard > this.#downAfterMs;
     const cordoned = fields.cordon !== undefined;
     return {
       node: {

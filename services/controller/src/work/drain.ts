@@ -7,6 +7,7 @@ import { describe, preflight, reservations } from './place.js';
 import { progressOf } from './run.js';
 import { startMigration } from './start.js';
 import {
+  agentOf,
   HandOver,
   type Surroundings,
   throwIfStopping,
@@ -21,6 +22,8 @@ const askedAtOnce = 4;
 /** How long a container that another operation works on is waited for. */
 const busyPatienceMs = 120_000;
 const lookAgainMs = 1000;
+/** Looks for containers that came while the node was being emptied. */
+const passesMost = 3;
 
 /** Plans what a drain of `node` would do now; changes nothing. */
 export async function planDrainOf(
@@ -28,10 +31,7 @@ export async function planDrainOf(
   node: string,
   operation: string,
 ): Promise<DrainMove[]> {
-  const snapshot = await work.stores.nodes.getUp(node);
-  const containers = snapshot.containers
-    .filter(({ state }) => state === 'running' || state === 'starting')
-    .map((container) => ({ name: container.name, memoryBytes: memoryNeed(container) }));
+  const containers = await containersOn(work, node);
   const nodes = (await work.stores.nodes.list()).map((other) => other.node);
   const reserved = await reservations(work, operation);
   const need = { memoryBytes: 0n, exclude: [node], reserved };
@@ -50,6 +50,15 @@ export async function planDrainOf(
     const state = to === undefined ? 'no-place' : 'planned';
     return { container, to: to ?? '', state, operation: '', reason, remedy };
   });
+}
+
+/** What would have to leave a node. From its agent: its last heartbeat may be older than the newest container. */
+async function containersOn(work: Surroundings, node: string) {
+  await work.stores.nodes.getUp(node);
+  const { containers } = await (await agentOf(work, node)).listContainers({});
+  return containers
+    .filter(({ state }) => state === 'running' || state === 'starting')
+    .map((container) => ({ name: container.name, memoryBytes: memoryNeed(container) }));
 }
 
 async function verdictsOf(
@@ -87,7 +96,15 @@ export async function drainNode(work: Work): Promise<WorkResult> {
     await keep(work, moves);
   }
   const drain = new Drain(work, moves);
-  await drain.run();
+  for (let pass = 1; ; pass += 1) {
+    await drain.run();
+    // A container whose start was under way when the node was cordoned is there only now.
+    const late =
+      pass === passesMost || work.cancel.aborted ? [] : await newcomers(work, drain.moves);
+    if (late.length === 0) break;
+    drain.moves = [...drain.moves, ...late];
+    await keep(work, drain.moves);
+  }
   const value = summary(drain.moves);
   await operations.update(id, (present) => ({ ...present, result: { $case: 'drain', value } }));
   const stuck = drain.moves.filter(({ state }) => !['moved', 'gone'].includes(state));
@@ -103,6 +120,17 @@ export async function drainNode(work: Work): Promise<WorkResult> {
   const message = `${stuck.length} of ${drain.moves.length} containers stay on ${node}`;
   const remedy = 'remove what stands in the way and drain again; it goes on with what is left';
   throw new ApiError({ code: 'drain.incomplete', message, remedy, problems });
+}
+
+async function newcomers(work: Work, moves: readonly DrainMove[]): Promise<DrainMove[]> {
+  const known = new Set(moves.map(({ container }) => container));
+  const { node, id } = work.operation;
+  // A node that is shut down as soon as it is empty is no failure.
+  const plan = await planDrainOf(work, node, id).catch((error: unknown) => {
+    work.logger.info('node was not looked at again', { node, error: String(error) });
+    return [];
+  });
+  return plan.filter(({ container }) => !known.has(container));
 }
 
 /** Writes the moves into the record, so that a successor goes on with them. */

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ApiError, type ContainerDescription, type Problem } from '@ferry/api';
 import { isTransportError } from '../agents.js';
 import { type Candidate, memoryNeed, rankNodes, reservedByNode } from '../plan/placement.js';
@@ -5,15 +6,18 @@ import { agentOf, type Surroundings } from './work.js';
 
 const describeDeadlineMs = 30_000;
 const preflightDeadlineMs = 30_000;
+const connectPatienceMs = 3000;
 
 /** What the node that owns a container says it needs elsewhere. */
 export async function describe(
   work: Surroundings,
   container: { name: string; node: string },
 ): Promise<ContainerDescription> {
-  const agent = await agentOf(work, container.node);
-  const settings = { deadlineMs: describeDeadlineMs };
-  return await agent.describeContainer({ name: container.name }, settings);
+  return await patiently(work, async () => {
+    const agent = await agentOf(work, container.node);
+    const settings = { deadlineMs: describeDeadlineMs };
+    return await agent.describeContainer({ name: container.name }, settings);
+  });
 }
 
 /** What stands against a container on `node`; an agent that does not answer is a problem too. */
@@ -23,15 +27,33 @@ export async function preflight(
   request: { description: ContainerDescription; sourceAddress: string },
 ): Promise<readonly Problem[]> {
   try {
-    const agent = await agentOf(work, node);
-    const answer = await agent.preflight(request, { deadlineMs: preflightDeadlineMs });
-    return answer.problems;
+    return await patiently(work, async () => {
+      const agent = await agentOf(work, node);
+      const answer = await agent.preflight(request, { deadlineMs: preflightDeadlineMs });
+      return answer.problems;
+    });
   } catch (error) {
     if (!isTransportError(error)) throw error;
     const remedy = 'check that its agent runs';
     return [
       { code: 'node.unavailable', object: node, reason: 'Its agent does not answer', remedy },
     ];
+  }
+}
+
+/** Asks again while an agent cannot be connected to: it may just have come back, and connections to it wait a while
+ *  before they are tried again. */
+async function patiently<T>(work: Surroundings, ask: () => Promise<T>): Promise<T> {
+  const { now } = work.stores.db;
+  const giveUpAt = now() + connectPatienceMs;
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      const refusedNow = (error as { code?: unknown }).code === 'rpc.unavailable';
+      if (!refusedNow || now() > giveUpAt || work.closing.aborted) throw error;
+    }
+    await sleep(200);
   }
 }
 

@@ -28,15 +28,9 @@ const lookForCancelMs = 1000;
 /** Takes operations through their states; what is done for each kind is in the files beside this one. */
 export class Runner {
   readonly #around: Surroundings;
-  readonly #stop = new AbortController();
 
   constructor(around: Surroundings) {
     this.#around = around;
-  }
-
-  /** Makes all work under way leave everything as it is, for another controller to go on with. */
-  stop(): void {
-    this.#stop.abort();
   }
 
   async run(job: { id: string; name: string; dueAtMs: number }): Promise<Outcome> {
@@ -78,7 +72,7 @@ export class Runner {
       params: await stores.operations.params(id),
       memory: await stores.operations.memory(id),
       cancel: cancel.signal,
-      stop: this.#stop.signal,
+      stop: this.#around.closing,
       report: (value) => progress.report(value),
     };
     const unwatch = this.#watchForCancel(id, cancel);

@@ -43,7 +43,7 @@ export async function startOperation(
     scheduledAtMs: delayMs > 0 ? BigInt(start.atMs ?? 0) : 0n,
   });
   try {
-    await operations.create(operation, start.params);
+    if (!(await operations.create(operation, start.params))) return await operations.get(id);
   } catch (error) {
     await start.giveBack?.(id);
     throw error;

@@ -14,6 +14,8 @@ export interface Surroundings {
   readonly queue: WorkQueue;
   readonly settings: Settings;
   readonly logger: Logger;
+  /** Fires when this controller begins to shut down. */
+  readonly closing: AbortSignal;
 }
 
 /** One operation in a worker's hands. */

@@ -1,12 +1,33 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { type ClusterClient, connectCluster } from '@ferry/api';
+import { build } from 'esbuild';
 import { end } from './redis.js';
 
-const mainFile = fileURLToPath(new URL('../../src/main.ts', import.meta.url));
+const root = fileURLToPath(new URL('../../../..', import.meta.url));
+let bundle: Promise<string> | undefined;
 
-/** A controller as a program of its own, started from sources. */
+/** The controller's sources as one file, made once per test run: it starts in a third of the time. */
+async function bundled(): Promise<string> {
+  const outfile = join(root, `services/controller/build/test-${process.pid}.mjs`);
+  const names = readdirSync(join(root, 'packages'));
+  const alias = names.map((name) => [
+    `@ferry/${name}`,
+    join(root, 'packages', name, 'src/index.ts'),
+  ]);
+  await build({
+    entryPoints: [join(root, 'services/controller/src/main.ts')],
+    ...{ bundle: true, platform: 'node', target: 'node20', format: 'esm', outfile },
+    ...{ packages: 'external', alias: Object.fromEntries(alias), logLevel: 'warning' },
+  });
+  process.once('exit', () => rmSync(outfile, { force: true }));
+  return outfile;
+}
+
+/** A controller as a program of its own. */
 export interface TestController {
   readonly address: string;
   readonly client: ClusterClient;
@@ -21,9 +42,10 @@ export async function startControllerProgram(
   options: { listen?: string; args?: readonly string[] } = {},
 ): Promise<TestController> {
   const listen = options.listen ?? '127.0.0.1:0';
-  const quick = ['--job-lock-ms', '1000', '--agent-silence-ms', '1500'];
+  const quick = ['--job-lock-ms', '1000', '--agent-silence-ms', '1500', '--down-after-ms', '2500'];
   const args = ['--listen', listen, '--redis', redis, ...quick, ...(options.args ?? [])];
-  const child = spawn(process.execPath, ['--import', 'tsx', mainFile, ...args], {
+  bundle ??= bundled();
+  const child = spawn(process.execPath, [await bundle, ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   const log: string[] = [];

@@ -43,6 +43,8 @@ export class FakeAgent {
   readonly containers = new Map<string, Container>();
   readonly migrations = new Map<string, FakeMigration>();
   readonly files = new Map<string, { container: string; bytes: Buffer }>();
+  /** It has crashed: what it was doing never goes on. */
+  dead = false;
   /** Names of calls as they came. */
   readonly calls: string[] = [];
   freeBytes = 8n * gib;
@@ -335,6 +337,7 @@ export class FakeAgent {
         const value = { phase, fraction: step / (steps + 1), bytesRawDone: BigInt(step * 1000) };
         migration.progress.push(Progress.fromPartial(value));
         await sleep(this.steps.ms);
+        if (this.dead) throw new Error('crashed');
         if (this.failWith !== undefined) throw this.failWith;
         if (step > beforeCommit) migration.status.state = 'committed';
         else if (migration.cancelAsked) throw new FerryError('migrate.cancelled', 'As asked');

@@ -206,6 +206,7 @@ function closed(descriptor: Descriptor, socket: InetSocket): InetSocket {
   const events = pollNow(fd, POLL.readHangUp);
   if ((events & (POLL.readHangUp | POLL.error)) === 0) return socket;
   socket.wasConnected = true;
+  socket.options = socket.options.filter((option) => !isNegotiated(option));
   socket.wasReset = (events & POLL.error) !== 0;
   socket.shutdown = BOTH_SHUTDOWN;
   const length = ioctlInt(fd, SIOCINQ);

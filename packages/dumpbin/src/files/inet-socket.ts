@@ -117,9 +117,9 @@ export function emitBind(
   socket: InetSocket,
   { fd, name }: { fd: number; name: string },
 ): void {
-  const { device, localPort } = socket;
+  const { device, localPort, wasConnected } = socket;
   if (device !== '' && socket.receiveQueue.length === 0) emitDevice(b, device, fd, name);
-  if (localPort === 0) return;
+  if (localPort === 0 || wasConnected) return;
   const reuse = { level: SOL.socket, name: SO_REUSEADDR, value: 1 };
   emitIntOption(b, fd, reuse, name);
   const at = localOf(socket);

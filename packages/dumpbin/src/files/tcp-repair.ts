@@ -14,6 +14,10 @@ import {
 
 const SO_REUSEADDR = 2;
 const SO_BINDTODEVICE = 25;
+const IP_OPTIONS = 4;
+const TCP_MAXSEG = 2;
+/** MAX_TCP_WINDOW, include/net/tcp.h */
+const MAXSEG_MAX = 32767;
 const TCP_WINDOW_CLAMP = 10;
 const TCP_REPAIR = 19;
 const TCP_REPAIR_QUEUE = 20;
@@ -55,9 +59,11 @@ export function emitConnected(b: ProgramBuilder, socket: InetSocket, target: Tar
   set(TCP_QUEUE_SEQ, tcp.sendSequence, 'send sequence');
   set(TCP_REPAIR_QUEUE, QUEUE.receive, 'receive queue');
   set(TCP_QUEUE_SEQ, tcp.receiveSequence - tcp.receiveQueue.length, 'receive sequence');
+  if (tcp.mssClamp > 0) set(TCP_MAXSEG, Math.min(tcp.mssClamp, MAXSEG_MAX), 'segment size');
   const [local, remote] = [localOf(socket), remoteOf(socket)];
   b.sys('bind', [fd, constant(b, local), local.length], `bind ${name}`);
   b.sys('connect', [fd, constant(b, remote), remote.length], `connect ${name}`);
+  if (tcp.mssClamp > 0) set(TCP_MAXSEG, 0, 'segment size');
   emitNegotiated(b, tcp, target);
   emitReceiveQueue(b, tcp, target);
   set(TCP_REPAIR_QUEUE, QUEUE.send, 'send queue');
@@ -72,6 +78,13 @@ export function emitConnected(b: ProgramBuilder, socket: InetSocket, target: Tar
     );
   }
   if (tcp.windowClamp > 0) set(TCP_WINDOW_CLAMP, tcp.windowClamp, 'window clamp');
+  if (plain(socket.remoteAddress).length === 4) emitSegmentSize(b, target);
+}
+
+/** connect(2) has worked out the size of segments by TCP_MAXSEG, which ends at 32 KiB, and repair mode does not do it
+ *  again. Setting IP options does, also to none: do_ip_setsockopt, net/ipv4/ip_sockglue.c. IPv6 has nothing like it. */
+function emitSegmentSize(b: ProgramBuilder, { fd, name }: Target): void {
+  b.sys('setsockopt', [fd, SOL.ip, IP_OPTIONS, 0, 0], `${name}: segment size`);
 }
 
 /** struct tcp_repair_opt[]. Without window scaling both scales are 0, which must be said: repair mode assumes its own. */

@@ -1,5 +1,5 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { appendFileSync, copyFileSync, createWriteStream, mkdirSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { appendFileSync, copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
@@ -39,7 +39,6 @@ export class TrialContainer implements AsyncDisposable {
   readonly #runc: Runc;
   readonly #id: string;
   readonly #bundle: string;
-  #create: ChildProcess | undefined;
   /** Host PID of the first process; 0 while there is none. */
   pid = 0;
 
@@ -77,7 +76,7 @@ export class TrialContainer implements AsyncDisposable {
     return { ...config, linux: { ...config.linux, namespaces } };
   }
 
-  /** `runc create` and `runc start`. Output goes through pipes held by this process, as a shim's. */
+  /** `runc create` and `runc start`. Output goes through a pipe to a process beside the container. */
   async run(config: OciConfig): Promise<void> {
     writeFileSync(join(this.#bundle, 'config.json'), JSON.stringify(config, null, 2));
     const pidFile = join(this.#trial.directory, 'container.pid');
@@ -86,12 +85,12 @@ export class TrialContainer implements AsyncDisposable {
       ...{ id: this.#id, bundle: this.#bundle, pidFile, logFile, preserveFds: 0 },
     });
     appendFileSync(this.#trial.log, `${command.join(' ')}\n`);
-    const launcher = await build('support/launch');
-    const child = spawn(launcher, command, { stdio: ['ignore', 'pipe', 'pipe'] });
-    this.#create = child;
-    const output = createWriteStream(join(this.#trial.directory, 'output.log'), { flags: 'a' });
-    child.stdout.pipe(output, { end: false });
-    child.stderr.pipe(output, { end: false });
+    const [launcher, shim] = [await build('support/launch'), await build('support/shim')];
+    const output = join(this.#trial.directory, 'output.log');
+    const child = spawn(launcher, [shim, output, ...command], {
+      env: { ...process.env, FERRY_TRIAL: this.#trial.directory },
+      stdio: 'ignore',
+    });
     await until('runc create', startTimeoutMs, () => child.exitCode !== null);
     if (child.exitCode !== 0)
       throw new Error(`runc create failed: ${this.#trial.read('runc.log')}`);
@@ -128,8 +127,6 @@ export class TrialContainer implements AsyncDisposable {
   /** Removes the container and whatever runs in it. */
   async remove(): Promise<void> {
     await this.#runc.delete(this.#id);
-    this.#create?.stdout?.destroy();
-    this.#create?.stderr?.destroy();
     this.pid = 0;
   }
 

@@ -26,6 +26,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -265,11 +266,28 @@ static void watch(struct stream *streams, int log, int signals, pid_t command, c
     }
 }
 
+static void close_from(int first) {
+    if (syscall(SYS_close_range, first, ~0U, 0) == 0) return;
+    for (int fd = first; fd < 65536; fd++) close(fd); /* before Linux 5.9 */
+}
+
+/* Without its shim a container gets SIGPIPE: where the host allows it, let others go first. After the fork, for
+ * the container must not inherit this. */
+static void spare_from_oom(void) {
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    if (write(fd, "-900", 4) != 4) errno = 0;
+    close(fd);
+}
+
 int main(int argc, char **argv) {
     if (argc < 6) {
         fprintf(stderr, "usage: ferry-shim LOG EXIT PIDFILE COUNT COMMAND...\n");
         return 2;
     }
+    /* What the agent had open by accident would live on here, and in the container. */
+    int passed = atoi(argv[4]);
+    close_from(3 + passed);
     int log = open(argv[1], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     int out[2], err[2];
     if (log < 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) {
@@ -293,7 +311,7 @@ int main(int argc, char **argv) {
     if (command < 0) return 1;
     close(out[1]);
     close(err[1]);
-    int passed = atoi(argv[4]);
+    spare_from_oom();
     for (int fd = 3; fd < 3 + passed; fd++) close(fd);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null >= 0) dup2(null, 2);

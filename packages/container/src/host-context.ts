@@ -78,13 +78,13 @@ export class HostContext {
         },
       );
     }
+    const cgroups = await Cgroups.detect();
     const runDir = config.runDir ?? join('/run/ferry', config.nodeId);
     for (const folder of [config.stateDir, join(config.stateDir, 'containers'), runDir]) {
       await mkdir(folder, { recursive: true, mode: 0o700 });
     }
     const lock = lockFolder(config.stateDir);
     try {
-      const cgroups = await Cgroups.detect();
       const layers = await LayerStore.open(join(config.stateDir, 'layers'));
       return new HostContext(config, { layers, cgroups, lock, runDir });
     } catch (error) {

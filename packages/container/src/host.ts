@@ -94,6 +94,11 @@ export class ContainerHost {
     return this.#context.runtime;
   }
 
+  /** On whose file system layers, writable layers and logs take room. */
+  get stateDir(): string {
+    return this.#context.stateDir;
+  }
+
   get nodeId(): string {
     return this.#context.nodeId;
   }

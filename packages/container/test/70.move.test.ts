@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { closeSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { call } from '@ferry/linux';
 import { mustRun, type Transfer } from '../src/index.js';
 import { buildPeer, gather, PROGRAMS, shellSpec, TestHosts, traces, until } from './support.js';
 
@@ -169,6 +170,38 @@ describe('container between two hosts', () => {
     assert.equal((await target.memory('moving')).limitBytes, 100 << 20);
     await target.kill('moving', 'SIGKILL');
     assert.equal((await target.waitExit('moving'))?.signal, 9);
+  });
+
+  it('passes on the descriptors it is given and no others', async () => {
+    const target = hosts.host(1);
+    await hosts.host(0).run(server('sealed'));
+    const transfer = await hosts.host(0).describe('sealed');
+    for (const digest of target.missingLayers(transfer)) {
+      await target.layers.importLayer(digest, hosts.host(0).layers.exportLayer(digest));
+    }
+    await target.reserve(transfer);
+    const fd = openSync(peer, 'r');
+    // A descriptor that was not made close-on-exec.
+    const leaked = call('dup', fd);
+    try {
+      const args = ['serve', PORT];
+      const options = { entry: '/proc/self/fd/3', args, fds: [fd, fd] };
+      const { pid } = await target.createForRestore('sealed', options);
+      await target.start('sealed');
+      await until('it serves', async () => (await gather(target.readLog('sealed'))).length === 1);
+      const peers = [3, 4].map((number) => readlinkSync(`/proc/${pid}/fd/${number}`));
+      assert.deepEqual(peers, [peer, peer]);
+      // 5 is the socket that the program has opened itself.
+      assert.deepEqual(readdirSync(`/proc/${pid}/fd`), ['0', '1', '2', '3', '4', '5']);
+      const { shim } = (await target.get('sealed')).record;
+      const held = readdirSync(`/proc/${shim?.process.pid}/fd`).map((name) =>
+        readlinkSync(`/proc/${shim?.process.pid}/fd/${name}`),
+      );
+      assert.ok(!held.includes(peer), 'the shim holds what is not its own');
+    } finally {
+      closeSync(fd);
+      closeSync(leaked);
+    }
   });
 
   it('gives the restorer what it needs to build processes, and nothing to the record', async () => {

@@ -200,12 +200,19 @@ class Packer {
     this.#pendingBytes += bytes.length;
   }
 
+  /** Yields what is pending: small pieces together, large ones as they are. */
   *#flush(): Generator<Buffer> {
-    if (this.#pendingBytes === 0) return;
-    const chunk = Buffer.concat(this.#pending, this.#pendingBytes);
+    const pending = this.#pending;
     this.#pending = [];
     this.#pendingBytes = 0;
-    yield chunk;
+    let first = 0;
+    for (const [index, piece] of pending.entries()) {
+      if (piece.length < SMALL_BYTES) continue;
+      if (index > first) yield Buffer.concat(pending.slice(first, index));
+      yield piece;
+      first = index + 1;
+    }
+    if (first < pending.length) yield Buffer.concat(pending.slice(first));
   }
 }
 

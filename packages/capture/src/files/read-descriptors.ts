@@ -15,6 +15,7 @@ export class DescriptorReader implements Disposable {
   readonly #link = Buffer.alloc(PATH_MAX);
   readonly #stat = Buffer.alloc(STAT_SIZE);
   #info = Buffer.alloc(65536);
+  readonly #alike = new Map<string, DescriptorStat>();
   readonly #handles = new Map<number, OwnedFd>();
   readonly #duplicates: OwnedFd[] = [];
 
@@ -58,7 +59,9 @@ export class DescriptorReader implements Disposable {
     name[name.write(String(fd), 'latin1')] = 0;
     const length = sys('readlinkat', table.number, name, this.#link, PATH_MAX);
     if (length < 0) return gone(length, fd, process);
-    if (sys('newfstatat', table.number, name, this.#stat, 0) < 0) return undefined;
+    const link = this.#link.toString('utf8', 0, length);
+    const stat = this.#statOf(link, table, name);
+    if (stat === undefined) return undefined;
     const info = this.#readInfo(infos, name);
     if (info === undefined) return undefined;
     const flags = fieldOf(info, 'flags:\t', 8);
@@ -66,8 +69,8 @@ export class DescriptorReader implements Disposable {
     return {
       process,
       fd,
-      link: this.#link.toString('utf8', 0, length),
-      stat: parseStat(this.#stat),
+      link,
+      stat,
       info,
       position: positionOf(info),
       flags: flags & ~O_CLOEXEC,
@@ -77,6 +80,21 @@ export class DescriptorReader implements Disposable {
         return duplicate;
       },
     };
+  }
+
+  /** All anonymous inodes are one, and of sockets only the number in the link differs (of what captures look at): one
+   *  stat(2) each is enough, where there may be thousands. */
+  #statOf(link: string, table: OwnedFd, name: Buffer): DescriptorStat | undefined {
+    const socket = /^socket:\[(\d+)\]$/.exec(link)?.[1];
+    const family = socket !== undefined ? 'socket' : link.startsWith('anon_inode:') ? link : '';
+    const alike = this.#alike.get(family);
+    if (alike !== undefined) {
+      return socket === undefined ? alike : { ...alike, inode: BigInt(socket) };
+    }
+    if (sys('newfstatat', table.number, name, this.#stat, 0) < 0) return undefined;
+    const stat = parseStat(this.#stat);
+    if (family !== '') this.#alike.set(family, stat);
+    return stat;
   }
 
   #readInfo(infos: OwnedFd, name: Buffer): string | undefined {
@@ -200,5 +218,6 @@ function textOf(info: string, label: string): string {
 }
 
 function positionOf(info: string): bigint {
+  if (info.startsWith('pos:\t0\n')) return 0n;
   return BigInt.asUintN(64, BigInt(textOf(info, 'pos:\t') || '0'));
 }

@@ -124,6 +124,16 @@ function taskBlockers({ hostPid, rootHostPid }: BlockerInput): Found[] {
       remedy: `end the debugger or tracer (process ${tracer})`,
     });
   }
+  for (const name of ['cwd', 'root'] as const) {
+    const path = readLink(`/proc/${hostPid}/${name}`);
+    if (!path.endsWith(' (deleted)')) continue;
+    found.push({
+      code: `process.deleted_${name}`,
+      object: `${name === 'cwd' ? 'working' : 'root'} directory ${path}`,
+      reason: 'the directory was deleted while the process is in it',
+      remedy: 'let the program change to a directory that exists',
+    });
+  }
   const parent = Number(/^PPid:\s+(\d+)/m.exec(status)?.[1] ?? 0);
   if (hostPid === rootHostPid || parent === 0) return found;
   for (const [what, type] of Object.entries(KCMP)) {

@@ -158,15 +158,27 @@ static __attribute__((noreturn)) void exit_like(int status) {
     quit(128 + signal);
 }
 
+/* Lets go of everything that whoever started us may be waiting to see closed. */
+static void drop_descriptors(void) {
+    int null = (int)sc(__NR_open, (uint64_t) "/dev/null", 2 /* O_RDWR */, 0, 0, 0);
+    for (uint64_t fd = 0; fd < 3; fd++) sc(__NR_dup2, (uint64_t)null, fd, 0, 0, 0);
+    sc(__NR_close_range, 3, ~0u, 0, 0, 0);
+}
+
+/* What a stand-in does when the tree runs. */
+enum standing { STAY, REPORT_AND_LEAVE, STAY_UNSEEN };
+
 /* Stays as the restored process's stand-in: signals in, exit status out. Also what an init of a new PID namespace does. */
-static __attribute__((noreturn)) void stand_in(int child, struct plan_shared *shared, int detach, uint32_t told_pid) {
+static __attribute__((noreturn)) void stand_in(int child, struct plan_shared *shared, enum standing standing,
+                                               uint32_t told_pid) {
     int told = 0;
     for (;;) {
         uint64_t all = ~0ull, wait[2] = {0, 1000000};
         uint32_t info[32] = {0};
         if (!told && __atomic_load_n(&shared->resumed, __ATOMIC_SEQ_CST)) {
             told = 1;
-            if (detach) {
+            if (standing == STAY_UNSEEN) drop_descriptors();
+            if (standing == REPORT_AND_LEAVE) {
                 struct text t = {.length = 0};
                 text_number(&t, told_pid, 10);
                 text_put(&t, "\n");
@@ -247,7 +259,7 @@ static void take_pid(const struct plan_header *h, const struct options *o, struc
         if (child < 0) fail(STATUS_STEP_FAILED, "cannot make a PID namespace", "", child);
         if (child > 0) {
             wait_resumed(shared, child);
-            stand_in((int)child, shared, o->detach, h->pid == 1 ? (uint32_t)child : first_child(child));
+            stand_in((int)child, shared, o->detach ? REPORT_AND_LEAVE : STAY, h->pid == 1 ? (uint32_t)child : first_child(child));
         }
         mount_proc();
         me = 1;
@@ -256,7 +268,10 @@ static void take_pid(const struct plan_header *h, const struct options *o, struc
     long child = clone_process(h->pid, 0, SIGCHLD);
     if (child == -E_EXIST) pid_taken(h->pid);
     if (child < 0) fail(STATUS_STEP_FAILED, "cannot make a process with the recorded PID (needs root)", "", child);
-    if (child > 0) stand_in((int)child, shared, o->detach && !o->new_pid_namespace, h->pid);
+    if (child > 0) {
+        enum standing detached = o->new_pid_namespace ? STAY_UNSEEN : REPORT_AND_LEAVE;
+        stand_in((int)child, shared, o->detach ? detached : STAY, h->pid);
+    }
 }
 
 /* A loader has no program: it waits on its control descriptor for the name of one. The message is eight bytes: the

@@ -1,4 +1,4 @@
-import { CommanderError } from 'commander';
+import type { CommanderError } from 'commander';
 
 /** Exit statuses of `ferry`; part of its contract. */
 export const exitCodes = { ok: 0, failed: 1, usage: 2, unreachable: 3 } as const;
@@ -24,7 +24,7 @@ interface ProblemShape {
 /** Writes an error for people on stderr; with `--json` among the arguments, as one JSON object there.
  *  @returns the exit status it stands for */
 export function reportError(error: unknown, args: readonly string[]): number {
-  if (error instanceof CommanderError) {
+  if (isCommanderError(error)) {
     // Help and version end here too, with status 0; commander has printed its text already.
     return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
   }
@@ -66,4 +66,10 @@ function errorMessage(error: unknown): string {
   return error.cause instanceof Error
     ? `${error.message}: ${errorMessage(error.cause)}`
     : error.message;
+}
+
+/** By its code: commander itself is loaded only by commands. */
+function isCommanderError(error: unknown): error is CommanderError {
+  const code = (error as { code?: unknown } | null)?.code;
+  return typeof code === 'string' && code.startsWith('commander.');
 }

@@ -1,31 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 import { type ClusterClient, connectCluster } from '@ferry/api';
-import { build } from 'esbuild';
+import { bundled } from './bundle.js';
 import { end } from './redis.js';
 
-const root = fileURLToPath(new URL('../../../..', import.meta.url));
 let bundle: Promise<string> | undefined;
-
-/** The controller's sources as one file, made once per test run: it starts in a third of the time. */
-async function bundled(): Promise<string> {
-  const outfile = join(root, `services/controller/build/test-${process.pid}.mjs`);
-  const names = readdirSync(join(root, 'packages'));
-  const alias = names.map((name) => [
-    `@ferry/${name}`,
-    join(root, 'packages', name, 'src/index.ts'),
-  ]);
-  await build({
-    entryPoints: [join(root, 'services/controller/src/main.ts')],
-    ...{ bundle: true, platform: 'node', target: 'node20', format: 'esm', outfile },
-    ...{ packages: 'external', alias: Object.fromEntries(alias), logLevel: 'warning' },
-  });
-  process.once('exit', () => rmSync(outfile, { force: true }));
-  return outfile;
-}
 
 /** A controller as a program of its own. */
 export interface TestController {
@@ -44,7 +23,7 @@ export async function startControllerProgram(
   const listen = options.listen ?? '127.0.0.1:0';
   const quick = ['--job-lock-ms', '1000', '--agent-silence-ms', '1500', '--down-after-ms', '2500'];
   const args = ['--listen', listen, '--redis', redis, ...quick, ...(options.args ?? [])];
-  bundle ??= bundled();
+  bundle ??= bundled('services/controller');
   const child = spawn(process.execPath, [await bundle, ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });

@@ -1,18 +1,21 @@
-/* ferry-shim: one small process per container that outlives the agent. It runs the OCI runtime's `create`,
- * so that the container's PID 1 becomes its child (it is a subreaper); it turns what the container writes to
- * stdout and stderr into JSON lines; it reaps PID 1 and records how it ended.
+/* ferry-shim: one small process per container that outlives the agent. It runs the OCI
+ * runtime's `create`, so that the container's PID 1 becomes its child (it is a subreaper); it turns
+ * what the container writes to stdout and stderr into JSON lines; it reaps PID 1 and records how it
+ * ended.
  *
  *   ferry-shim LOG EXIT PIDFILE COUNT COMMAND...
  *
- * LOG      appended to: {"time":RFC3339,"stream":"stdout"|"stderr","line":TEXT | "hex":BYTES[,"partial":true]}
- *          "partial": the line goes on in the stream's next record. "hex": bytes that are not UTF-8.
+ * LOG      appended to: {"time":RFC3339,"stream":"stdout"|"stderr",
+ *          "line":TEXT | "hex":BYTES[,"partial":true]}
+ *          "partial": the line goes on in the stream's next record. "hex": bytes not UTF-8.
  * EXIT     written (atomically) when PID 1 has ended: {"status":N | "signal":N,"time":RFC3339}
  * PIDFILE  where COMMAND writes the PID of the container's first process
  * COUNT    descriptors 3 .. 3+COUNT-1 are passed on to COMMAND; the shim closes its own copies
  *
  * On its own stdout it reports once and closes it:
  *   pipes OUT-INODE ERR-INODE, then exit STATUS (of COMMAND).
- * It holds no state of the log in memory: when it waits in poll(2) and the pipes are empty, all is in LOG. */
+ * It holds no state of the log in memory: when it waits in poll(2) and the pipes are empty, all is
+ * in LOG. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -109,12 +112,14 @@ static void put_hex(const unsigned char *bytes, size_t length) {
     }
 }
 
-static void put_record(const char *stream, const unsigned char *bytes, size_t length, bool partial) {
+static void put_record(const char *stream, const unsigned char *bytes, size_t length,
+                       bool partial) {
     char head[RECORD_OVERHEAD_BYTES], now[40];
     bool text = is_utf8(bytes, length);
     timestamp(now, sizeof now);
-    put(head, (size_t)snprintf(head, sizeof head, "{\"time\":\"%s\",\"stream\":\"%s\",\"%s\":\"", now,
-                               stream, text ? "line" : "hex"));
+    put(head, (size_t)snprintf(head, sizeof head,
+                               "{\"time\":\"%s\",\"stream\":\"%s\",\"%s\":\"", now, stream,
+                               text ? "line" : "hex"));
     if (text) put_escaped(bytes, length);
     else put_hex(bytes, length);
     put("\"", 1);
@@ -143,8 +148,9 @@ static void report_lost(int log) {
     if (lost_bytes == 0) return;
     char line[120], now[40];
     timestamp(now, sizeof now);
-    int length = snprintf(line, sizeof line, "{\"time\":\"%s\",\"stream\":\"stderr\",\"lostBytes\":%llu}\n",
-                          now, lost_bytes);
+    int length = snprintf(line, sizeof line,
+                          "{\"time\":\"%s\",\"stream\":\"stderr\",\"lostBytes\":%llu}\n", now,
+                          lost_bytes);
     if (write(log, line, (size_t)length) == length) lost_bytes = 0;
 }
 
@@ -171,7 +177,8 @@ static void write_exit(const char *path, int status) {
     char temporary[4096], text[128], now[40];
     timestamp(now, sizeof now);
     bool signaled = WIFSIGNALED(status);
-    int length = snprintf(text, sizeof text, "{\"%s\":%d,\"time\":\"%s\"}\n", signaled ? "signal" : "status",
+    int length = snprintf(text, sizeof text, "{\"%s\":%d,\"time\":\"%s\"}\n",
+                          signaled ? "signal" : "status",
                           signaled ? WTERMSIG(status) : WEXITSTATUS(status), now);
     snprintf(temporary, sizeof temporary, "%s.new", path);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -209,7 +216,8 @@ static pid_t spawn(char **command, int out, int err) {
 }
 
 /* Reaps all that has ended. `command_status` and `init_status` keep -1 until theirs is known. */
-static void reap(pid_t command, int *command_status, pid_t *init, const char *pid_file, int *init_status) {
+static void reap(pid_t command, int *command_status, pid_t *init, const char *pid_file,
+                 int *init_status) {
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
@@ -250,7 +258,7 @@ static void watch(struct stream *streams, int log, int signals, pid_t command, c
         if (command_status != -1 && !reported) {
             reported = true;
             init = read_pid(pid_file);
-            /* It may have ended unseen, before its number was known: then nothing is left to wait for. */
+            /* It may have ended unseen, before its number was known: nothing to wait for then. */
             if (init != 0 && init_status == -1 && kill(init, 0) != 0) init = 0;
             dprintf(1, "exit %d\n", WIFEXITED(command_status) ? WEXITSTATUS(command_status)
                                                              : 128 + WTERMSIG(command_status));
@@ -271,8 +279,8 @@ static void close_from(int first) {
     for (int fd = first; fd < 65536; fd++) close(fd); /* before Linux 5.9 */
 }
 
-/* Without its shim a container gets SIGPIPE: where the host allows it, let others go first. After the fork, for
- * the container must not inherit this. */
+/* Without its shim a container gets SIGPIPE: where the host allows it, let others go first. After
+ * the fork, for the container must not inherit this. */
 static void spare_from_oom(void) {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd < 0) return;

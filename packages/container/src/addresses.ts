@@ -41,7 +41,8 @@ export function subnet4Contains(subnet: Subnet4, address: number): boolean {
   return address >= subnet.base && address < subnet.base + size;
 }
 
-/** `FIRST-LAST` within `subnet`; without text every address but the network's and the broadcast one. */
+/** `FIRST-LAST` within `subnet`; without text every address but the network's and the broadcast
+ *  one. */
 export function parseRange4(
   text: string | undefined,
   subnet: Subnet4,
@@ -72,7 +73,8 @@ export function parseIpv6(text: string): bigint {
   );
 }
 
-/** Without zero compression beyond leading zeros of groups: what `ip` takes, one spelling per address. */
+/** Without zero compression beyond leading zeros of groups: what `ip` takes, one spelling per
+ *  address. */
 export function formatIpv6(value: bigint): string {
   const groups: string[] = [];
   for (let shift = 112n; shift >= 0n; shift -= 16n)
@@ -97,13 +99,14 @@ export function parseSubnet6(text: string): Subnet6 {
   return { base: (parseIpv6(address) >> shift) << shift, prefix };
 }
 
-/** The IPv6 address that goes with an IPv4 one: the same number of the host, in the IPv6 subnet. Unique where the
- *  IPv4 address is, so that one allocation serves both. */
+/** The IPv6 address that goes with an IPv4 one: the same number of the host, in the IPv6 subnet.
+ *  Unique where the IPv4 address is, so that one allocation serves both. */
 export function pairedIpv6(subnet6: Subnet6, subnet4: Subnet4, address: number): bigint {
   return subnet6.base + BigInt(address - subnet4.base);
 }
 
-/** The MAC address that goes with an IPv4 one: locally administered, unique where the address is. */
+/** The MAC address that goes with an IPv4 one: locally administered, unique where the address
+ *  is. */
 export function macForIpv4(address: number): string {
   const bytes = [0x02, 0xfe, ...[24, 16, 8, 0].map((shift) => (address >>> shift) & 0xff)];
   return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');

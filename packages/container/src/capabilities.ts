@@ -46,7 +46,8 @@ export const CAPABILITIES = [
   'CAP_CHECKPOINT_RESTORE',
 ] as const;
 
-/** What a container gets unless its spec says otherwise: the set that container engines agreed on. */
+/** What a container gets unless its spec says otherwise: the set that container engines agreed
+ *  on. */
 export const DEFAULT_CAPABILITIES: readonly string[] = [
   'CAP_CHOWN',
   'CAP_DAC_OVERRIDE',
@@ -64,7 +65,8 @@ export const DEFAULT_CAPABILITIES: readonly string[] = [
   'CAP_SETFCAP',
 ];
 
-/** What the restorer may need, beyond the container's own, to build processes that then drop to what was recorded. */
+/** What the restorer may need, beyond the container's own, to build processes that then drop to
+ *  what was recorded. */
 const RESTORE_CAPABILITIES: readonly string[] = [
   'CAP_CHECKPOINT_RESTORE', // clone3 set_tid, PR_SET_MM_MAP, map_files
   'CAP_SYS_ADMIN', // seccomp filters without no_new_privs, setns, mount ids

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FerryError } from '@ferry/core';
 
-/** How this host mounts its cgroups. `hybrid`: v1 controllers, and a v2 tree that has the freezer and kill files. */
+/** How this host mounts its cgroups. `hybrid`: v1 controllers, and a v2 tree that has the freezer
+ *  and kill files. */
 export type CgroupMode = 'v1' | 'hybrid' | 'v2';
 
 export interface CgroupMounts {
@@ -40,7 +41,8 @@ export function parseCgroupMounts(mountinfo: string): CgroupMounts {
   return { mode, unified, controllers };
 }
 
-/** The cgroups of containers: freezing, process lists, memory. Groups are named by their path below each mount. */
+/** The cgroups of containers: freezing, process lists, memory. Groups are named by their path below
+ *  each mount. */
 export class Cgroups {
   readonly mounts: CgroupMounts;
 
@@ -102,7 +104,8 @@ export class Cgroups {
     return /^frozen 1$/m.test(await readFile(join(folder, 'cgroup.events'), 'utf8'));
   }
 
-  /** Host PIDs of all processes of the group and its subgroups, ascending; none when it does not exist. */
+  /** Host PIDs of all processes of the group and its subgroups, ascending; none when it does not
+   *  exist. */
   async pids(group: string): Promise<number[]> {
     const found = new Set<number>();
     await this.#walk(this.path(group), async (folder) => {

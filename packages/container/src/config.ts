@@ -59,7 +59,8 @@ const DEFAULT_MOUNTS: readonly OciMount[] = [
   },
 ];
 
-/** What is the same on every host: the configuration of a container without paths of this host. Pure.
+/** What is the same on every host: the configuration of a container without paths of this host.
+ *  Pure.
  *  @param base  the config.json of an OCI bundle, checked; left out for the other kinds of image
  *  @throws FerryError container.spec */
 export function buildConfig(spec: CheckedSpec, base?: OciConfig): OciConfig {
@@ -200,9 +201,10 @@ export function placeConfig(config: OciConfig, places: HostPlaces): OciConfig {
   };
 }
 
-/** The same container with the restorer for its first program: `entry` runs as root with what it needs to build
- *  processes, and those then drop to what was recorded. Rlimits, seccomp and no_new_privs of the container are part
- *  of the recorded processes, so they must not bind the restorer. Pure. */
+/** The same container with the restorer for its first program: `entry` runs as root with what it
+ *  needs to build processes, and those then drop to what was recorded. Rlimits, seccomp and
+ *  no_new_privs of the container are part of the recorded processes, so they must not bind the
+ *  restorer. Pure. */
 export function restoreConfig(
   config: OciConfig,
   command: readonly string[],
@@ -236,7 +238,8 @@ export function restoreConfig(
   };
 }
 
-/** Folders and files of the host that the container sees through bind mounts: they must exist on a destination. */
+/** Folders and files of the host that the container sees through bind mounts: they must exist on a
+ *  destination. */
 export function hostPaths(config: OciConfig): string[] {
   return config.mounts
     .filter(
@@ -245,7 +248,8 @@ export function hostPaths(config: OciConfig): string[] {
     .map((mount) => mount.source ?? mount.destination);
 }
 
-/** Where the container has a tmpfs whose content is its own and moves with it; /dev is made anew by the runtime. */
+/** Where the container has a tmpfs whose content is its own and moves with it; /dev is made anew by
+ *  the runtime. */
 export function tmpfsMounts(config: OciConfig): string[] {
   return config.mounts
     .filter((mount) => mount.type === 'tmpfs' && mount.destination !== '/dev')

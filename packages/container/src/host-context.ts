@@ -13,10 +13,11 @@ import { Runc } from './runc.js';
 export interface HostConfig {
   /** Unique among the agents of one machine: [a-z0-9-], at most 32. */
   readonly nodeId: string;
-  /** Layers, writable layers, logs, records. On a file system that can carry an overlay's upper layer. */
+  /** Layers, writable layers, logs, records. On a file system that can carry an overlay's upper
+   *  layer. */
   readonly stateDir: string;
-  /** The runtime's own state and the network namespaces: on a tmpfs, as it means nothing after a reboot.
-   *  Default: /run/ferry/NODE. */
+  /** The runtime's own state and the network namespaces: on a tmpfs, as it means nothing after a
+   *  reboot. Default: /run/ferry/NODE. */
   readonly runDir?: string | undefined;
   /** Default: /ferry-NODE. */
   readonly cgroupParent?: string | undefined;
@@ -33,7 +34,8 @@ const LOCK_EX = 2;
 const LOCK_NB = 4;
 const O_RDWR_CREAT_CLOEXEC = 0o2 | 0o100 | 0o2000000;
 
-/** What the operations on containers share: the parts of one host, its records, and who works on which container. */
+/** What the operations on containers share: the parts of one host, its records, and who works on
+ *  which container. */
 export class HostContext {
   readonly nodeId: string;
   readonly stateDir: string;

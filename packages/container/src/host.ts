@@ -32,8 +32,8 @@ import { type ExitRecord, flushShim, isAlive } from './shim.js';
 import type { RunSpec } from './spec.js';
 import * as transfer from './transfer.js';
 
-/** A container as it is now. `absent`: there is a record and no container (a place kept for one, or a host that was
- *  restarted). */
+/** A container as it is now. `absent`: there is a record and no container (a place kept for one, or
+ *  a host that was restarted). */
 export interface ContainerStatus {
   readonly record: ContainerRecord;
   readonly state: RuntimeStatus | 'absent';
@@ -50,12 +50,15 @@ interface Options {
 const FREEZE_TIMEOUT_MS = 5000;
 const STOP_TIMEOUT_MS = 10_000;
 
-/** The containers of one host. Operations that change a container wait for each other; reading ones do not.
+/** The containers of one host. Operations that change a container wait for each other; reading ones
+ *  do not.
  *
  *  Where a container moves, the order is:
- *  source       describe, exportLayer, exportLog · lock, freeze, flushLog, exportUpper, exportMounts, exportLog(from)
+ *  source       describe, exportLayer, exportLog · lock, freeze, flushLog, exportUpper,
+ *  exportMounts, exportLog(from)
  *               · then remove, or thaw and unlock
- *  destination  missingLayers, importLayer, reserve, importUpper, importLog, createForRestore, start, importMounts
+ *  destination  missingLayers, importLayer, reserve, importUpper, importLog, createForRestore,
+ *  start, importMounts
  *               · then completeRestore and unlock, or remove */
 export class ContainerHost {
   readonly #context: HostContext;
@@ -64,8 +67,8 @@ export class ContainerHost {
     this.#context = context;
   }
 
-  /** Opens a host's state folder. What a crash left half made is removed; containers that run are taken over as they
-   *  are, also those in the middle of a migration: their record's phase tells.
+  /** Opens a host's state folder. What a crash left half made is removed; containers that run are
+   *  taken over as they are, also those in the middle of a migration: their record's phase tells.
    *  @throws FerryError container.host, container.cgroup, container.record */
   static async open(config: HostConfig): Promise<ContainerHost> {
     const context = await HostContext.open(config);
@@ -125,7 +128,8 @@ export class ContainerHost {
     await removeEmptyFolder(context.runDir);
   }
 
-  // ---- life -------------------------------------------------------------------------------------------------
+  // ---- life
+  // ------------------------------------------------------------
 
   /** Makes a container; its program does not run yet. On failure nothing is left.
    *  @throws FerryError container.spec, .exists, .image, .address, .network, .rootfs, .runtime */
@@ -151,7 +155,8 @@ export class ContainerHost {
     }
   }
 
-  /** Sends the stop signal, after `timeoutMs` SIGKILL. The container stays, as `stopped`, until `remove`. */
+  /** Sends the stop signal, after `timeoutMs` SIGKILL. The container stays, as `stopped`, until
+   *  `remove`. */
   async stop(
     name: string,
     options: Options & { timeoutMs?: number } = {},
@@ -166,8 +171,9 @@ export class ContainerHost {
     await this.#context.runtime.kill(name, signalName, options);
   }
 
-  /** Removes a container in whatever state, killing it if need be; none of that name is no error. Its connections
-   *  are told (FIN, RST) unless it was locked before: after a migration, lock first. */
+  /** Removes a container in whatever state, killing it if need be; none of that name is no error.
+   *  Its connections are told (FIN, RST) unless it was locked before: after a migration, lock
+   *  first. */
   async remove(name: string): Promise<void> {
     await this.#exclusive(name, () => removeContainer(this.#context, name));
   }
@@ -185,7 +191,8 @@ export class ContainerHost {
     return await waitExit(this.#context, name, options);
   }
 
-  // ---- what is there ----------------------------------------------------------------------------------------
+  // ---- what is there
+  // ------------------------------------------------------------
 
   async list(options: Options = {}): Promise<ContainerStatus[]> {
     const records = await this.#context.records();
@@ -241,7 +248,8 @@ export class ContainerHost {
     return this.#context.places(name).netns;
   }
 
-  /** The pipes that are its log: descriptors on `pipe:[INODE]` go to the log of whatever host it is on. */
+  /** The pipes that are its log: descriptors on `pipe:[INODE]` go to the log of whatever host it is
+   *  on. */
   async stdio(name: string): Promise<{ stdoutInode: bigint; stderrInode: bigint }> {
     const { shim } = await this.#context.load(name);
     if (shim === undefined)
@@ -249,7 +257,8 @@ export class ContainerHost {
     return { stdoutInode: BigInt(shim.stdoutInode), stderrInode: BigInt(shim.stderrInode) };
   }
 
-  /** The lines that it has written, oldest first. `follow` ends when it has ended and all is read. */
+  /** The lines that it has written, oldest first. `follow` ends when it has ended and all is
+   *  read. */
   async *readLog(
     name: string,
     options: ReadLogOptions = {},
@@ -263,7 +272,8 @@ export class ContainerHost {
     yield* readLogFile(this.#context.places(name).log, { ...options, isOver });
   }
 
-  // ---- migration, source ------------------------------------------------------------------------------------
+  // ---- migration, source
+  // ------------------------------------------------------------
 
   async describe(name: string): Promise<Transfer> {
     return await transfer.describeContainer(this.#context, name);
@@ -321,7 +331,8 @@ export class ContainerHost {
     return exportLogFile(this.#context.places(name).log, { from, signal });
   }
 
-  // ---- migration, destination -------------------------------------------------------------------------------
+  // ---- migration, destination
+  // ------------------------------------------------------------
 
   /** Those of a container's layers that this host lacks. */
   missingLayers(description: { layers: readonly string[] }): string[] {
@@ -354,8 +365,9 @@ export class ContainerHost {
     await this.#exclusive(name, () => importLogFile(this.#context.places(name).log, chunks));
   }
 
-  /** Creates the container with `entry` (`/proc/self/fd/3`) as its first program, run as root, with what a restorer
-   *  needs; `fds` of this process become 3, 4, …. Not connected to the network. `start` runs it. */
+  /** Creates the container with `entry` (`/proc/self/fd/3`) as its first program, run as root, with
+   *  what a restorer needs; `fds` of this process become 3, 4, …. Not connected to the network.
+   *  `start` runs it. */
   async createForRestore(
     name: string,
     options: Options & { entry: string; args?: readonly string[]; fds: readonly number[] },
@@ -380,7 +392,7 @@ export class ContainerHost {
     return await this.get(name);
   }
 
-  // -----------------------------------------------------------------------------------------------------------
+  // ------------------------------------------------------------
 
   async #status(
     record: ContainerRecord,

@@ -1,5 +1,6 @@
-/** OCI containers on one host: bundles, root file systems, network, cgroups, logs, and all of a migration that is not
- *  processes and memory. `ContainerHost` is the way in; the other exports are its parts. */
+/** OCI containers on one host: bundles, root file systems, network, cgroups, logs, and all of a
+ *  migration that is not processes and memory. `ContainerHost` is the way in; the other exports are
+ *  its parts. */
 export { ByteReader } from './archive/byte-reader.js';
 export { packTree } from './archive/pack.js';
 export { type Unpacked, type UnpackOptions, unpackTree } from './archive/unpack.js';

@@ -74,7 +74,8 @@ export class LayerStore {
     yield* packTree(this.treePath(digest), options);
   }
 
-  /** Takes a layer from another host. It appears in the store only when all of it has come and its hash is `digest`.
+  /** Takes a layer from another host. It appears in the store only when all of it has come and its
+   *  hash is `digest`.
    *  @throws FerryError container.archive, container.layer; nothing is left then */
   async importLayer(
     digest: string,

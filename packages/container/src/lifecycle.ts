@@ -36,7 +36,8 @@ export function checkSpec(spec: RunSpec): CheckedSpec {
   throw new FerryError('container.spec', `The spec is not valid: ${z.prettifyError(result.error)}`);
 }
 
-/** Makes a container up to the runtime's `create`: its program does not run yet. On failure nothing is left. */
+/** Makes a container up to the runtime's `create`: its program does not run yet. On failure nothing
+ *  is left. */
 export async function createContainer(
   context: HostContext,
   spec: RunSpec,
@@ -108,8 +109,8 @@ function configFor(context: HostContext, spec: CheckedSpec, image: ResolvedImage
   );
 }
 
-/** Mounts the root file system, makes the network (not connected), runs the runtime's `create` with `config`.
- *  What it made when it fails is the caller's to undo. */
+/** Mounts the root file system, makes the network (not connected), runs the runtime's `create` with
+ *  `config`. What it made when it fails is the caller's to undo. */
 export async function build(
   context: HostContext,
   record: ContainerRecord,
@@ -136,7 +137,8 @@ export async function build(
     ...{ id: name, bundle, pidFile, logFile, preserveFds: fds.length },
   });
   const { shim, pid } = await createWithShim(places, command, { fds, signal });
-  // What `exec` reads from here on is the container's own configuration, whatever it was created with.
+  // What `exec` reads from here on is the container's own configuration, whatever it was created
+  // with.
   await writeFile(places.config, JSON.stringify(placeConfig(record.config, here)), { mode: 0o600 });
   const init = processRef(pid);
   const made: ContainerRecord = { ...record, phase, shim, ...(init === undefined ? {} : { init }) };
@@ -208,9 +210,10 @@ export async function stopContainer(
   return await waitExit(context, name, { signal });
 }
 
-/** Removes everything of a container, in whatever state it is; what is not there is no error. Each step is tried
- *  even when one before it failed.
- *  @throws FerryError container.remove with every failure; the record stays then, so that it can be repeated */
+/** Removes everything of a container, in whatever state it is; what is not there is no error. Each
+ *  step is tried even when one before it failed.
+ *  @throws FerryError container.remove with every failure; the record stays then, so that it can be
+ *    repeated */
 export async function removeContainer(context: HostContext, name: string): Promise<void> {
   const places = context.places(name);
   const record = await context.find(name).catch(() => undefined);
@@ -254,7 +257,8 @@ async function endShim(record: ContainerRecord | undefined): Promise<void> {
   if (isAlive(shim)) process.kill(shim.pid, 'SIGKILL');
 }
 
-/** Removes what a failed operation made; a failure of that is added to what is told about the first. */
+/** Removes what a failed operation made; a failure of that is added to what is told about the
+ *  first. */
 export async function undo(context: HostContext, name: string, first: unknown): Promise<void> {
   try {
     await removeContainer(context, name);

@@ -30,7 +30,8 @@ const recordSchema = z.object({
 });
 
 const READ_BYTES = 256 * 1024;
-/** While following: the file is looked at when it changes, and this often in case a change went unseen. */
+/** While following: the file is looked at when it changes, and this often in case a change went
+ *  unseen. */
 const FOLLOW_POLL_MS = 500;
 
 /** Joins the records of the log file into the lines that the container wrote. */
@@ -58,7 +59,8 @@ export class LineJoiner {
     return { time: open.time, stream, line: Buffer.concat(open.parts).toString('utf8') };
   }
 
-  /** Lines that have begun and not ended: the container is gone, or they go on in records to come. */
+  /** Lines that have begun and not ended: the container is gone, or they go on in records to
+   *  come. */
   *rest(): Generator<LogLine> {
     for (const [stream, { time, parts }] of this.#open) {
       yield { time, stream, line: Buffer.concat(parts).toString('utf8') };
@@ -77,7 +79,8 @@ function parseRecord(text: string) {
 }
 
 /** The lines of a container's log file.
- *  @param isOver  whether nothing more can be written (the container and its log process have ended) */
+ *  @param isOver  whether nothing more can be written (the container and its log process have
+ *    ended) */
 export async function* readLogFile(
   path: string,
   options: ReadLogOptions & { isOver?: () => Promise<boolean> },

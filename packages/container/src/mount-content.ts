@@ -6,8 +6,8 @@ import { packTree } from './archive/pack.js';
 import { openFolder, openInRoot } from './archive/raw-fs.js';
 import { unpackTree } from './archive/unpack.js';
 
-/** The content of a container's tmpfs mounts, seen through /proc/PID/root: a list of (path length u32, path, archive)
- *  ended by a length of 0. */
+/** The content of a container's tmpfs mounts, seen through /proc/PID/root: a list of (path length
+ *  u32, path, archive) ended by a length of 0. */
 
 const TMPFS_MAGIC = 0x01021994;
 const PATH_BYTES_MAX = 4096;
@@ -16,7 +16,8 @@ interface Options {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** @param destinations  where the container's configuration mounts a tmpfs; what is none any more is left out */
+/** @param destinations  where the container's configuration mounts a tmpfs; what is none any more
+ *    is left out */
 export async function* exportMountContent(
   pid: number,
   destinations: readonly string[],

@@ -4,8 +4,8 @@ import { macBytes, parseIpv4, parseIpv6 } from './addresses.js';
 import { deviceIndex } from './netlink.js';
 import { inNetns } from './netns.js';
 
-/** Telling neighbours where an address lives now, and asking whether it is taken: ARP (RFC 826, 5227) and
- *  neighbour advertisements (RFC 4861), as raw frames. */
+/** Telling neighbours where an address lives now, and asking whether it is taken: ARP (RFC 826,
+ *  5227) and neighbour advertisements (RFC 4861), as raw frames. */
 
 const AF_PACKET = 17;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
@@ -17,7 +17,8 @@ const ARP_REQUEST = 1;
 const ARP_REPLY = 2;
 const BROADCAST = Buffer.alloc(6, 0xff);
 
-/** A taken address answers a probe well within this on a bridge; a second probe goes out halfway. */
+/** A taken address answers a probe well within this on a bridge; a second probe goes out
+ *  halfway. */
 const PROBE_MS = 60;
 const PROBE_POLL_MS = 3;
 
@@ -46,7 +47,8 @@ export function arpFrame(fields: {
   return frame;
 }
 
-/** An Ethernet frame with an unsolicited neighbour advertisement to all nodes, override flag set. Pure. */
+/** An Ethernet frame with an unsolicited neighbour advertisement to all nodes, override flag set.
+ *  Pure. */
 export function advertisementFrame(mac: Buffer, address: bigint): Buffer {
   const source = ipv6Bytes(address);
   const allNodes = ipv6Bytes(0xff020000000000000000000000000001n);
@@ -87,8 +89,8 @@ function ipv6Bytes(address: bigint): Buffer {
   return Buffer.from(address.toString(16).padStart(32, '0'), 'hex');
 }
 
-/** Sends a gratuitous ARP request and reply, and a neighbour advertisement, out of `device` of the namespace that
- *  the calling thread is in. Synchronous. */
+/** Sends a gratuitous ARP request and reply, and a neighbour advertisement, out of `device` of the
+ *  namespace that the calling thread is in. Synchronous. */
 export function announceHere(
   device: string,
   addresses: { mac: string; address: string; address6?: string | undefined },

@@ -1,6 +1,7 @@
 import { call, cString, OwnedFd, sysError } from '@ferry/linux';
 
-/** One rtnetlink request where starting `ip` would take too long: it stands in the middle of a cutover. */
+/** One rtnetlink request where starting `ip` would take too long: it stands in the middle of a
+ *  cutover. */
 
 const AF_NETLINK = 16;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
@@ -14,8 +15,8 @@ const SIOCGIFINDEX = 0x8933;
 const AF_INET = 2;
 const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
 
-/** Puts a device of the calling thread's network namespace into a bridge, or (`undefined`) takes it out of whatever
- *  it is in. Synchronous: done when it returns. rtnetlink(7).
+/** Puts a device of the calling thread's network namespace into a bridge, or (`undefined`) takes it
+ *  out of whatever it is in. Synchronous: done when it returns. rtnetlink(7).
  *  @throws SysError ENODEV when one of them does not exist */
 export function setLinkMaster(device: string, bridge: string | undefined): void {
   const request = Buffer.alloc(16 + 16 + 8);

@@ -10,8 +10,8 @@ const MNT_DETACH = 2;
 const NSFS_MAGIC = 0x6e736673;
 const OWN = '/proc/thread-self/ns/net';
 
-/** Runs `work`, which must be synchronous, with this thread in another network namespace. Sockets that it opens stay
- *  there; child processes that it starts run there. */
+/** Runs `work`, which must be synchronous, with this thread in another network namespace. Sockets
+ *  that it opens stay there; child processes that it starts run there. */
 export function inNetns<T>(path: string, work: () => T): T {
   const own = openSync(OWN, 'r');
   try {

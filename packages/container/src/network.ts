@@ -31,7 +31,8 @@ export interface NetworkConfig {
   readonly hostNetns?: string | undefined;
   /** The L2 subnet that all hosts share: `10.77.0.0/24`. */
   readonly subnet: string;
-  /** What this host gives out, apart from other hosts' ranges: `10.77.0.10-10.77.0.99`. Default: the whole subnet. */
+  /** What this host gives out, apart from other hosts' ranges: `10.77.0.10-10.77.0.99`. Default:
+   *  the whole subnet. */
   readonly range?: string | undefined;
   readonly gateway?: string | undefined;
   readonly subnet6?: string | undefined;
@@ -73,7 +74,8 @@ export async function ensureBridge(
   const show = [...prefix, 'link', 'show', 'dev', bridge];
   const found = await runCommand(program, show, { signal });
   if (found.status !== 0) {
-    // An address given once stays; a bridge without one takes that of a port, another with each port that goes.
+    // An address given once stays; a bridge without one takes that of a port, another with each
+    // port that goes.
     const bytes = randomBytes(5).toString('hex').match(/../g) ?? [];
     const mac = ['02', ...bytes].join(':');
     await ip(['link', 'add', bridge, 'address', mac, 'type', 'bridge']);
@@ -97,8 +99,8 @@ export class ContainerNetwork {
     return `fy${hash.slice(0, 12)}`;
   }
 
-  /** Addresses for a new container: as asked for, else the lowest of the range that no container here has and that
-   *  nobody on the bridge answers for.
+  /** Addresses for a new container: as asked for, else the lowest of the range that no container
+   *  here has and that nobody on the bridge answers for.
    *  @param taken  IPv4 addresses known to be in use
    *  @throws FerryError container.address */
   async allocate(
@@ -163,13 +165,14 @@ export class ContainerNetwork {
     return address;
   }
 
-  /** Makes the namespace with its device, addresses and routes. The container is not connected yet: nothing it
-   *  sends leaves, nothing reaches it, until `connect`. On failure nothing is left. */
+  /** Makes the namespace with its device, addresses and routes. The container is not connected yet:
+   *  nothing it sends leaves, nothing reaches it, until `connect`. On failure nothing is left. */
   async create(port: Port, addresses: Addresses, options: Options = {}): Promise<void> {
     const { netns, veth } = port;
     const { signal } = options;
     const mtu = this.#config.mtu === undefined ? '' : ` mtu ${this.#config.mtu}`;
-    // A high first byte: a bridge takes the lowest address of its ports for its own, and must not change it.
+    // A high first byte: a bridge takes the lowest address of its ports for its own, and must not
+    // change it.
     const outside = `fe${addresses.mac.slice(2)}`;
     const host = ipCommand(this.#config.hostNetns);
     await createNetns(netns);
@@ -178,7 +181,8 @@ export class ContainerNetwork {
         `link add name ${veth} address ${outside}${mtu} type veth ` +
         `peer name ${INSIDE} address ${addresses.mac}${mtu} netns ${netns}`;
       await ipBatch(host, [pair, `link set ${veth} addrgenmode none`], signal);
-      // What arrives while it is not in the bridge goes to the host's own stack, which must not answer.
+      // What arrives while it is not in the bridge goes to the host's own stack, which must not
+      // answer.
       this.#onHost(() => {
         setSysctl(`ipv4/conf/${veth}/arp_ignore`, '8');
         setSysctl(`ipv6/conf/${veth}/disable_ipv6`, '1');
@@ -199,19 +203,22 @@ export class ContainerNetwork {
     for (const delayMs of ANNOUNCE_AGAIN_MS) this.#announceLater(port, addresses, delayMs);
   }
 
-  /** Drops everything from and to the container at once, by taking its port out of the bridge. The container's
-   *  device keeps its carrier: nobody sees anything but lost packets. (Disabling the port within the bridge is no
-   *  help: the bridge enables it again on the next change of the device, net/bridge/br_if.c:br_port_carrier_check.) */
+  /** Drops everything from and to the container at once, by taking its port out of the bridge. The
+   *  container's device keeps its carrier: nobody sees anything but lost packets. (Disabling the
+   *  port within the bridge is no help: the bridge enables it again on the next change of the
+   *  device, net/bridge/br_if.c:br_port_carrier_check.) */
   lock(port: Port): void {
     this.#onHost(() => setLinkMaster(port.veth, undefined));
   }
 
-  /** Sends gratuitous ARP and an unsolicited neighbour advertisement from inside the container's namespace. */
+  /** Sends gratuitous ARP and an unsolicited neighbour advertisement from inside the container's
+   *  namespace. */
   announce(port: Port, addresses: Addresses): void {
     inNetns(port.netns, () => announceHere(INSIDE, addresses));
   }
 
-  /** Makes the namespace file good again where it was lost with an earlier agent's mount namespace. */
+  /** Makes the namespace file good again where it was lost with an earlier agent's mount
+   *  namespace. */
   async adopt(port: Port, pid: number): Promise<void> {
     if (!isNetns(port.netns)) await adoptNetns(port.netns, pid);
   }
@@ -277,7 +284,8 @@ async function ipBatch(
   );
 }
 
-/** Sets a switch of the calling thread's network namespace; a kernel without IPv6 has no such file. */
+/** Sets a switch of the calling thread's network namespace; a kernel without IPv6 has no such
+ *  file. */
 function setSysctl(path: string, value: string): void {
   try {
     writeFileSync(`/proc/sys/net/${path}`, value);

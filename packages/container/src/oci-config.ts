@@ -1,7 +1,8 @@
 import { z } from 'zod';
 
-/** The parts of an OCI runtime configuration (runtime-spec 1.0.2) that Ferry reads or writes. Strict where the
- *  configuration decides what touches the host: a hook, for one, is a program of the host and cannot move. */
+/** The parts of an OCI runtime configuration (runtime-spec 1.0.2) that Ferry reads or writes.
+ *  Strict where the configuration decides what touches the host: a hook, for one, is a program of
+ *  the host and cannot move. */
 
 const strings = z.array(z.string());
 const number = z.number();

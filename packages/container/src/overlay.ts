@@ -13,8 +13,9 @@ export interface OverlayPlaces {
   readonly merged: string;
 }
 
-/** Mounts an overlay. Features that tie an upper layer to one host (redirects by path, metadata-only copies, the
- *  inode index) are off, so that the upper layer is plain files and can move.
+/** Mounts an overlay. Features that tie an upper layer to one host (redirects by path,
+ *  metadata-only copies, the inode index) are off, so that the upper layer is plain files and can
+ *  move.
  *  @throws FerryError container.rootfs */
 export async function mountOverlay(places: OverlayPlaces): Promise<void> {
   const { lower, upper, work, merged } = places;

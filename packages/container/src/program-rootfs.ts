@@ -64,9 +64,9 @@ const DEFAULT_LINKER = '/lib64/ld-linux-x86-64.so.2';
 const UNWINDER = '/lib/x86_64-linux-gnu/libgcc_s.so.1';
 const LINKERS_AT_ONCE = 8;
 
-/** Makes a root file system in the empty folder `tree` from programs of this host: the programs, their shared
- *  libraries and interpreters, and what else the image names. Times are the host files' own, or 0, so that the same
- *  host files give the same tree.
+/** Makes a root file system in the empty folder `tree` from programs of this host: the programs,
+ *  their shared libraries and interpreters, and what else the image names. Times are the host
+ *  files' own, or 0, so that the same host files give the same tree.
  *  @throws FerryError container.image when a program or file does not exist */
 export async function buildProgramRootfs(
   tree: string,
@@ -147,7 +147,8 @@ class Builder {
     }
   }
 
-  /** Copies the libraries of every ELF file seen so far, at the paths by which the dynamic linker finds them. */
+  /** Copies the libraries of every ELF file seen so far, at the paths by which the dynamic linker
+   *  finds them. */
   async libraries(): Promise<void> {
     const paths = new Set<string>();
     const files = [...this.#elf];
@@ -174,7 +175,8 @@ class Builder {
     return found.length === 0 ? found : [linker, ...found];
   }
 
-  /** Where `path` of the container lies in the tree; its folders are made. Links in the tree are our own. */
+  /** Where `path` of the container lies in the tree; its folders are made. Links in the tree are
+   *  our own. */
   async place(path: string): Promise<string> {
     const folder = join(this.#tree, dirname(path));
     await mkdir(folder, { recursive: true });

@@ -7,8 +7,9 @@ import { ociConfigSchema } from './oci-config.js';
 import { processRefSchema, shimSchema } from './shim.js';
 import { containerNameSchema, runSpecSchema } from './spec.js';
 
-/** creating: being made, removed when found after a crash · created, running: the container's own program ·
- *  incoming: a place kept for a container on its way here · restoring: the restorer is its first process. */
+/** creating: being made, removed when found after a crash · created, running: the container's own
+ *  program · incoming: a place kept for a container on its way here · restoring: the restorer is
+ *  its first process. */
 const phaseSchema = z.enum(['creating', 'created', 'running', 'incoming', 'restoring']);
 export type Phase = z.output<typeof phaseSchema>;
 

@@ -16,7 +16,8 @@ export interface CommandOptions {
 }
 
 /** Runs a program to its end and returns whatever its status is.
- *  @throws FerryError container.command when it cannot be started; the abort reason when aborted (it is killed) */
+ *  @throws FerryError container.command when it cannot be started; the abort reason when aborted
+ *    (it is killed) */
 export async function runCommand(
   file: string,
   args: readonly string[],

@@ -28,13 +28,14 @@ interface Options {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** What of runc's record of a container comes from its configuration and must be the container's own again after a
- *  restore: it decides what `runc exec` gives. Names are libcontainer's (configs/config.go). */
+/** What of runc's record of a container comes from its configuration and must be the container's
+ *  own again after a restore: it decides what `runc exec` gives. Names are libcontainer's
+ *  (configs/config.go). */
 const OWN_FIELDS = ['capabilities', 'seccomp', 'no_new_privileges', 'rlimits'] as const;
 export type RuntimeOwnState = Partial<Record<(typeof OWN_FIELDS)[number], unknown>>;
 
-/** runc (or another program with its command line), with a state folder of its own. `create` is not here: the shim
- *  runs it, see shim.ts. */
+/** runc (or another program with its command line), with a state folder of its own. `create` is not
+ *  here: the shim runs it, see shim.ts. */
 export class Runc {
   readonly program: string;
   readonly root: string;
@@ -98,7 +99,8 @@ export class Runc {
     throw this.#failed('kill', id, result);
   }
 
-  /** Removes what runc holds of a container, killing it if need be. One that does not exist is no error. */
+  /** Removes what runc holds of a container, killing it if need be. One that does not exist is no
+   *  error. */
   async delete(id: string, options: Options = {}): Promise<void> {
     if (!existsSync(join(this.root, id))) return;
     const result = await this.#run(['delete', '--force', id], options);

@@ -1,5 +1,6 @@
-/** System calls that reach past a container or into the kernel's rarely tested corners. They are refused even to
- *  a container that holds the capability; everything else is left to capabilities. */
+/** System calls that reach past a container or into the kernel's rarely tested corners. They are
+ *  refused even to a container that holds the capability; everything else is left to
+ *  capabilities. */
 const REFUSED = [
   'acct',
   'add_key',

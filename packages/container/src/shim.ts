@@ -113,7 +113,8 @@ async function firstWords(
   });
 }
 
-/** The runtime's own log, else what it wrote to stderr, which is the container's, else the shim's words. */
+/** The runtime's own log, else what it wrote to stderr, which is the container's, else the shim's
+ *  words. */
 async function reasonOf(places: ShimPlaces, shimText: string): Promise<string> {
   const runtimeLog = await readFile(places.runtimeLog, 'utf8').catch(() => '');
   if (runtimeLog.trim() !== '') return runtimeLog;
@@ -131,8 +132,9 @@ function createFailed(text: string): FerryError {
   );
 }
 
-/** Waits until every byte that the container has written is in the log file. The container must be frozen (or
- *  ended): the shim keeps nothing in memory, so with empty pipes and the shim asleep in poll(2), all is written.
+/** Waits until every byte that the container has written is in the log file. The container must be
+ *  frozen (or ended): the shim keeps nothing in memory, so with empty pipes and the shim asleep in
+ *  poll(2), all is written.
  *  @throws FerryError container.log after five seconds */
 export async function flushShim(shim: Shim, options: { signal?: AbortSignal | undefined } = {}) {
   const { pid } = shim.process;
@@ -141,7 +143,8 @@ export async function flushShim(shim: Shim, options: { signal?: AbortSignal | un
     for (let waitedMs = 0; waitedMs < FLUSH_TIMEOUT_MS; waitedMs += FLUSH_POLL_MS) {
       options.signal?.throwIfAborted();
       if (!isAlive(shim.process)) return;
-      // In this order: nobody fills the pipes, so once they are empty only the shim's last write is open.
+      // In this order: nobody fills the pipes, so once they are empty only the shim's last write is
+      // open.
       if (pipes.every(isEmpty) && inPoll(pid)) return;
       await sleep(FLUSH_POLL_MS);
     }
@@ -183,7 +186,8 @@ function isEmpty(fd: number): boolean {
   return count.readInt32LE() === 0;
 }
 
-/** /proc/PID/syscall starts with the number of the system call that the process sleeps in; proc(5). */
+/** /proc/PID/syscall starts with the number of the system call that the process sleeps in;
+ *  proc(5). */
 function inPoll(pid: number): boolean {
   try {
     return readFileSync(`/proc/${pid}/syscall`, 'utf8').startsWith(`${SYSCALL.poll} `);
@@ -192,7 +196,8 @@ function inPoll(pid: number): boolean {
   }
 }
 
-/** What identifies a running process: its PID and when it started (clock ticks since boot, proc(5), field 22). */
+/** What identifies a running process: its PID and when it started (clock ticks since boot, proc(5),
+ *  field 22). */
 export function processRef(pid: number): ProcessRef | undefined {
   const startTime = startTimeOf(pid);
   return startTime === undefined ? undefined : { pid, startTime };

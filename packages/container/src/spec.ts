@@ -18,9 +18,11 @@ export const containerNameSchema = z
 
 const programImage = z.strictObject({
   kind: z.literal('program'),
-  /** Programs of this host, put at the same paths together with their libraries and interpreters. */
+  /** Programs of this host, put at the same paths together with their libraries and
+   *  interpreters. */
   programs: z.array(absolutePath).min(1).max(256),
-  /** Files or folders of this host copied in; libraries that ELF files among them need come along. */
+  /** Files or folders of this host copied in; libraries that ELF files among them need come
+   *  along. */
   copy: z.array(z.strictObject({ from: absolutePath, to: absolutePath.optional() })).default([]),
   /** Files with given content. */
   files: z
@@ -51,7 +53,8 @@ const mountSchema = z.discriminatedUnion('kind', [
     sizeBytes: count.optional(),
     mode: z.number().int().min(0).max(0o7777).default(0o1777),
   }),
-  /** A folder or file of the host. It does not move: the same path must exist on the destination. */
+  /** A folder or file of the host. It does not move: the same path must exist on the
+   *  destination. */
   z.strictObject({
     kind: z.literal('bind'),
     source: absolutePath,

@@ -96,8 +96,8 @@ export async function importUpper(
   }
 }
 
-/** Creates the container with the restorer for its first program; `start` runs it. The network is made and not
- *  connected. When it fails the place is still kept, with its writable layer.
+/** Creates the container with the restorer for its first program; `start` runs it. The network is
+ *  made and not connected. When it fails the place is still kept, with its writable layer.
  *  @param options.fds  descriptors of this process; they become 3, 4, … */
 export async function createForRestore(
   context: HostContext,
@@ -135,7 +135,8 @@ async function backToIncoming(context: HostContext, name: string, first: unknown
   }
 }
 
-/** Fills the container's tmpfs mounts, once the restorer runs and before the container's programs do. */
+/** Fills the container's tmpfs mounts, once the restorer runs and before the container's programs
+ *  do. */
 export async function importMounts(
   context: HostContext,
   name: string,
@@ -146,8 +147,8 @@ export async function importMounts(
   await importMountContent(initPid(record), tmpfsMounts(record.config), chunks, options);
 }
 
-/** The container is what it was: the runtime's record gets its own configuration back, and it has a new owner. Does
- *  not touch its processes or network. Repeating it is harmless. */
+/** The container is what it was: the runtime's record gets its own configuration back, and it has a
+ *  new owner. Does not touch its processes or network. Repeating it is harmless. */
 export async function completeRestore(
   context: HostContext,
   name: string,

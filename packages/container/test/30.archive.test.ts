@@ -161,7 +161,8 @@ describe('archive of a tree', () => {
     writeFileSync(fd, 'start');
     call('truncate', cString(fd), 4 * 1024 ** 3);
     const chunks: Buffer[] = [];
-    // A window of zeros costs a read each: a file of 4 GiB is the upper end of what a test should read.
+    // A window of zeros costs a read each: a file of 4 GiB is the upper end of what a test should
+    // read.
     call('truncate', cString(fd), 64 * 1024 ** 2);
     for await (const chunk of packTree(join(base, 'in'))) chunks.push(chunk);
     const bytes = Buffer.concat(chunks);

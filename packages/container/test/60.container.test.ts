@@ -111,7 +111,8 @@ describe('container on one host', () => {
     const host = hosts.host();
     await host.run(shellSpec('thawed', 'sleep 100'));
     const signal = AbortSignal.abort(new Error('changed my mind'));
-    // The group may be frozen before the signal is looked at: both are right, frozen halfway is not.
+    // The group may be frozen before the signal is looked at: both are right, frozen halfway is
+    // not.
     await host
       .freeze('thawed', { signal })
       .catch((error: Error) => assert.match(error.message, /changed/));

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/sched.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,7 +73,8 @@ static int ask(const char *ip, int port) {
     if (poll(&wait, 1, 300) == 0) return puts("no answer"), 3;
     char text[100];
     ssize_t got = read(fd, text, sizeof text);
-    if (got < 0) return puts(errno == ECONNREFUSED || errno == ECONNRESET ? "refused" : strerror(errno)), 4;
+    bool reset = errno == ECONNREFUSED || errno == ECONNRESET;
+    if (got < 0) return puts(reset ? "refused" : strerror(errno)), 4;
     fwrite(text, 1, (size_t)got, stdout);
     return 0;
 }

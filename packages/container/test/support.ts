@@ -12,7 +12,8 @@ import {
 } from '../src/index.js';
 import { createNetns, releaseNetns } from '../src/netns.js';
 
-/** Real hosts for tests: each a network namespace with a bridge, joined by a veth pair, and a state folder. */
+/** Real hosts for tests: each a network namespace with a bridge, joined by a veth pair, and a state
+ *  folder. */
 
 export const PROGRAMS = ['sh', 'cat', 'sleep', 'ls', 'mkdir', 'rm', 'ln', 'mkfifo', 'setsid'].map(
   (name) => (existsSync(`/bin/${name}`) ? `/bin/${name}` : `/usr/bin/${name}`),
@@ -100,7 +101,8 @@ export class TestHosts {
   }
 }
 
-/** What of ours is on the machine: mounts, cgroups, devices, processes that carry `tag` in their name or path. */
+/** What of ours is on the machine: mounts, cgroups, devices, processes that carry `tag` in their
+ *  name or path. */
 export async function traces(tag: string): Promise<string[]> {
   const find = [
     '-c',

@@ -1,16 +1,17 @@
 import { FerryError, unreachable } from '@ferry/core';
 import type { ByteReader } from './byte-reader.js';
 
-/** Ferry's archive of a file tree: a stream of typed records in one fixed order, so that equal trees give equal
- *  bytes and the sha256 of the stream is the tree's name.
+/** Ferry's archive of a file tree: a stream of typed records in one fixed order, so that equal
+ *  trees give equal bytes and the sha256 of the stream is the tree's name.
  *
- *      magic, then records: kind u8, fields, and for a file its content; last an end record with the sha256 of all
- *      bytes before it (kind included).
+ *      magic, then records: kind u8, fields, and for a file its content; last an end
+ *      record with the sha256 of all bytes before it (kind included).
  *
- *  Order: the root folder (path ""), then depth first, names of a folder by byte value. A later name of an inode
- *  already seen is a hard link to its first path. Integers are little endian. A file's content is a list of extents
- *  (offset u64, length u32, bytes) ended by END_OF_CONTENT; what lies between them is zero. Paths and names are
- *  bytes, held here as latin1 strings: one character, one byte. */
+ *  Order: the root folder (path ""), then depth first, names of a folder by byte value. A later
+ *  name of an inode already seen is a hard link to its first path. Integers are little endian. A
+ *  file's content is a list of extents (offset u64, length u32, bytes) ended by END_OF_CONTENT;
+ *  what lies between them is zero. Paths and names are bytes, held here as latin1 strings: one
+ *  character, one byte. */
 
 export const MAGIC = Buffer.from('FERRYTREE\x00\x00\x01', 'latin1');
 export const END_OF_CONTENT = 0xffff_ffff_ffff_ffffn;
@@ -159,7 +160,8 @@ export function encodeEnd(sha256: Buffer): Buffer {
   return new RecordWriter().u8(KINDS.end).bytes(sha256).done();
 }
 
-/** The next record, its fields checked against LIMITS; 'end' at the end record, whose hash is not yet read.
+/** The next record, its fields checked against LIMITS; 'end' at the end record, whose hash is not
+ *  yet read.
  *  @throws FerryError container.archive */
 export async function decodeEntry(reader: ByteReader): Promise<Entry | 'end'> {
   const code = await reader.u8();

@@ -32,14 +32,15 @@ const read = promisify(readCallback);
 
 /** Records are gathered into chunks of about this size. */
 const CHUNK_BYTES = 256 * 1024;
-/** Content is looked at in blocks of this size; a block of zeros is left out, so holes stay holes. */
+/** Content is looked at in blocks of this size; a block of zeros is left out, so holes stay
+ *  holes. */
 const BLOCK_BYTES = 64 * 1024;
 /** Below this a file is read within the event loop's turn. */
 const SMALL_BYTES = 64 * 1024;
 const ZEROS = Buffer.alloc(BLOCK_BYTES);
 
-/** Overlayfs keeps notes about inode numbers of one host; what carries meaning is opaque folders and whiteouts.
- *  Documentation/filesystems/overlayfs.rst */
+/** Overlayfs keeps notes about inode numbers of one host; what carries meaning is opaque folders
+ *  and whiteouts. Documentation/filesystems/overlayfs.rst */
 const XATTR_KEPT =
   /^(user\.|security\.capability$|system\.posix_acl_|trusted\.overlay\.(opaque|whiteouts?)$)/;
 
@@ -47,8 +48,9 @@ export function keepsXattr(name: string): boolean {
   return XATTR_KEPT.test(name);
 }
 
-/** The archive of the tree below `root` (a trusted path, or a folder held open) as a stream of chunks. The tree may
- *  be hostile: no symbolic link of it is followed, and no other mount entered. Equal trees give equal bytes.
+/** The archive of the tree below `root` (a trusted path, or a folder held open) as a stream of
+ *  chunks. The tree may be hostile: no symbolic link of it is followed, and no other mount entered.
+ *  Equal trees give equal bytes.
  *  @throws FerryError container.archive when a file changes while it is read; the abort reason */
 export async function* packTree(
   root: string | OwnedFd,
@@ -236,7 +238,8 @@ function special(path: string, meta: Metadata, about: BigIntStats, where: Buffer
   return { kind, path, meta, major: major(about.rdev), minor: minor(about.rdev) };
 }
 
-/** The encoding of dev_t that stat(2) returns: include/linux/kdev_t.h, new_encode_dev, widened by glibc. */
+/** The encoding of dev_t that stat(2) returns: include/linux/kdev_t.h, new_encode_dev, widened by
+ *  glibc. */
 function major(device: bigint): number {
   return Number(((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n));
 }

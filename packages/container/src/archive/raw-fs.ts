@@ -2,7 +2,8 @@ import { constants } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { call, OwnedFd, sys, sysError } from '@ferry/linux';
 
-/** File system calls relative to a folder held open. Paths and names are latin1 strings, one character a byte. */
+/** File system calls relative to a folder held open. Paths and names are latin1 strings, one
+ *  character a byte. */
 
 const RESOLVE_NO_XDEV = 0x01;
 const RESOLVE_NO_MAGICLINKS = 0x02;
@@ -20,8 +21,8 @@ export function pathBytes(path: string): Buffer {
   return Buffer.from(`${path}\0`, 'latin1');
 }
 
-/** Where Node's own fs functions find `name` of an open folder: no component of it can be a symbolic link that
- *  someone put there meanwhile, save the last, which callers do not follow. */
+/** Where Node's own fs functions find `name` of an open folder: no component of it can be a
+ *  symbolic link that someone put there meanwhile, save the last, which callers do not follow. */
 export function memberPath(folder: OwnedFd, name: string): Buffer {
   return Buffer.from(`/proc/self/fd/${folder.number}/${name}`, 'latin1');
 }
@@ -48,8 +49,8 @@ function openat2(folder: OwnedFd, path: string, flags: number, resolve: number):
   return sys('openat2', folder.number, name, how, how.length);
 }
 
-/** Opens what is at `path` below `root`, where no component may be a symbolic link, another mount or "..".
- *  openat2(2), RESOLVE_BENEATH.
+/** Opens what is at `path` below `root`, where no component may be a symbolic link, another mount
+ *  or "..". openat2(2), RESOLVE_BENEATH.
  *  @throws SysError ELOOP or EXDEV for a path that would leave */
 export function openBeneath(root: OwnedFd, path: string, flags: number): OwnedFd {
   const resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
@@ -58,8 +59,8 @@ export function openBeneath(root: OwnedFd, path: string, flags: number): OwnedFd
   return new OwnedFd(result);
 }
 
-/** Opens a folder as a process whose root folder is `root` would see it: symbolic links are followed, but within
- *  `root` only. openat2(2), RESOLVE_IN_ROOT. */
+/** Opens a folder as a process whose root folder is `root` would see it: symbolic links are
+ *  followed, but within `root` only. openat2(2), RESOLVE_IN_ROOT. */
 export function openInRoot(root: OwnedFd, path: string): OwnedFd {
   const flags = constants.O_RDONLY | constants.O_DIRECTORY | O_CLOEXEC;
   const result = openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
@@ -67,7 +68,8 @@ export function openInRoot(root: OwnedFd, path: string): OwnedFd {
   return new OwnedFd(result);
 }
 
-/** Names and values of the extended attributes that `keep` accepts, sorted by name; symbolic links not followed. */
+/** Names and values of the extended attributes that `keep` accepts, sorted by name; symbolic links
+ *  not followed. */
 export function readXattrs(path: Buffer, keep: (name: string) => boolean) {
   const target = Buffer.concat([path, Buffer.of(0)]);
   const listed = sys('llistxattr', target, LIST, LIST.length);

@@ -45,10 +45,11 @@ export interface Unpacked {
   readonly sizeBytes: bigint;
 }
 
-/** Reads one archive from `reader` into the folder `root`. The archive may be hostile: whatever it says, nothing
- *  outside `root` is touched, and no symbolic link is followed. What was made stays when it fails: unpack into a
- *  folder that is thrown away then.
- *  @throws FerryError container.archive (damaged, truncated, hostile), SysError, or the abort reason */
+/** Reads one archive from `reader` into the folder `root`. The archive may be hostile: whatever it
+ *  says, nothing outside `root` is touched, and no symbolic link is followed. What was made stays
+ *  when it fails: unpack into a folder that is thrown away then.
+ *  @throws FerryError container.archive (damaged, truncated, hostile), SysError, or the abort
+ *    reason */
 export async function unpackTree(
   root: string | OwnedFd,
   reader: ByteReader,
@@ -64,7 +65,8 @@ export async function unpackTree(
   }
 }
 
-/** A folder whose entries are being made: its own metadata is set when it is left, for each entry changes it. */
+/** A folder whose entries are being made: its own metadata is set when it is left, for each entry
+ *  changes it. */
 interface OpenFolder {
   readonly path: string;
   /** Undefined for a mount point met in a prepared tree: nothing is put into another mount. */
@@ -152,8 +154,9 @@ class Unpacker {
     }
   }
 
-  /** The folder that the next entry belongs into: the archive is in depth-first order, so it is the one open now
-   *  or one above it. A parent that is a link, or was never in the archive, cannot be entered. */
+  /** The folder that the next entry belongs into: the archive is in depth-first order, so it is the
+   *  one open now or one above it. A parent that is a link, or was never in the archive, cannot be
+   *  entered. */
   #enter(parentPath: string, path: string): OwnedFd {
     for (;;) {
       const top = this.#open.at(-1);
@@ -270,7 +273,8 @@ function openUnlessMount(parent: OwnedFd, name: string, flags: number): OwnedFd 
   }
 }
 
-/** An entry that exists twice, or in the place of another, is the archive's fault; the rest is the system's. */
+/** An entry that exists twice, or in the place of another, is the archive's fault; the rest is the
+ *  system's. */
 function conflict(syscall: string, result: number, path: string): FerryError {
   const cause = sysError(syscall, -result, shown(path));
   if (result !== -ERRNO.EEXIST && result !== -ERRNO.ELOOP && result !== -ERRNO.EXDEV) return cause;
@@ -312,7 +316,8 @@ function setMetadata(
   call('utimensat', folder.number, path, times, AT_SYMLINK_NOFOLLOW);
 }
 
-/** dev_t as mknod(2) takes it: the inverse of what pack.ts takes apart; the kernel reads 32 bits. */
+/** dev_t as mknod(2) takes it: the inverse of what pack.ts takes apart; the kernel reads 32
+ *  bits. */
 function makeDevice(major: number, minor: number): number {
   if (major > 0xfff || minor > 0xfffff) throw damaged(`device ${major}:${minor}`);
   return (minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12);

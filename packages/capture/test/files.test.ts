@@ -448,6 +448,18 @@ describe('descriptors of a tree', () => {
     strictEqual(sys('flock', other, 2 | 4), -11);
   });
 
+  it('carries a pidfd, and refuses one of a process outside', () => {
+    const pidfd = own(call('pidfd_open', process.pid, O.nonblock));
+    const copy = own(call('dup', pidfd));
+    const outside = own(call('pidfd_open', 1, 0));
+    strictEqual(capture([outside], true).blockers[0]?.code, 'file.pidfd');
+    carry([pidfd, copy]);
+    for (const fd of [pidfd, copy]) {
+      ok(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8').includes(`\nPid:\t${process.pid}\n`));
+      strictEqual(flagsOf(fd), O.rdwr | O.nonblock);
+    }
+  });
+
   it('names what it cannot carry', () => {
     const fds = [own(call('inotify_init1', 0)), own(call('fanotify_init', 0, 0))];
     const { blockers } = capture(fds, true);

@@ -1,9 +1,16 @@
 import { deviceNumbers, externalKind, refuse, standardFdOf, typeOf } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
-import { referenceOf } from './path.js';
+import { mountPrefix } from './path.js';
+import { statPath } from './read-descriptors.js';
 
-/** Devices of drivers/char/mem.c and random.c, which keep nothing: major 1. */
-const STATELESS_MINORS: readonly number[] = [3, 5, 7, 8, 9];
+/** Devices of drivers/char/mem.c and random.c, which keep nothing, by their minor numbers; major 1. */
+const STATELESS: ReadonlyMap<number, string> = new Map([
+  [3, '/dev/null'],
+  [5, '/dev/zero'],
+  [7, '/dev/full'],
+  [8, '/dev/random'],
+  [9, '/dev/urandom'],
+]);
 const PTMX = { major: 5, minor: 2 };
 
 /** Character devices: /dev/null, zero, full, random, urandom; and the terminal of whoever started the tree. */
@@ -12,7 +19,8 @@ export const deviceCapture: FileCapture = {
   capture(descriptor, ctx) {
     const { major, minor } = deviceNumbers(descriptor.stat.rdev);
     const isMemory = typeOf(descriptor) === 'character' && major === 1;
-    if (isMemory && STATELESS_MINORS.includes(minor)) return stateless(descriptor, ctx);
+    const usual = isMemory ? STATELESS.get(minor) : undefined;
+    if (usual !== undefined) return stateless(descriptor, usual, ctx);
     if (isTerminal(descriptor, major, minor)) return terminal(descriptor, ctx);
     return refuse(descriptor, ctx, {
       code: 'file.device',
@@ -22,10 +30,26 @@ export const deviceCapture: FileCapture = {
   },
 };
 
-function stateless(descriptor: Descriptor, ctx: FileContext): ReturnType<FileCapture['capture']> {
-  const file = referenceOf(descriptor, ctx);
-  if (file === undefined) return undefined;
-  return { $case: 'device', value: { path: file.path, rdev: descriptor.stat.rdev } };
+/** Any node of the device will do: the one that was opened may be of the host's /dev, from before the container had a
+ *  root directory of its own. */
+function stateless(
+  descriptor: Descriptor,
+  usual: string,
+  ctx: FileContext,
+): ReturnType<FileCapture['capture']> {
+  const prefix = mountPrefix(descriptor.process, ctx);
+  const { rdev } = descriptor.stat;
+  for (const path of [descriptor.link, usual]) {
+    const there = statPath(prefix + path);
+    if (there !== undefined && typeOf({ stat: there }) === 'character' && there.rdev === rdev) {
+      return { $case: 'device', value: { path, rdev } };
+    }
+  }
+  return refuse(descriptor, ctx, {
+    code: 'file.unreachable',
+    reason: 'neither its path nor the usual one leads to this device any more',
+    remedy: `make the device again (mknod ${usual}), or close it`,
+  });
 }
 
 /** Pseudo terminals (136 to 143), /dev/tty and /dev/console (5), virtual and serial consoles (4). */

@@ -40,6 +40,14 @@ export function referenceOf(descriptor: Descriptor, ctx: FileContext): FileRefer
   });
 }
 
+/** Whether a file came into the tree from outside its mount namespace, as standard input or output can: no path inside
+ *  leads to it. */
+export function isForeign(descriptor: Descriptor, ctx: FileContext): boolean {
+  const prefix = mountPrefix(descriptor.process, ctx);
+  const { link, stat } = descriptor;
+  return prefix !== '' && stat.links > 0 && !isAtPath(prefix + link, descriptor);
+}
+
 /** Where the tree's paths start for us: nothing when it shares our mount namespace. /proc gives links relative to the
  *  reader's root there, and relative to the other namespace's root else. */
 export function mountPrefix(process: FileOwnerProcess, ctx: FileContext): string {

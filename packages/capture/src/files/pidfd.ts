@@ -1,11 +1,10 @@
-import { O_NONBLOCK, refuse } from './common.js';
+import { refuse } from './common.js';
 import type { FileCapture } from './context.js';
 
 const LINK = /^(anon_inode:\[pidfd\]|pidfd:\[\d+\])$/;
 const PIDFD_THREAD = 0o200;
 
-/** pidfd_open(2) of processes that exist whenever descriptors are opened again: the process itself, its children, and
- *  those it descends from. */
+/** pidfd_open(2) of a process of the tree, in the hands of one process. */
 export const pidfdCapture: FileCapture = {
   matches: (descriptor) => LINK.test(descriptor.link),
   capture(descriptor, ctx) {
@@ -14,16 +13,17 @@ export const pidfdCapture: FileCapture = {
     const id = ctx.idOf(descriptor.process.pid, descriptor.fd);
     const holders = id === undefined ? [] : ctx.holdersOf(id);
     const isPrivate = holders.length > 0 && holders.every((h) => h.process === descriptor.process);
-    const isSelf = target === descriptor.process;
-    if (isSelf && isPrivate && (descriptor.flags & ~(O_NONBLOCK | 2)) === 0) {
+    const isThread = (descriptor.flags & PIDFD_THREAD) !== 0;
+    if (target !== undefined && isPrivate && !isThread) {
       return { $case: 'pidfd', value: { pid: target.pid, thread: false } };
     }
-    const what = (descriptor.flags & PIDFD_THREAD) !== 0 ? 'thread' : 'process';
     return refuse(descriptor, ctx, {
       code: 'file.pidfd',
-      reason:
-        `a pidfd of another ${what} (${hostPid < 0 ? 'which is gone' : hostPid}) ` +
-        'cannot be carried yet',
+      reason: isThread
+        ? 'a pidfd of a single thread cannot be carried yet'
+        : target === undefined
+          ? 'a pidfd of a process that has ended, or is outside the tree, cannot be carried yet'
+          : 'a pidfd that several processes share cannot be carried yet',
       remedy: 'close the pidfd',
     });
   },

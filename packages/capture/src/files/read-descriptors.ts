@@ -7,6 +7,7 @@ const O_DIRECTORY = 0o200000;
 const PATH_MAX = 4096;
 const STAT_SIZE = 144;
 const RLIMIT_NOFILE = 7;
+const COMMON_INODE = /^anon_inode:\[(eventfd|eventpoll|timerfd|signalfd)\]$/;
 
 /** Reads the descriptor tables of processes: three lookups relative to /proc/PID/fd and fdinfo for each descriptor,
  *  with buffers that are reused, since node:fs takes several times as long. */
@@ -82,11 +83,11 @@ export class DescriptorReader implements Disposable {
     };
   }
 
-  /** All anonymous inodes are one, and of sockets only the number in the link differs (of what captures look at): one
-   *  stat(2) each is enough, where there may be thousands. */
+  /** Common anonymous files share one inode, and of sockets only the number in the link differs (of what captures look
+   *  at): one stat(2) each is enough, where there may be thousands. */
   #statOf(link: string, table: OwnedFd, name: Buffer): DescriptorStat | undefined {
     const socket = /^socket:\[(\d+)\]$/.exec(link)?.[1];
-    const family = socket !== undefined ? 'socket' : link.startsWith('anon_inode:') ? link : '';
+    const family = socket !== undefined ? 'socket' : COMMON_INODE.test(link) ? link : '';
     const alike = this.#alike.get(family);
     if (alike !== undefined) {
       return socket === undefined ? alike : { ...alike, inode: BigInt(socket) };

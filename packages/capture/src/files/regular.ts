@@ -2,6 +2,7 @@ import type { FileReference } from '@ferry/image';
 import { call, cString, OwnedFd, parseMappings, tryReadProc } from '@ferry/linux';
 import {
   deviceNumbers,
+  externalKind,
   FILE_SYSTEM,
   fileSystemOf,
   isPathOnly,
@@ -9,10 +10,11 @@ import {
   O_CLOEXEC,
   readWhole,
   refuse,
+  standardFdOf,
   typeOf,
 } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
-import { referenceOf } from './path.js';
+import { isForeign, referenceOf } from './path.js';
 
 /** Content of a deleted file goes into the image up to this many bytes. */
 export const DELETED_BYTES_MAX = 16 * 1024 * 1024;
@@ -33,6 +35,11 @@ export const regularCapture: FileCapture = {
         remedy: 'close the queue (mq_close) before migrating',
       });
     }
+    const { device, inode, uid, gid } = descriptor.stat;
+    const standardFd = standardFdOf(ctx.idsOfInode(device, inode), ctx);
+    if (standardFd !== undefined && isForeign(descriptor, ctx)) {
+      return externalKind(descriptor, standardFd, ctx);
+    }
     const file = referenceOf(descriptor, ctx);
     if (file === undefined) return undefined;
     if (file.deleted) return captureDeleted(descriptor, file, ctx);
@@ -43,7 +50,6 @@ export const regularCapture: FileCapture = {
         remedy: 'close it; a process may keep files of its own /proc/self open',
       });
     }
-    const { uid, gid } = descriptor.stat;
     return {
       $case: 'regular',
       value: { file, content: Buffer.alloc(0), pseudo: isPseudo(magic), uid, gid },

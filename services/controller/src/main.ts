@@ -23,10 +23,10 @@ async function main(): Promise<void> {
   const logger = jsonLogger(settings.logLevel, (line) => process.stderr.write(line));
   try {
     const controller = await startController(settings, { logger, now: Date.now });
-    logger.info('listening', { address: controller.address, pid: process.pid });
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       process.once(signal, () => void shutDown(controller, logger, signal));
     }
+    logger.info('listening', { address: controller.address, pid: process.pid });
   } catch (error) {
     const { code, remedy } = error as { code?: unknown; remedy?: unknown };
     logger.error('did not start', { error: errorText(error), code, remedy });

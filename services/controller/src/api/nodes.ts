@@ -23,8 +23,6 @@ import { checkMode, checkRequestId, checkWithin, refused } from './validate.js';
 const drainConcurrencyDefault = 2;
 /** A schedule further away than this is taken for a mistake in the unit. */
 const atMsMax = 366 * 24 * 3600 * 1000;
-/** A container that its node does not report for so long, and on which nothing works, is gone. */
-const goneAfterMs = 10_000;
 
 /** ClusterService: what concerns nodes. */
 export function nodeCalls(around: Surroundings) {
@@ -141,7 +139,8 @@ export function agentCalls(around: Surroundings) {
 
   /** Takes over what the node says of ownership: a later epoch wins, wherever it is reported from. */
   async function adopt(node: string, reported: readonly Container[]): Promise<void> {
-    const known = new Map((await containers.list()).map((record) => [record.name, record]));
+    const records = await Promise.all(reported.map(({ name }) => containers.find(name)));
+    const known = new Map(records.flatMap((found) => (found ? [[found.name, found]] : [])));
     for (const { name, epoch, state, spec, address } of reported) {
       const owns = state === 'running' || state === 'exited';
       const record = known.get(name);
@@ -152,14 +151,6 @@ export function agentCalls(around: Surroundings) {
       const ip = (spec?.network?.address || address).split('/')[0] ?? '';
       if (ip !== '') await containers.takeAddress(ip, name);
       if (record === undefined) logger.info('container was found', { container: name, node });
-    }
-    const names = new Set(reported.map(({ name }) => name));
-    for (const record of known.values()) {
-      if (record.node !== node || record.operation !== '' || names.has(record.name)) continue;
-      if (db.now() - record.updatedAtMs < goneAfterMs) continue;
-      if (await containers.remove(record.name, '', node)) {
-        logger.warn('container is gone', { container: record.name, node });
-      }
     }
   }
 

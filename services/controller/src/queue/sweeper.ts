@@ -7,9 +7,11 @@ import type { Surroundings } from '../work/work.js';
 const settleMs = 3000;
 const everyMs = 5000;
 const forgetEveryMs = 3600_000;
+/** A container that its node does not report so long after its last change, and on which nothing works, is gone. */
+const goneAfterMs = 10_000;
 
 /** Finds operations whose job got lost (a controller died between writing the record and queueing the job, or Redis
- *  lost a write) and queues them again. One controller at a time does it. */
+ *  lost a write) and queues them again; forgets what is gone or old. One controller at a time does it. */
 export class Sweeper {
   readonly #around: Surroundings;
   readonly #own = randomBytes(8).toString('hex');
@@ -46,9 +48,26 @@ export class Sweeper {
         await this.#requeue(operation);
       }
     }
+    await this.#forgetGone();
     if (db.now() - this.#forgotAt < forgetEveryMs) return;
     this.#forgotAt = db.now();
     await operations.forgetOld();
+  }
+
+  /** Forgets containers that their node, which is up, does not report any more. */
+  async #forgetGone(): Promise<void> {
+    const { nodes, containers } = this.#around.stores;
+    const snapshots = new Map((await nodes.list()).map((found) => [found.node.name, found]));
+    for (const { name, node, operation, updatedAtMs } of await containers.list()) {
+      const snapshot = snapshots.get(node);
+      if (snapshot === undefined || snapshot.node.state === 'down' || operation !== '') continue;
+      const silentFor = Number(snapshot.node.lastHeartbeatAtMs) - updatedAtMs;
+      const reported = snapshot.containers.some((container) => container.name === name);
+      if (reported || silentFor < goneAfterMs) continue;
+      if (await containers.remove(name, '', node)) {
+        this.#around.logger.warn('container is gone', { container: name, node });
+      }
+    }
   }
 
   async #requeue(operation: Operation): Promise<void> {

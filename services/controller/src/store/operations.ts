@@ -21,7 +21,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'rev', 1, 'json', ARGV[2], 'params', ARGV[5])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 redis.call('SADD', KEYS[3], ARGV[1])
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '*', 'operation', ARGV[2])
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '*', 'operation', '')
 return 1`;
 
 /** Replaces revision ARGV[3] of the record. ARGV: id, json, revision, kept, 1 when the new state is final. */
@@ -29,7 +29,7 @@ const replaceScript = `
 if redis.call('HGET', KEYS[1], 'rev') ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[1], 'rev', ARGV[3] + 1, 'json', ARGV[2])
 if ARGV[5] == '1' then redis.call('SREM', KEYS[3], ARGV[1]) end
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '*', 'operation', ARGV[2])
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '*', 'operation', '')
 return 1`;
 
 const removeScript = `
@@ -188,20 +188,14 @@ export class Operations {
           });
         }
         woken = false;
-        for (;;) {
-          const events = await this.#eventsAfter(id, position);
-          for (const { at, event } of events) {
-            position = at;
-            operation = event.operation ?? operation;
-            yield event;
-          }
-          if (events.length === 0) break;
-        }
+        const { progress, last, changed } = await this.#eventsAfter(id, position);
+        position = last;
+        for (const value of progress) yield { operation: undefined, progress: value };
         // Events may have been trimmed or removed: the record has the last word.
-        if (!isFinal(operation) && isFinal(await this.get(id))) {
-          operation = await this.get(id);
-          yield { operation, progress: operation.progress };
-        }
+        const present = await this.get(id);
+        if (!changed && !isFinal(present)) continue;
+        operation = present;
+        yield { operation, progress: undefined };
       }
     } finally {
       stop();
@@ -243,21 +237,24 @@ export class Operations {
     return last[0]?.[0] ?? '0';
   }
 
+  /** Reports since an event, oldest first, and whether the record has changed. */
   async #eventsAfter(id: string, position: string) {
-    const entries = await this.#db.redis.xrange(
-      this.#key(id, 'events'),
-      `(${position}`,
-      ...(['+', 'COUNT', 100] as const),
-    );
-    return entries.map(([at, [kind = '', json = '']]) => ({ at, event: eventOf(kind, json) }));
+    const progress: Progress[] = [];
+    let [last, changed] = [position, false];
+    for (;;) {
+      const entries = await this.#db.redis.xrange(
+        this.#key(id, 'events'),
+        `(${last}`,
+        ...(['+', 'COUNT', 100] as const),
+      );
+      for (const [at, [kind, json = '']] of entries) {
+        last = at;
+        if (kind === 'operation') changed = true;
+        else progress.push(Progress.fromJSON(JSON.parse(json)));
+      }
+      if (entries.length < 100) return { progress, last, changed };
+    }
   }
-}
-
-function eventOf(kind: string, json: string): OperationEvent {
-  if (kind === 'progress') {
-    return { operation: undefined, progress: Progress.fromJSON(JSON.parse(json)) };
-  }
-  return { operation: decode(json, null), progress: undefined };
 }
 
 function encode(operation: Operation): string {

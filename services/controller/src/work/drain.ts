@@ -21,6 +21,7 @@ const destinationsAsked = 16;
 const askedAtOnce = 4;
 /** How long a container that another operation works on is waited for. */
 const busyPatienceMs = 120_000;
+const doubtPatienceMs = 60_000;
 const lookAgainMs = 1000;
 /** Looks for containers that came while the node was being emptied. */
 const passesMost = 3;
@@ -154,6 +155,8 @@ class Drain {
   readonly #since: number;
   moves: DrainMove[];
   #wake: () => void = () => {};
+  /** When a migration was first seen in doubt. */
+  readonly #doubts = new Map<string, number>();
 
   constructor(work: Work, moves: DrainMove[]) {
     this.#work = work;
@@ -197,11 +200,20 @@ class Drain {
   async #settleRunning(): Promise<void> {
     for (const move of this.moves.filter(({ state }) => state === 'running')) {
       const child = await this.#work.stores.operations.find(move.operation);
-      if (child !== undefined && !isFinal(child)) continue;
+      if (child !== undefined && !isFinal(child) && !this.#doubtedTooLong(child)) continue;
       const state = child === undefined ? 'failed' : this.#stateOf(child);
       const reason = child?.error?.message ?? '';
       await this.#change({ ...move, state, reason, remedy: child?.error?.remedy ?? '' });
     }
+  }
+
+  /** A migration in doubt may stay so until an operator mends a host; the drain says so rather than wait. */
+  #doubtedTooLong(child: Operation): boolean {
+    if (child.state !== 'in-doubt') return false;
+    const now = this.#work.stores.db.now();
+    const since = this.#doubts.get(child.id) ?? now;
+    this.#doubts.set(child.id, since);
+    return now - since > doubtPatienceMs;
   }
 
   #stateOf(child: Operation): string {

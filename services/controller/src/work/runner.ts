@@ -20,8 +20,8 @@ const works: Readonly<Record<string, (work: Work) => Promise<WorkResult>>> = {
   drain: drainNode,
 };
 
-/** Between two looks at work in doubt. */
-const doubtPauseMs = 5000;
+/** Most time between two looks at work in doubt. */
+const doubtPauseMsMax = 5000;
 /** A cancellation whose notice got lost is found by looking. */
 const lookForCancelMs = 1000;
 
@@ -106,7 +106,7 @@ export class Runner {
       await work.stores.operations.update(operation.id, (present) =>
         isFinal(present) ? undefined : { ...present, state: 'in-doubt', error: detail },
       );
-      return { kind: 'again', afterMs: doubtPauseMs };
+      return { kind: 'again', afterMs: Math.min(doubtPauseMsMax, work.settings.agentSilenceMs) };
     }
     const bug = detail.code === 'internal' && error instanceof Error;
     logger.warn('operation failed', {

@@ -109,10 +109,12 @@ export function emitArmTimers(b: ProgramBuilder, process: Process): void {
   const spec = (interval: bigint, value: bigint, unit: bigint) =>
     b.words(interval / unit, interval % unit, value / unit, value % unit);
   for (const { which, intervalUs, valueUs } of process.intervalTimers) {
-    if (valueUs === 0n) continue;
+    // Expired, its signal not taken yet: the kernel arms it with its interval when that is (dequeue_signal).
+    const value = valueUs === 0n ? intervalUs : valueUs;
+    if (value === 0n) continue;
     b.sys(
       'setitimer',
-      [which, spec(intervalUs, valueUs, 1_000_000n), 0],
+      [which, spec(intervalUs, value, 1_000_000n), 0],
       `arm interval timer ${which}`,
     );
   }

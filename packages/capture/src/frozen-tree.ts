@@ -14,6 +14,7 @@ import { findSyscallInstruction, remoteSyscall, saveThread } from './injection.j
 const SIGKILL = 9;
 const WNOHANG = 1;
 const WAIT_ALL = 0x40000000;
+const GONE_MS = 10_000;
 const REAPED_BY_INIT_MS = 15_000;
 const REAPED_BY_PARENT_MS = 200;
 
@@ -112,21 +113,28 @@ export class FrozenTree {
 
   /** Kills every process, children before their parents, and has each parent reap its dead children before it dies
    *  itself: orphaned zombies would hold their PIDs until whoever inherits them gets around to it. Returns when every
-   *  PID is free, or only the root's parent has yet to reap it. */
+   *  PID is free, or only the root's parent has yet to reap it.
+   *  The init of a PID namespace takes all of it along, so there nothing needs to be reaped (and in a container nothing
+   *  could be: its control group is frozen). */
   kill(): void {
     const processes = [...this.processes.values()];
     const root = processes[0];
-    for (const process of processes.reverse()) {
-      if (process.zombie) continue;
-      reapChildren(process);
+    const alone = root !== undefined && isInit(root.hostPid);
+    const living = processes.reverse().filter((process) => !process.zombie);
+    for (const process of living) {
+      if (!alone) reapChildren(process);
       sys('kill', process.hostPid, SIGKILL);
-      const leader = process.threads.find((thread) => thread.hostTid === process.hostPid);
-      for (const thread of process.threads) if (thread !== leader) drain(thread.traced);
-      if (leader !== undefined) drain(leader.traced);
+      if (!alone) drain(process.threads);
     }
+    if (alone) drain(living.flatMap((process) => process.threads));
     this.processes.clear();
     if (root !== undefined) waitReaped(root.hostPid);
   }
+}
+
+/** Whether a process is the first of a PID namespace of its own. */
+function isInit(hostPid: number): boolean {
+  return /^NSpid:.*\s1$/m.test(tryReadProc(`/proc/${hostPid}/status`) ?? '') && hostPid !== 1;
 }
 
 /** Makes a stopped process wait for its dead children. */
@@ -198,12 +206,37 @@ function settle(thread: TracedThread): Stop {
   }
 }
 
-function drain(thread: TracedThread): void {
+/** Waits until killed threads are gone, in whatever order they go: the last thread of a PID namespace's init ends only
+ *  when every other task there has been waited for (kernel/pid_namespace.c:zap_pid_ns_processes), and it may be any of
+ *  them. */
+function drain(threads: readonly FrozenThread[]): void {
+  const deadline = performance.now() + GONE_MS;
+  const nap = Buffer.alloc(16);
+  nap.writeBigUInt64LE(200_000n, 8);
+  let left = threads.filter(({ traced }) => !isGone(traced));
+  while (left.length > 0) {
+    if (performance.now() > deadline) {
+      const tids = left.map(({ hostTid }) => hostTid).join(', ');
+      throw new FerryError('capture.unstoppable', `Killed threads are still there: ${tids}`, {
+        remedy: 'they are in uninterruptible system calls (state D); end what they wait for',
+      });
+    }
+    sys('nanosleep', nap, null);
+    left = left.filter(({ traced }) => !isGone(traced));
+  }
+}
+
+function isGone(thread: TracedThread): boolean {
   try {
-    for (let stop = thread.wait(); stop.kind !== 'exited'; stop = thread.wait())
+    for (let stop = thread.poll(); stop !== undefined; stop = thread.poll()) {
+      if (stop.kind === 'exited') return true;
       thread.cont(SIGKILL);
+    }
+    return false;
   } catch (error) {
-    if (!(error instanceof SysError && (error.errno === 'ECHILD' || error.errno === 'ESRCH')))
-      throw error;
+    if (!(error instanceof SysError)) throw error;
+    // ESRCH: it was in a stop when asked, and is dying now.
+    if (error.errno === 'ECHILD' || error.errno === 'ESRCH') return error.errno === 'ECHILD';
+    throw error;
   }
 }

@@ -154,6 +154,16 @@ export class TracedThread {
     }
   }
 
+  /** A stop, or the end, of exactly this thread that has happened already; undefined when there is none.
+   *  @throws SysError ECHILD when it has been waited for to its end */
+  poll(): Stop | undefined {
+    const status = Buffer.alloc(4);
+    const pid = sys('wait4', this.tid, status, WNOHANG | WAIT_EXACT, null);
+    if (pid === this.tid) return decodeStop(status.readUInt32LE(0));
+    if (pid < 0 && pid !== -4) throw sysError('wait4', -pid, `thread ${this.tid}`);
+    return undefined;
+  }
+
   /** Runs on; `signal` is delivered where the stop was for one. */
   cont(signal = 0): void {
     must('cont', this.tid, 0, signal);

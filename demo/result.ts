@@ -63,7 +63,7 @@ export function reportText(result: DemoResult): string {
     ...table,
     '',
     `  the same PIDs in the container      ${yes(result.same_pids)}`,
-    `  the same data, ${count(result.keys)} keys      ${yes(result.same_data)}`,
+    `  ${`the same data, ${count(result.keys)} keys`.padEnd(35)} ${yes(result.same_data)}`,
     `  the client's connection unbroken    ${yes(result.same_connection)}`,
     `  increments over that connection     ${count(result.increments)}`,
     `    lost / made twice / errors        ${result.lost_writes} / ${result.duplicated_writes} / ${result.client_errors}`,

@@ -237,8 +237,11 @@ export class Cluster {
     await this.end('controller');
     await this.end('redis');
     const { processes, cgroups, mounts } = tracesOf(this.folder.id);
+    // An agent keeps the (empty) parent of its containers' groups for its next start, as it keeps its folder.
+    const own = this.hosts.map((host) => `/ferry-${this.folder.id}-${host}`);
+    const strange = cgroups.filter((path) => !own.some((name) => path.endsWith(name)));
     const none = { namespaces: [], links: [], files: [] };
-    return traceLines({ processes, cgroups, mounts, ...none });
+    return traceLines({ processes, cgroups: strange, mounts, ...none });
   }
 
   /** Removes everything of this run, by force where need be; says what is left all the same. */

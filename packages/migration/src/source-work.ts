@@ -128,7 +128,9 @@ export class SourceWork {
     const { source, container, journal, migrationId } = this.#p;
     const tracer = this.#tracer;
     if (tracer !== undefined && !tracer.hasEnded) {
-      await tracer.ask({ method: 'kill' }).finally(() => tracer.close());
+      // Should it fail, removing the container kills what is left: the cgroup freezer holds it until then.
+      await tracer.ask({ method: 'kill' }).catch(() => {});
+      await tracer.close();
     }
     await source.host.remove(container);
     await journal.forget(migrationId);

@@ -1,0 +1,140 @@
+import { join } from 'node:path';
+import { type AgentClient, ContainerSpec, connectAgent } from '@ferry/api';
+import type { SourcePort } from '@ferry/migration';
+import { TestNetwork } from '../../../../test/support/network.js';
+import { makeRootfs } from '../../../../test/support/rootfs.js';
+import { makeRunFolder, type RunFolder, removeRun } from '../../../../test/support/run-folder.js';
+import { traceLines, tracesOf } from '../../../../test/support/traces.js';
+import { type Agent, startAgent } from '../../src/agent.js';
+import { jsonLogger } from '../../src/logger.js';
+import { parseSettings } from '../../src/settings.js';
+
+export type HostName = 'h1' | 'h2';
+
+interface RunningAgent {
+  agent: Agent;
+  client: AgentClient;
+}
+
+/** Two agents in this process, each with a host's network of its own; removed to the last trace by `remove`. */
+export class TwoAgents {
+  readonly folder: RunFolder;
+  readonly network: TestNetwork;
+  readonly log: string[] = [];
+  readonly #agents = new Map<HostName, RunningAgent>();
+  /** Put between destination and source, when set. */
+  wrapSource: ((port: SourcePort) => SourcePort) | undefined;
+
+  private constructor(folder: RunFolder, network: TestNetwork) {
+    this.folder = folder;
+    this.network = network;
+  }
+
+  static async start(): Promise<TwoAgents> {
+    const folder = await makeRunFolder();
+    try {
+      const two = new TwoAgents(folder, await TestNetwork.make(folder.id));
+      await two.network.addPlain('client', '10.77.0.3');
+      await two.network.addHost('h1', '10.77.0.11');
+      await two.network.addHost('h2', '10.77.0.12');
+      await two.startAgent('h1');
+      await two.startAgent('h2');
+      return two;
+    } catch (error) {
+      await removeRun(folder.id);
+      throw error;
+    }
+  }
+
+  /** Where an agent keeps everything. */
+  stateDir(host: HostName): string {
+    return join(this.folder.path, host);
+  }
+
+  /** The command line of an agent that runs as a program. */
+  agentArgs(host: HostName, listen = '127.0.0.1:0'): string[] {
+    return [
+      ...['--node-id', host, '--listen', listen, '--state-dir', this.stateDir(host)],
+      ...['--cgroup-parent', `/ferry-${this.folder.id}-${host}`],
+      ...['--bridge', 'br0', '--host-netns', `/run/netns/${this.network.namespace(host)}`],
+      ...['--subnet', '10.77.0.0/16', '--range', '10.77.1.10-10.77.1.250'],
+    ];
+  }
+
+  async startAgent(host: HostName): Promise<void> {
+    const settings = parseSettings(this.agentArgs(host));
+    if (settings === 'help') throw new Error('no settings');
+    const { GrpcSourcePort } = await import('../../src/grpc-source-port.js');
+    const agent = await startAgent(settings, {
+      logger: jsonLogger('debug', (line) => { this.log.push(`${host} ${line}`); if (process.env.SHOW_LOG) process.stderr.write(`${host} ${line}`); }),
+      now: () => performance.now(),
+      connect: (address) => {
+        const port = new GrpcSourcePort(address);
+        return this.wrapSource?.(port) ?? port;
+      },
+    });
+    this.#agents.set(host, { agent, client: connectAgent(agent.address) });
+  }
+
+  async stopAgent(host: HostName): Promise<void> {
+    const running = this.#agents.get(host);
+    if (running === undefined) return;
+    this.#agents.delete(host);
+    running.client.close();
+    await running.agent.close();
+  }
+
+  at(host: HostName): RunningAgent {
+    const running = this.#agents.get(host);
+    if (running === undefined) throw new Error(`No agent on ${host}`);
+    return running;
+  }
+
+  async rootfs(programs: readonly string[], extra: readonly string[] = []): Promise<string> {
+    const folder = join(this.folder.path, 'rootfs');
+    await makeRootfs(folder, programs, extra);
+    return folder;
+  }
+
+  /** Runs a container on a host. */
+  async run(host: HostName, spec: Partial<ContainerSpec>) {
+    return await this.at(host).client.runContainer(
+      { operationId: `run-${spec.name}`, spec: ContainerSpec.fromPartial(spec), epoch: 1n },
+      { deadlineMs: 60_000 },
+    );
+  }
+
+  /** Names of the containers on a host, with their states. */
+  async states(host: HostName): Promise<Record<string, string>> {
+    const { containers } = await this.at(host).client.listContainers({});
+    return Object.fromEntries(containers.map(({ name, state }) => [name, state]));
+  }
+
+  /** Moves a container and returns the result; progress is thrown away. */
+  async migrate(container: string, from: HostName, to: HostName, migrationId: string) {
+    const { containers } = await this.at(from).client.listContainers({});
+    const epoch = (containers.find(({ name }) => name === container)?.epoch ?? 0n) + 1n;
+    const request = {
+      ...{ migrationId, epoch, container, sourceNode: from, destinationNode: to },
+      ...{ sourceAddress: this.at(from).agent.address, mode: 'auto', timeoutMs: 60_000 },
+    };
+    for await (const { event } of this.at(to).client.receiveMigration(request)) {
+      if (event?.$case === 'result') return event.value;
+    }
+    throw new Error('The migration ended without a result');
+  }
+
+  /** Ends everything; says what is left all the same. */
+  async remove(): Promise<string[]> {
+    for (const host of ['h1', 'h2'] as const) {
+      const running = this.#agents.get(host);
+      if (running === undefined) continue;
+      for (const name of Object.keys(await this.states(host))) {
+        await running.agent.host.remove(name).catch(() => {});
+      }
+      await this.stopAgent(host);
+    }
+    await removeRun(this.folder.id);
+    return traceLines(tracesOf(this.folder.id));
+  }
+}

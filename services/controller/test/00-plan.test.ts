@@ -186,13 +186,23 @@ describe('controller: a container as users see it', () => {
     ...{ createdAtMs: 5, updatedAtMs: 5 },
   };
   const reported = Container.fromPartial({ name: 'x', state: 'running', epoch: 2n, pid: 9 });
+  const beat = (at: number) => ({ ...node('a', 1), lastHeartbeatAtMs: BigInt(at) });
   const up = { node: node('a', 1), containers: [reported] };
   const rows: [string, Parameters<typeof containerView>, string][] = [
     ['as its node says', [record, up], 'running'],
     ['unknown when its node is down', [record, { ...up, node: node('a', 1, 'down') }], 'unknown'],
     ['unknown when its node is gone', [record, undefined], 'unknown'],
     ['starting until it has an epoch', [{ ...record, epoch: 0n }, up], 'starting'],
-    ['unknown when its node does not have it', [record, { ...up, containers: [] }], 'unknown'],
+    [
+      'unknown when its node does not have it',
+      [record, { node: beat(9), containers: [] }],
+      'unknown',
+    ],
+    [
+      'running when its node has yet to say so',
+      [record, { node: beat(1), containers: [] }],
+      'running',
+    ],
   ];
   for (const [what, args, expected] of rows) {
     it(what, () => assert.equal(containerView(...args).state, expected));

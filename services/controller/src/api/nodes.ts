@@ -15,6 +15,7 @@ import {
 } from '@ferry/api';
 import { FerryError } from '@ferry/core';
 import { parsePool, parseSubnet } from '../plan/addresses.js';
+import { withoutPrefix } from '../plan/view.js';
 import { planDrainOf } from '../work/drain.js';
 import { startOperation } from '../work/start.js';
 import type { Surroundings } from '../work/work.js';
@@ -148,7 +149,7 @@ export function agentCalls(around: Surroundings) {
       // A run or restore under way records its end by itself, with its spec.
       if (record !== undefined && record.epoch === 0n) continue;
       await containers.claim(name, { node, epoch, spec });
-      const ip = (spec?.network?.address || address).split('/')[0] ?? '';
+      const ip = withoutPrefix(spec?.network?.address || address);
       if (ip !== '') await containers.takeAddress(ip, name);
       if (record === undefined) logger.info('container was found', { container: name, node });
     }

@@ -13,7 +13,7 @@ export function containerView(record: ContainerRecord, node: NodeSnapshot | unde
     state: stateOf(record, { node, reported }),
     epoch: record.epoch,
     spec: reported?.spec ?? record.spec,
-    address: base.address || (record.spec?.network?.address ?? ''),
+    address: withoutPrefix(base.address || (record.spec?.network?.address ?? '')),
     createdAtMs: base.createdAtMs > 0n ? base.createdAtMs : BigInt(record.createdAtMs),
     operation: record.operation,
   };
@@ -26,8 +26,14 @@ function stateOf(
   if (record.epoch === 0n) return 'starting';
   if (seen.node === undefined || seen.node.node.state === 'down') return 'unknown';
   if (seen.reported !== undefined) return seen.reported.state;
-  // Between the end of an operation and the node's next heartbeat.
-  return record.operation === '' ? 'unknown' : 'starting';
+  // Its node told of it by the end of an operation, and has sent no heartbeat since.
+  const newer = record.updatedAtMs > Number(seen.node.node.lastHeartbeatAtMs);
+  return newer ? 'running' : 'unknown';
+}
+
+/** `10.77.0.5/16` → `10.77.0.5`. */
+export function withoutPrefix(address: string): string {
+  return address.split('/')[0] ?? '';
 }
 
 /** What a new container is described as before it exists, for a destination's preflight. */

@@ -60,6 +60,12 @@ export class Nodes {
     if (holder !== '') throw taken(beat.name, String(holder));
   }
 
+  /** Takes over what a node holds, as asked between two heartbeats. */
+  async setContainers(name: string, containers: readonly Container[]): Promise<void> {
+    const json = JSON.stringify(containers.map((container) => Container.toJSON(container)));
+    await this.#db.redis.hset(this.#key(name), 'containers', json);
+  }
+
   async find(name: string): Promise<NodeSnapshot | undefined> {
     const fields = await this.#db.redis.hgetall(this.#key(name));
     if (fields.address === undefined) return undefined;

@@ -1,8 +1,16 @@
 import { ApiError, type CheckpointResult, type Container } from '@ferry/api';
 import { InvariantError } from '@ferry/core';
+import { withoutPrefix } from '../plan/view.js';
 import { describe, refuse } from './place.js';
 import { cordoned, progressOf } from './run.js';
-import { cancelled, perform, throwIfStopping, type Work, type WorkResult } from './work.js';
+import {
+  cancelled,
+  perform,
+  refresh,
+  throwIfStopping,
+  type Work,
+  type WorkResult,
+} from './work.js';
 
 /** The agent writes a container's complete state into a file of its own; it is fetched by DownloadCheckpoint. */
 export async function checkpointContainer(work: Work): Promise<WorkResult> {
@@ -63,10 +71,11 @@ export async function restoreContainer(work: Work): Promise<WorkResult> {
       },
       cancel: (agent) => agent.cancelWork({ operationId, reason: 'cancelled by a user' }),
     });
-    const address = (started.spec?.network?.address || started.address).split('/')[0] ?? '';
+    const address = withoutPrefix(started.spec?.network?.address || started.address);
     if (address !== '') await containers.takeAddress(address, name);
     await containers.claim(name, { node, epoch, spec: started.spec });
-    return { $case: 'started', value: { ...started, name, node, epoch } };
+    await refresh(work, node);
+    return { $case: 'started', value: { ...started, address, name, node, epoch } };
   } catch (error) {
     if (!work.stop.aborted) await containers.remove(name, operationId);
     throw error;

@@ -4,7 +4,7 @@ import { isTransportError } from '../agents.js';
 import { choose, describe, preflight, refuse } from './place.js';
 import { cordoned, progressOf } from './run.js';
 import type { Work, WorkResult } from './work.js';
-import { agentOf, cancelled, InDoubt, pause, throwIfStopping } from './work.js';
+import { agentOf, cancelled, InDoubt, pause, refresh, throwIfStopping } from './work.js';
 
 /** What is decided before the destination is told to begin; kept in the worker's memory. */
 interface Plan {
@@ -26,6 +26,7 @@ export async function migrateContainer(work: Work): Promise<WorkResult> {
   const value = await migration.drive();
   const { destination: node, epoch } = plan;
   await containers.claim(plan.container, { node, epoch, spec: undefined });
+  await refresh(work, node);
   const names = { container: plan.container, from: plan.source, to: node };
   return {
     $case: 'migration',

@@ -1,8 +1,9 @@
 import { Container, ContainerDescription, type ContainerSpec } from '@ferry/api';
 import { FerryError, InvariantError } from '@ferry/core';
 import { freeAddresses, parsePool, parseSubnet } from '../plan/addresses.js';
+import { withoutPrefix } from '../plan/view.js';
 import { choose, preflight, refuse } from './place.js';
-import { cancelled, perform, type Work, type WorkResult } from './work.js';
+import { cancelled, perform, refresh, type Work, type WorkResult } from './work.js';
 
 const runDeadlineMs = 300_000;
 
@@ -21,7 +22,9 @@ export async function runContainer(work: Work): Promise<WorkResult> {
     if (work.cancel.aborted && !begun) throw cancelled(work);
     const started = await start(work, { node, spec, epoch });
     await containers.claim(name, { node, epoch, spec });
-    return { $case: 'started', value: { ...started, node, epoch } };
+    await refresh(work, node);
+    const address = withoutPrefix(started.address || (spec.network?.address ?? ''));
+    return { $case: 'started', value: { ...started, address, node, epoch } };
   } catch (error) {
     if (!work.stop.aborted) await containers.remove(name, work.operation.id);
     throw error;

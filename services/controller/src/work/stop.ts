@@ -1,5 +1,5 @@
 import { progressOf } from './run.js';
-import { perform, type Work, type WorkResult } from './work.js';
+import { perform, refresh, type Work, type WorkResult } from './work.js';
 
 /** Ends a container, and unless it is to be kept forgets it. */
 export async function stopContainer(work: Work): Promise<WorkResult> {
@@ -22,5 +22,6 @@ export async function stopContainer(work: Work): Promise<WorkResult> {
     });
   }
   if (remove) await containers.remove(name, work.operation.id);
+  else await refresh(work, record.node);
   return undefined;
 }

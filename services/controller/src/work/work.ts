@@ -113,3 +113,17 @@ async function passOn<T>(work: Work, task: AgentTask<T>, ended: AbortSignal): Pr
 export async function agentOf(work: Surroundings, node: string): Promise<AgentClient> {
   return work.agents.at((await work.stores.nodes.get(node)).node.address);
 }
+
+const refreshDeadlineMs = 2000;
+
+/** Asks a node what it holds now, so that a list right after an operation shows what came of it. Never rejects: the
+ *  next heartbeat says it too. */
+export async function refresh(work: Surroundings, node: string): Promise<void> {
+  try {
+    const agent = await agentOf(work, node);
+    const { containers } = await agent.listContainers({}, { deadlineMs: refreshDeadlineMs });
+    await work.stores.nodes.setContainers(node, containers);
+  } catch (error) {
+    work.logger.debug('node was not asked again', { node, error: String(error) });
+  }
+}

@@ -9,7 +9,7 @@ import { identify, marked, statFields, until } from './support/processes.js';
 import type { Trial } from './support/trial.js';
 import { type ObjectProgram, programs } from './table.js';
 
-const testTimeoutMs = 60_000;
+const testTimeoutMs = 90_000;
 const direct = programs.filter((program) => program.isDirect ?? false);
 
 /** Dumps a program away; returns what its executable was called. */

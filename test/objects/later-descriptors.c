@@ -145,7 +145,8 @@ static void check_io_uring(void) {
                             PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
     object_ready_and_wait();
     SABOTAGE(close(fd));
-    CHECK_EQUAL(*(uint32_t *)(ring + parameters.sq_off.ring_entries), parameters.sq_entries, "size");
+    uint32_t entries = *(uint32_t *)(ring + parameters.sq_off.ring_entries);
+    CHECK_EQUAL(entries, parameters.sq_entries, "size");
     CHECK_EQUAL(syscall(SYS_io_uring_enter, fd, 0, 0, 0, NULL, 0), 0, "io_uring_enter");
 }
 

@@ -1,5 +1,5 @@
 // A program that overwrites its arguments, as servers do to show their state, and one that moves
-// them elsewhere with PR_SET_MM (as systemd does): /proc/self/cmdline must show the same afterwards.
+// them elsewhere with PR_SET_MM (as systemd does): /proc/self/cmdline must stay the same.
 #include <sys/prctl.h>
 
 #include "support/object.h"

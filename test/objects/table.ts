@@ -105,6 +105,12 @@ export const programs: readonly ObjectProgram[] = [
   { name: 'unix-pairs' },
   { name: 'unix-named' },
   { name: 'unix-unaccepted', source: 'unix-named', args: ['unaccepted'] },
+  {
+    name: 'unix-unaccepted-data',
+    source: 'unix-named',
+    args: ['unaccepted-data'],
+    later: 'what was sent on a connection before accept cannot be read without accepting it',
+  },
   { name: 'tcp-listening', args: ['4'] },
   { name: 'tcp6-listening', source: 'tcp-listening', args: ['6'] },
   {

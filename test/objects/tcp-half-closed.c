@@ -1,6 +1,6 @@
 // TCP connections in the states of closing: one direction shut down (FIN_WAIT2 and CLOSE_WAIT)
-// with unread bytes before the end, the peer closed with bytes still unread, both shut down, a reset
-// by the peer that was not seen yet. argv[2]: half, closed, both, reset.
+// with unread bytes before the end, the peer closed with bytes still unread, both shut down, and a
+// reset by the peer that was not seen yet. argv[2]: half, closed, both, reset.
 #include "support/socket.h"
 
 struct ends {

@@ -1,6 +1,6 @@
 // UNIX sockets with names in the file system and abstract ones: listening, connected (with queued
-// data), a bound datagram socket with queued datagrams, and (argv[2] = unaccepted) connections
-// that were not accepted yet, with data.
+// data), a bound datagram socket with queued datagrams, and (argv[2] = unaccepted, or
+// unaccepted-data) connections that were not accepted yet, without or with data sent already.
 #include "support/socket.h"
 
 static socklen_t name(union address *address, const char *text, bool is_abstract) {
@@ -13,7 +13,7 @@ static socklen_t name(union address *address, const char *text, bool is_abstract
                        !is_abstract);
 }
 
-static bool has_unaccepted;
+static bool has_unaccepted, has_early_data;
 
 struct side {
     union address address;
@@ -34,7 +34,9 @@ static void set_up(struct side *side, const char *text, bool is_abstract, uint64
     if (has_unaccepted) {
         side->waiting = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
         MUST(connect(side->waiting, &side->address.any, side->length));
-        send_filled(side->waiting, 200, seed + 2);
+        if (has_early_data) {
+            send_filled(side->waiting, 200, seed + 2);
+        }
     }
 }
 
@@ -55,7 +57,9 @@ static void check(struct side *side, uint64_t seed, const char *what) {
     check_same_address(&address, &side->address, length, what);
     if (has_unaccepted) {
         int accepted = MUST(accept(side->listener, NULL, NULL));
-        receive_filled(accepted, 200, seed + 2, "what came before accept");
+        if (has_early_data) {
+            receive_filled(accepted, 200, seed + 2, "what came before accept");
+        }
         check_talk(accepted, side->waiting, "the connection accepted afterwards");
     }
     int fresh = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
@@ -71,6 +75,7 @@ int main(int argc, char **argv) {
     object_start(argc, argv);
     struct side file, hidden;
     has_unaccepted = argc > 2;
+    has_early_data = argc > 2 && strcmp(argv[2], "unaccepted-data") == 0;
     char text[64];
     snprintf(text, sizeof text, "ferry test %d", getpid());
     set_up(&file, "socket", false, 1);

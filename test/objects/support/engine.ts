@@ -10,7 +10,7 @@ export interface Outcome {
   readonly stderr: string;
 }
 
-const commandTimeoutMs = 60_000;
+const commandTimeoutMs = 30_000;
 
 /** The command that starts Ferry: FERRY_COMMAND (split at blanks), else bin/ferry, else the bundle. */
 export function ferryCommand(): string[] {

@@ -1,5 +1,5 @@
 // Stops every thread of a process tree with ptrace, as a dump does, holds them for some
-// milliseconds, lets them go, and does nothing else: what a program notices of this, the kernel did.
+// milliseconds, lets them go, and does nothing else: what a program notices of it, the kernel did.
 // Usage: freeze PID MILLISECONDS
 #include <dirent.h>
 #include <errno.h>

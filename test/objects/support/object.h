@@ -10,8 +10,8 @@
 //   }
 //
 // argv[1] is the program's own directory. Files in it: `ready`, `result`, `failures`.
-// SIGUSR1 is reserved: blocked from the start and taken with sigwait, so that waiting for it touches
-// no signal disposition, no descriptor and no memory of the object under test.
+// SIGUSR1 is reserved: blocked from the start and taken with sigwait, so that waiting touches no
+// signal disposition, no descriptor and no memory of the object under test.
 #ifndef FERRY_TEST_OBJECT_H
 #define FERRY_TEST_OBJECT_H
 

@@ -23,7 +23,7 @@ export interface RealProgram<State> {
   readonly settleMs?: number;
 }
 
-const testTimeoutMs = 60_000;
+const testTimeoutMs = 90_000;
 const downMs = 100;
 
 /** Registers the tests of one program: untouched, dumped and left running, dumped and restored,

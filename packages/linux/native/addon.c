@@ -72,6 +72,35 @@ static napi_value js_syscall(napi_env env, napi_callback_info info) {
     return value;
 }
 
+/* One call of a batch: packages/linux/src/batch.ts writes 64 bytes. */
+struct batched_call {
+    uint64_t nr, args[6];
+    int64_t result;
+};
+_Static_assert(sizeof(struct batched_call) == 64, "batch.ts writes 64 bytes");
+
+/* syscalls(calls, first): makes every call of the Buffer, with `first` as its first argument, whatever the others
+ * gave; results stand in the Buffer. One step into native code costs as much as several system calls. */
+static napi_value js_syscalls(napi_env env, napi_callback_info info) {
+    napi_value argv[2];
+    size_t argc = 2, length = 0;
+    void *data = NULL;
+    int64_t first = 0;
+    if (napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok) return NULL;
+    if (argc < 2 || napi_get_buffer_info(env, argv[0], &data, &length) != napi_ok ||
+        napi_get_value_int64(env, argv[1], &first) != napi_ok || length % sizeof(struct batched_call) != 0) {
+        napi_throw_type_error(env, "linux.argument", "syscalls takes a Buffer of calls and a number");
+        return NULL;
+    }
+    struct batched_call *calls = data;
+    for (size_t i = 0; i < length / sizeof *calls; i++) {
+        uint64_t *a = calls[i].args;
+        long result = syscall((long)calls[i].nr, (uint64_t)first, a[1], a[2], a[3], a[4], a[5]);
+        calls[i].result = result == -1 ? -(int64_t)errno : (int64_t)result;
+    }
+    return NULL;
+}
+
 /* addressOf(buffer): where a Buffer's bytes are, as a bigint, to be put inside kernel structures. The
  * caller keeps the Buffer referenced until the system call has returned. */
 static napi_value js_address_of(napi_env env, napi_callback_info info) {
@@ -95,6 +124,7 @@ static void export_function(napi_env env, napi_value exports, const char *name, 
 
 NAPI_MODULE_INIT() {
     export_function(env, exports, "syscall", js_syscall);
+    export_function(env, exports, "syscalls", js_syscalls);
     export_function(env, exports, "addressOf", js_address_of);
     ferry_register_pages(env, exports, export_function);
     return exports;

@@ -1,3 +1,4 @@
+export * from './batch.js';
 export * from './fd.js';
 export type { SyscallArgument } from './native.js';
 export * from './network-namespace.js';

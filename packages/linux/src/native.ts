@@ -9,6 +9,7 @@ export type SyscallArgument = number | bigint | Buffer | null;
 /** The native addon's functions. Raw: callers outside this package use the typed wrappers. */
 export interface NativeAddon {
   syscall(nr: number, ...args: SyscallArgument[]): number;
+  syscalls(calls: Buffer, first: number): void;
   addressOf(buffer: Buffer): bigint;
   hash64(buffer: Buffer): bigint;
   readPages(runs: Buffer, raw: Buffer, packed: Buffer, acceleration: number): Promise<PageWork>;

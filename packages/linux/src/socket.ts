@@ -39,19 +39,6 @@ export function socketOption(
   return Buffer.from(scratch.subarray(0, length.readUInt32LE(0)));
 }
 
-/** getsockopt(2) compared with `expected` without a copy; the value when it differs. */
-export function differingOption(
-  fd: number,
-  option: { readonly level: number; readonly name: number; readonly size: number },
-  expected: Buffer,
-): Buffer | undefined {
-  length.writeUInt32LE(option.size, 0);
-  if (sys('getsockopt', fd, option.level, option.name, scratch, length) < 0) return undefined;
-  const got = length.readUInt32LE(0);
-  if (got === expected.length && scratch.compare(expected, 0, got, 0, got) === 0) return undefined;
-  return Buffer.from(scratch.subarray(0, got));
-}
-
 /** An option that is an int; undefined when the socket has no such option. */
 export function socketInt(fd: number, level: number, name: number): number | undefined {
   length.writeUInt32LE(4, 0);
@@ -63,13 +50,6 @@ export function socketInt(fd: number, level: number, name: number): number | und
 export function setSocketInt(fd: number, level: number, name: number, value: number): void {
   scratch.writeInt32LE(value, 0);
   call('setsockopt', fd, level, name, scratch, 4);
-}
-
-/** getsockname(2): the sockaddr's bytes. */
-export function localAddress(fd: number): Buffer {
-  length.writeUInt32LE(128, 0);
-  call('getsockname', fd, scratch, length);
-  return Buffer.from(scratch.subarray(0, Math.min(128, length.readUInt32LE(0))));
 }
 
 /** getpeername(2): the sockaddr's bytes; undefined when it is not connected. */

@@ -1,30 +1,16 @@
 import type { Datagram, InetSocket, SocketOption } from '@ferry/image';
-import {
-  AF,
-  type InetDiag,
-  ioctlInt,
-  localAddress,
-  POLL,
-  peekStream,
-  peerAddress,
-  pollNow,
-  SO,
-  SOCK,
-  SOL,
-  socketOption,
-} from '@ferry/linux';
+import { AF, type InetDiag, ioctlInt, POLL, peekStream, pollNow, SOCK, SOL } from '@ferry/linux';
 import { refuse } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 import { membershipsOf } from './multicast.js';
-import { readBuffers, readPacketFilter } from './socket-options.js';
+import { readPacketFilter, type SocketFacts } from './socket-probe.js';
 import { peekDatagrams, withoutPeekOffset } from './socket-queue.js';
 import { isTreeSocket, NetworkTable, socketKind } from './socket-table.js';
 import { checkPair } from './tcp-pairs.js';
-import { captureTcpState, silence, TCP, type TcpInfo, tcpInfo } from './tcp-state.js';
+import { captureTcpState, parseTcpInfo, silence, TCP, type TcpInfo } from './tcp-state.js';
 import { refuseFilter } from './unix-socket.js';
 
 const IPPROTO = { tcp: 6, udp: 17, mptcp: 262 } as const;
-const TCP_ULP = 31;
 const SIOCINQ = 0x541b;
 const POLLPRI = 2;
 const READ_SHUTDOWN = 1;
@@ -46,27 +32,29 @@ export const inetSocketCapture: FileCapture = {
   },
 };
 
+interface Looked {
+  readonly socket: InetSocket;
+  readonly facts: SocketFacts;
+}
+
 /** What every kind has. undefined after a blocker, or in a scan. */
-function common(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
+function common(descriptor: Descriptor, ctx: FileContext): Looked | undefined {
   const kind = socketKind(descriptor)!;
   const fd = descriptor.dup().number;
-  const table = NetworkTable.of(descriptor.process, ctx);
-  const defaults = table.defaults(kind);
-  const cookie = socketOption(fd, SOL.socket, SO.netnsCookie, 8);
-  if (cookie !== undefined && defaults.cookie?.equals(cookie) === false) {
+  const probe = NetworkTable.of(descriptor.process, ctx).probe(kind);
+  const facts = probe.read(fd);
+  if (facts.cookie !== probe.cookie) {
     return refuse(descriptor, ctx, {
       code: 'socket.otherNamespace',
       reason: 'the socket belongs to another network namespace than its process',
       remedy: 'close it, or start the program in the network namespace it uses',
     });
   }
-  const filter = readPacketFilter(fd);
-  if (filter === undefined) return refuseFilter(descriptor, ctx);
-  if (ctx.scanning) return undefined;
-  const local = parseAddress(localAddress(fd));
-  const remote = parseAddress(peerAddress(fd));
-  const device = socketOption(fd, SOL.socket, SO.bindToDevice, 16);
-  return {
+  if (facts.filterLength === undefined) return refuseFilter(descriptor, ctx);
+  if (facts.upperProtocol === 'tls') return refuseKernelTls(descriptor, ctx);
+  const local = parseAddress(facts.local);
+  const remote = parseAddress(facts.peer);
+  const socket: InetSocket = {
     inode: descriptor.stat.inode,
     family: kind.domain,
     type: kind.type,
@@ -80,17 +68,26 @@ function common(descriptor: Descriptor, ctx: FileContext): InetSocket | undefine
     shutdown: 0,
     scopeId: local.scope || remote.scope,
     boundDevice: 0,
-    options: defaults.differing(fd),
+    options: facts.options,
     tcp: undefined,
     receiveQueue: [],
-    buffers: readBuffers(fd),
-    device: device?.toString('latin1').replace(/\0.*$/s, '') ?? '',
+    buffers: facts.buffers,
+    device: facts.device,
     wasConnected: false,
     wasReset: false,
     pendingInodes: [],
-    packetFilter: filter,
+    packetFilter: readPacketFilter(fd, facts),
     memberships: [],
   };
+  return { socket, facts };
+}
+
+function refuseKernelTls(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.kernelTls',
+    reason: 'the kernel encrypts this connection (kTLS) and does not give its keys back',
+    remedy: 'turn kernel TLS off in the program (OpenSSL: without SSL_OP_ENABLE_KTLS)',
+  });
 }
 
 /** struct sockaddr_in and sockaddr_in6. */
@@ -104,25 +101,19 @@ function parseAddress(raw: Buffer | undefined): { address: Buffer; port: number;
 }
 
 function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
-  const fd = descriptor.dup().number;
-  const isMptcp = socketKind(descriptor)!.protocol === IPPROTO.mptcp;
-  const info = tcpInfo(fd);
+  const looked = common(descriptor, ctx);
+  if (looked === undefined) return undefined;
+  const { socket, facts } = looked;
+  const info = facts.tcpInfo === undefined ? undefined : parseTcpInfo(facts.tcpInfo);
   const state = info?.state ?? TCP.close;
+  const isMptcp = socket.protocol === IPPROTO.mptcp;
   if (isMptcp && state !== TCP.listen && state !== TCP.close) return refuseMptcp(descriptor, ctx);
-  if (!isMptcp && socketOption(fd, SOL.tcp, TCP_ULP, 16)?.toString().startsWith('tls')) {
-    return refuse(descriptor, ctx, {
-      code: 'socket.kernelTls',
-      reason: 'the kernel encrypts this connection (kTLS) and does not give its keys back',
-      remedy: 'turn kernel TLS off in the program (OpenSSL: without SSL_OP_ENABLE_KTLS)',
-    });
-  }
-  const socket = common(descriptor, ctx);
-  if (socket === undefined || info === undefined) return socket;
+  if (ctx.scanning || info === undefined) return socket;
   socket.state = state;
   if (isMptcp) dropRepeated(socket);
   if (state === TCP.listen) return listening(descriptor, socket, info, ctx);
   if (state === TCP.close) return closed(descriptor, socket);
-  if (state === TCP.synSent) return connecting(descriptor, socket, info, ctx);
+  if (state === TCP.synSent) return connecting(descriptor, looked, ctx);
   if (state === TCP.synReceived) {
     return refuse(descriptor, ctx, {
       code: 'socket.handshake',
@@ -130,7 +121,7 @@ function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | unde
       remedy: 'try again',
     });
   }
-  return connected(descriptor, socket, info, ctx);
+  return connected(descriptor, looked, ctx);
 }
 
 function refuseMptcp(descriptor: Descriptor, ctx: FileContext): undefined {
@@ -220,8 +211,7 @@ function closed(descriptor: Descriptor, socket: InetSocket): InetSocket {
 /** A handshake whose answer is awaited: the same SYN goes out again. getpeername(2) does not tell its target. */
 function connecting(
   descriptor: Descriptor,
-  socket: InetSocket,
-  info: TcpInfo,
+  { socket, facts }: Looked,
   ctx: FileContext,
 ): InetSocket | undefined {
   const all = NetworkTable.of(descriptor.process, ctx).inet(IPPROTO.tcp);
@@ -235,14 +225,13 @@ function connecting(
   }
   socket.remoteAddress = entry.remoteAddress;
   socket.remotePort = entry.remotePort;
-  socket.tcp = captureTcpState(descriptor.dup().number, info);
+  socket.tcp = captureTcpState(descriptor.dup().number, facts.reuseAddress).tcp;
   return socket;
 }
 
 function connected(
   descriptor: Descriptor,
-  socket: InetSocket,
-  info: TcpInfo,
+  { socket, facts }: Looked,
   ctx: FileContext,
 ): InetSocket | undefined {
   const fd = descriptor.dup().number;
@@ -254,8 +243,12 @@ function connected(
     });
   }
   socket.options = socket.options.filter((option) => !isNegotiated(option));
-  const take = () => withoutPeekOffset(fd, () => captureTcpState(fd, info));
-  socket.tcp = take();
+  const take = () => {
+    const taken = withoutPeekOffset(fd, () => captureTcpState(fd, facts.reuseAddress));
+    socket.state = taken.state;
+    socket.tcp = taken.tcp;
+  };
+  take();
   ctx.onRelease((outcome) => {
     if (outcome === 'killed') silence(fd);
   });
@@ -269,8 +262,9 @@ function isNegotiated({ level, name }: SocketOption): boolean {
 }
 
 function captureUdp(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
-  const socket = common(descriptor, ctx);
-  if (socket === undefined) return undefined;
+  const looked = common(descriptor, ctx);
+  if (looked === undefined || ctx.scanning) return looked?.socket;
+  const { socket } = looked;
   const fd = descriptor.dup().number;
   const events = pollNow(fd, POLL.in | POLL.readHangUp);
   socket.memberships = membershipsOf(descriptor, socket.family, ctx);

@@ -1,5 +1,4 @@
-import type { SocketBuffers, SocketOption } from '@ferry/image';
-import { call, differingOption, ERRNO, SO, SOL, socketInt, socketOption, sys } from '@ferry/linux';
+import { SOL } from '@ferry/linux';
 
 /** An option that getsockopt(2) reads and setsockopt(2) writes in the same form. */
 export interface CarriedOption {
@@ -69,51 +68,4 @@ export function carriedOptions(kind: {
   const list = datagram ? [...IP, ...IP_DATAGRAM] : [...IP];
   if (kind.domain === 10) list.push(...IPV6, ...(datagram ? IPV6_DATAGRAM : []));
   return [...list, ...(datagram ? UDP : TCP), ...GENERIC];
-}
-
-/** What a socket of a kind has when nobody has set anything: by this, only what a program has set is carried, and what
- *  the host's settings decide is left to the destination's. */
-export class OptionDefaults {
-  readonly cookie: Buffer | undefined;
-  readonly buffers: SocketBuffers;
-  readonly #options: { option: CarriedOption; value: Buffer }[] = [];
-
-  /** @param fd  a fresh socket of the kind, in the network namespace in question */
-  constructor(fd: number, kind: { domain: number; type: number; protocol: number }) {
-    this.cookie = socketOption(fd, SOL.socket, SO.netnsCookie, 8);
-    this.buffers = readBuffers(fd);
-    for (const option of carriedOptions(kind)) {
-      const value = socketOption(fd, option.level, option.name, option.size);
-      if (value !== undefined) this.#options.push({ option, value });
-    }
-  }
-
-  /** The options of `fd` that differ. */
-  differing(fd: number): SocketOption[] {
-    const found: SocketOption[] = [];
-    for (const { option, value } of this.#options) {
-      const got = differingOption(fd, option, value);
-      if (got !== undefined) found.push({ level: option.level, name: option.name, value: got });
-    }
-    return found;
-  }
-}
-
-export function readBuffers(fd: number): SocketBuffers {
-  return {
-    send: socketInt(fd, SOL.socket, SO.sendBuffer) ?? 0,
-    receive: socketInt(fd, SOL.socket, SO.receiveBuffer) ?? 0,
-    locks: socketInt(fd, SOL.socket, SO.bufferLock) ?? 0,
-  };
-}
-
-/** The classic BPF program attached with SO_ATTACH_FILTER; empty when there is none, undefined when it is an eBPF
- *  program, which cannot be read back. Lengths are counted in instructions, of eight bytes each: socket(7). */
-export function readPacketFilter(fd: number): Buffer | undefined {
-  const length = Buffer.alloc(4);
-  const first = sys('getsockopt', fd, SOL.socket, SO.getFilter, null, length);
-  if (first < 0) return first === -ERRNO.EACCES ? undefined : Buffer.alloc(0);
-  const program = Buffer.alloc(length.readUInt32LE(0) * 8);
-  if (program.length > 0) call('getsockopt', fd, SOL.socket, SO.getFilter, program, length);
-  return program;
 }

@@ -9,12 +9,12 @@ import {
   SO,
   SOCK,
   SOL,
-  socketInt,
+  SyscallBatch,
   type UnixDiag,
 } from '@ferry/linux';
 import { typeOf } from './common.js';
 import type { Descriptor, FileContext, FileOwnerProcess } from './context.js';
-import { OptionDefaults } from './socket-options.js';
+import { SocketProbe } from './socket-probe.js';
 
 /** What a socket is. */
 export interface SocketKind {
@@ -26,14 +26,36 @@ export interface SocketKind {
 const ourPid = process.pid;
 const kinds = new WeakMap<Descriptor, SocketKind>();
 
+class KindLook {
+  readonly domain = Buffer.alloc(4);
+  readonly type = Buffer.alloc(4);
+  readonly protocol = Buffer.alloc(4);
+  readonly batch = new SyscallBatch(
+    [
+      { name: SO.domain, value: this.domain },
+      { name: SO.type, value: this.type },
+      { name: SO.protocol, value: this.protocol },
+    ].map(({ name, value }) => ({
+      name: 'getsockopt' as const,
+      args: [SOL.socket, name, value, Buffer.of(4, 0, 0, 0)],
+    })),
+  );
+}
+
+const look = new KindLook();
+
 /** The kind of socket behind a descriptor; undefined when it is none, or a path to one. */
 export function socketKind(descriptor: Descriptor): SocketKind | undefined {
   if (typeOf(descriptor) !== 'socket' || !descriptor.link.startsWith('socket:[')) return undefined;
   let kind = kinds.get(descriptor);
   if (kind === undefined) {
     const fd = descriptor.dup().number;
-    const of = (name: number) => socketInt(fd, SOL.socket, name) ?? -1;
-    kind = { domain: of(SO.domain), type: of(SO.type), protocol: of(SO.protocol) };
+    look.batch.run(fd);
+    kind = {
+      domain: look.domain.readInt32LE(0),
+      type: look.type.readInt32LE(0),
+      protocol: look.protocol.readInt32LE(0),
+    };
     kinds.set(descriptor, kind);
   }
   return kind;
@@ -47,7 +69,7 @@ export function isTreeSocket(inode: number, one: Descriptor, ctx: FileContext): 
 /** What the kernel lists of a network namespace, each list asked for once a capture. */
 export class NetworkTable {
   readonly #hostPid: number;
-  readonly #defaults = new Map<string, OptionDefaults>();
+  readonly #probes = new Map<string, SocketProbe>();
   #unix: Map<number, UnixDiag> | undefined;
   #waiting: Map<number, UnixDiag> | undefined;
   readonly #inet = new Map<number, InetDiag[]>();
@@ -64,19 +86,20 @@ export class NetworkTable {
     return ctx.shared(`network:${namespace}`, () => new NetworkTable(hostPid));
   }
 
-  /** What a fresh socket of this kind has; undefined when none can be made (a module that is not there). */
-  defaults(kind: SocketKind): OptionDefaults {
+  /** What looks at sockets of a kind.
+   *  @throws SysError when no such socket can be made */
+  probe(kind: SocketKind): SocketProbe {
     const key = `${kind.domain}/${kind.type}/${kind.protocol}`;
-    let defaults = this.#defaults.get(key);
-    if (defaults === undefined) {
+    let probe = this.#probes.get(key);
+    if (probe === undefined) {
       using fresh = inNetworkNamespace(
         this.#hostPid,
         () => new OwnedFd(call('socket', kind.domain, kind.type | SOCK.cloexec, kind.protocol)),
       );
-      defaults = new OptionDefaults(fresh.number, kind);
-      this.#defaults.set(key, defaults);
+      probe = new SocketProbe(fresh.number, kind);
+      this.#probes.set(key, probe);
     }
-    return defaults;
+    return probe;
   }
 
   /** UNIX sockets by inode. */

@@ -3,13 +3,14 @@ import type { FileContext } from './context.js';
 
 interface Captured {
   readonly socket: InetSocket;
-  readonly take: () => TcpState;
+  /** Looks at it again. */
+  readonly take: () => void;
 }
 
 /** Ends of one connection are captured one after the other, and the kernel's timers go on meanwhile: bytes may cross
  *  between the two looks. When the second look shows that they did, the first end is looked at again, until the two
  *  agree: each has received no more than the other has sent, and had no more acknowledged than the other received. */
-export function checkPair(socket: InetSocket, take: () => TcpState, ctx: FileContext): void {
+export function checkPair(socket: InetSocket, take: () => void, ctx: FileContext): void {
   const seen = ctx.shared('tcpEnds', () => new Map<string, Captured>());
   const local = end(socket.localAddress, socket.localPort);
   const remote = end(socket.remoteAddress, socket.remotePort);
@@ -19,8 +20,8 @@ export function checkPair(socket: InetSocket, take: () => TcpState, ctx: FileCon
     return;
   }
   for (let tries = 0; tries < 8 && !agree(socket.tcp!, other.socket.tcp!); tries++) {
-    other.socket.tcp = other.take();
-    if (!agree(socket.tcp!, other.socket.tcp)) socket.tcp = take();
+    other.take();
+    if (!agree(socket.tcp!, other.socket.tcp!)) take();
   }
 }
 

@@ -1,10 +1,19 @@
 import type { UnixCredentials, UnixMessage } from '@ferry/image';
-import { call, ioctlInt, OwnedFd, type ReceivedMessage, SO, SOL, unixName } from '@ferry/linux';
+import {
+  call,
+  OwnedFd,
+  POLL,
+  pollNow,
+  type ReceivedMessage,
+  SO,
+  SOL,
+  unixName,
+} from '@ferry/linux';
 import type { Descriptor, FileContext } from './context.js';
 import { DescriptorReader } from './read-descriptors.js';
+import type { SocketFacts } from './socket-probe.js';
 import { closeAll, peekConnected, peekDatagrams, rightsOf, withOption } from './socket-queue.js';
 
-const SIOCINQ = 0x541b;
 const SCM_CREDENTIALS = 2;
 const OVERFLOW_ID = 65534;
 const AF_UNIX_NAME = 2;
@@ -12,12 +21,12 @@ const AF_UNIX_NAME = 2;
 /** What waits in a UNIX socket to be received; nothing is taken. */
 export function captureUnixQueue(
   descriptor: Descriptor,
-  isDatagram: boolean,
+  { isDatagram, facts }: { isDatagram: boolean; facts: SocketFacts },
   ctx: FileContext,
 ): UnixMessage[] {
   const fd = descriptor.dup().number;
-  const total = ioctlInt(fd, SIOCINQ);
-  if (!isDatagram && total === 0) return [];
+  if (isDatagram && (pollNow(fd, POLL.in) & POLL.in) === 0) return [];
+  const total = facts.readable;
   // Credentials are shown to receivers with SO_PASSCRED only.
   const passCredentials = { level: SOL.socket, name: SO.passCredentials };
   const messages = withOption(fd, passCredentials, () =>

@@ -17,7 +17,7 @@ import { externalKind, refuse, standardFdOf } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 import { mountPrefix } from './path.js';
 import { statPath } from './read-descriptors.js';
-import { readBuffers, readPacketFilter } from './socket-options.js';
+import { readPacketFilter } from './socket-probe.js';
 import { isTreeSocket, NetworkTable, socketKind } from './socket-table.js';
 import { captureUnixQueue, parseCredentials } from './unix-queue.js';
 
@@ -156,16 +156,12 @@ function describe(
 ): UnixSocket | undefined {
   const kind = socketKind(descriptor)!;
   const fd = descriptor.dup().number;
-  const filter = readPacketFilter(fd);
-  if (filter === undefined) return refuseFilter(descriptor, ctx);
-  if (ctx.scanning) return undefined;
-  const defaults = NetworkTable.of(descriptor.process, ctx).defaults(kind);
+  const facts = NetworkTable.of(descriptor.process, ctx).probe(kind).read(fd);
+  if (facts.filterLength === undefined) return refuseFilter(descriptor, ctx);
   const isListening = entry.state === LISTENING;
   const isConnected = entry.state === ESTABLISHED;
-  const receiveQueue = isListening
-    ? []
-    : captureUnixQueue(descriptor, entry.type === SOCK.dgram, ctx);
-  const credentials = socketOption(fd, SOL.socket, SO.peerCredentials, 12);
+  const isDatagram = entry.type === SOCK.dgram;
+  const hasQueue = !ctx.scanning && !isListening && (isDatagram || facts.readable > 0);
   return {
     inode: BigInt(entry.inode),
     type: entry.type,
@@ -174,16 +170,16 @@ function describe(
     ...peer,
     backlog: isListening ? entry.sent : 0,
     shutdown: peer.peerClosed && entry.type !== SOCK.dgram ? SHUTDOWN_BOTH : entry.shutdown,
-    options: defaults.differing(fd),
-    receiveQueue,
+    options: facts.options,
+    receiveQueue: hasQueue ? captureUnixQueue(descriptor, { isDatagram, facts }, ctx) : [],
     pendingInodes: entry.pending.map(BigInt),
     peerCredentials:
-      credentials === undefined || !(isListening || isConnected)
-        ? undefined
-        : parseCredentials(credentials, ctx),
+      facts.peerCredentials !== undefined && (isListening || isConnected)
+        ? parseCredentials(facts.peerCredentials, ctx)
+        : undefined,
     path: pathOf(descriptor, entry, ctx),
-    buffers: readBuffers(fd),
-    packetFilter: filter,
+    buffers: facts.buffers,
+    packetFilter: readPacketFilter(fd, facts),
   };
 }
 

@@ -1,0 +1,203 @@
+import type { SocketBuffers, SocketOption } from '@ferry/image';
+import { type BatchedCall, call, ERRNO, SO, SOL, SyscallBatch } from '@ferry/linux';
+import { type CarriedOption, carriedOptions } from './socket-options.js';
+
+/** What one look at a socket gives. */
+export interface SocketFacts {
+  /** Those that differ from a fresh socket's. */
+  readonly options: SocketOption[];
+  readonly buffers: SocketBuffers;
+  readonly reuseAddress: number;
+  /** SO_NETNS_COOKIE of its network namespace, where the kernel tells (Linux 5.14). */
+  readonly cookie: bigint;
+  readonly device: string;
+  /** struct sockaddr; `peer` is undefined when it is not connected. */
+  readonly local: Buffer;
+  readonly peer: Buffer | undefined;
+  /** struct ucred */
+  readonly peerCredentials: Buffer | undefined;
+  /** Bytes to read, as SIOCINQ has it. */
+  readonly readable: number;
+  /** struct tcp_info, its beginning. */
+  readonly tcpInfo: Buffer | undefined;
+  /** TCP_ULP: `tls`, or nothing. */
+  readonly upperProtocol: string;
+  /** Instructions of the attached classic BPF program; undefined for an eBPF program, which cannot be read back. */
+  readonly filterLength: number | undefined;
+}
+
+const SIOCINQ = 0x541b;
+const ADDRESS_SIZE = 128;
+const TCP_INFO = 11;
+const TCP_INFO_SIZE = 104;
+const TCP_ULP = 31;
+/** Room for each option's value, in words of 4 bytes, and for each fact's. */
+const OPTION_WORDS = 4;
+const FACT_SIZE = ADDRESS_SIZE;
+const NOTHING = Buffer.alloc(0);
+
+interface Fact {
+  readonly size: number;
+  call(value: Buffer, length: Buffer): BatchedCall;
+}
+
+function optionFact(level: number, name: number, size: number): Fact {
+  return {
+    size,
+    call: (value, length) => ({ name: 'getsockopt', args: [level, name, value, length] }),
+  };
+}
+
+const FACTS = {
+  send: optionFact(SOL.socket, SO.sendBuffer, 4),
+  receive: optionFact(SOL.socket, SO.receiveBuffer, 4),
+  locks: optionFact(SOL.socket, SO.bufferLock, 4),
+  reuse: optionFact(SOL.socket, SO.reuseAddress, 4),
+  cookie: optionFact(SOL.socket, SO.netnsCookie, 8),
+  device: optionFact(SOL.socket, SO.bindToDevice, 16),
+  credentials: optionFact(SOL.socket, SO.peerCredentials, 12),
+  filter: optionFact(SOL.socket, SO.getFilter, 0),
+  info: optionFact(SOL.tcp, TCP_INFO, TCP_INFO_SIZE),
+  upper: optionFact(SOL.tcp, TCP_ULP, 16),
+  local: nameFact('getsockname'),
+  peer: nameFact('getpeername'),
+  readable: { size: 4, call: (value) => ({ name: 'ioctl', args: [SIOCINQ, value] }) },
+} satisfies Record<string, Fact>;
+
+type FactName = keyof typeof FACTS;
+
+const NAMES = Object.keys(FACTS) as FactName[];
+const INDEX = Object.fromEntries(NAMES.map((name, i) => [name, i])) as Record<FactName, number>;
+
+function bytesOf(words: Uint32Array): Buffer {
+  return Buffer.from(words.buffer, words.byteOffset, words.byteLength);
+}
+
+function nameFact(name: 'getsockname' | 'getpeername'): Fact {
+  return { size: ADDRESS_SIZE, call: (value, length) => ({ name, args: [value, length] }) };
+}
+
+/** Looks at sockets of one kind in one network namespace, with one step into native code for each. A fresh socket tells
+ *  what the kind has when nobody has set anything: only what a program has set is carried, and what the host's settings
+ *  decide is left to the destination's. */
+export class SocketProbe {
+  readonly cookie: bigint;
+  readonly #options: CarriedOption[];
+  readonly #batch: SyscallBatch;
+  /** For each option OPTION_WORDS words, and its length; then the facts'. */
+  readonly #values: Uint32Array;
+  readonly #lengths: Uint32Array;
+  readonly #sizes: Uint32Array;
+  readonly #freshValues: Uint32Array;
+  readonly #freshLengths: Uint32Array;
+  readonly #lacking: boolean[];
+  readonly #facts: Buffer;
+
+  /** @param fd  a fresh socket of the kind, in the network namespace in question */
+  constructor(fd: number, kind: { domain: number; type: number; protocol: number }) {
+    this.#options = carriedOptions(kind);
+    const { length } = this.#options;
+    const facts = [
+      ...this.#options.map(({ level, name, size }) => optionFact(level, name, size)),
+      ...NAMES.map((name): Fact => FACTS[name]),
+    ];
+    this.#values = new Uint32Array(length * OPTION_WORDS);
+    this.#lengths = new Uint32Array(facts.length);
+    this.#sizes = Uint32Array.from(facts, ({ size }) => size);
+    this.#facts = Buffer.alloc(NAMES.length * FACT_SIZE);
+    const [values, lengths] = [bytesOf(this.#values), bytesOf(this.#lengths)];
+    this.#batch = new SyscallBatch(
+      facts.map((fact, i) => {
+        const fromFacts = (i - length) * FACT_SIZE;
+        const at =
+          i < length ? values.subarray(i * OPTION_WORDS * 4) : this.#facts.subarray(fromFacts);
+        return fact.call(at, lengths.subarray(i * 4));
+      }),
+    );
+    this.#lengths.set(this.#sizes);
+    this.#batch.run(fd);
+    this.#freshValues = this.#values.slice();
+    this.#freshLengths = this.#lengths.slice(0, length);
+    this.#lacking = this.#options.map((_, i) => this.#batch.result(i) < 0);
+    this.cookie = this.#facts.readBigUInt64LE(this.#at('cookie'));
+  }
+
+  /** Buffers of the result are good until the next look. */
+  read(fd: number): SocketFacts {
+    this.#values.set(this.#freshValues);
+    this.#lengths.set(this.#sizes);
+    this.#facts.fill(0);
+    this.#batch.run(fd);
+    const int = (name: FactName) => this.#facts.readInt32LE(this.#at(name));
+    const filter = this.#result('filter');
+    return {
+      options: this.#differing(),
+      buffers: { send: int('send'), receive: int('receive'), locks: int('locks') },
+      reuseAddress: int('reuse'),
+      cookie: this.#facts.readBigUInt64LE(this.#at('cookie')),
+      device: this.#text('device'),
+      local: this.#value('local') ?? NOTHING,
+      peer: this.#value('peer'),
+      peerCredentials: this.#value('credentials'),
+      readable: int('readable'),
+      tcpInfo: this.#value('info'),
+      upperProtocol: this.#text('upper'),
+      filterLength: filter === -ERRNO.EACCES ? undefined : filter < 0 ? 0 : this.#length('filter'),
+    };
+  }
+
+  #differing(): SocketOption[] {
+    const found: SocketOption[] = [];
+    const { length } = this.#options;
+    for (let i = 0; i < length; i++) {
+      if (this.#isDefault(i) || this.#lacking[i] || this.#batch.result(i) < 0) continue;
+      const { level, name } = this.#options[i]!;
+      const at = i * OPTION_WORDS * 4;
+      const bytes = bytesOf(this.#values).subarray(at, at + this.#lengths[i]!);
+      found.push({ level, name, value: Buffer.from(bytes) });
+    }
+    return found;
+  }
+
+  #isDefault(i: number): boolean {
+    if (this.#lengths[i] !== this.#freshLengths[i]) return false;
+    for (let at = i * OPTION_WORDS; at < (i + 1) * OPTION_WORDS; at++) {
+      if (this.#values[at] !== this.#freshValues[at]) return false;
+    }
+    return true;
+  }
+
+  #at(name: FactName): number {
+    return INDEX[name] * FACT_SIZE;
+  }
+
+  #result(name: FactName): number {
+    return this.#batch.result(this.#options.length + INDEX[name]);
+  }
+
+  #length(name: FactName): number {
+    return this.#lengths[this.#options.length + INDEX[name]]!;
+  }
+
+  #value(name: FactName): Buffer | undefined {
+    if (this.#result(name) < 0) return undefined;
+    const at = this.#at(name);
+    return this.#facts.subarray(at, at + Math.min(this.#length(name), FACTS[name].size));
+  }
+
+  #text(name: FactName): string {
+    if (this.#result(name) < 0 || this.#length(name) === 0) return '';
+    return this.#value(name)!.toString('latin1').replace(/\0.*$/s, '');
+  }
+}
+
+/** The classic BPF program attached with SO_ATTACH_FILTER. Lengths are counted in instructions of eight bytes:
+ *  socket(7). */
+export function readPacketFilter(fd: number, facts: SocketFacts): Buffer {
+  const program = Buffer.alloc((facts.filterLength ?? 0) * 8);
+  if (program.length === 0) return program;
+  const length = Buffer.alloc(4);
+  length.writeUInt32LE(program.length / 8, 0);
+  call('getsockopt', fd, SOL.socket, SO.getFilter, program, length);
+  return program;
+}

@@ -8,7 +8,7 @@
 
 #include "support/socket.h"
 
-enum { SLEEP_MS = 2500 };
+enum { SLEEP_MS = 3000 };
 
 static int ends[2];     // a pipe: the call waits for its reading end
 static int listener;    // accept waits for a connection to it

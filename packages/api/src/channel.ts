@@ -1,12 +1,13 @@
 import { ChannelCredentials, type ChannelOptions, ServerCredentials } from '@grpc/grpc-js';
 import { limits } from './limits.js';
 
-/** What a channel is for. Control calls are small and must notice a dead peer soon; data streams fill the link, so
- *  that their pings queue behind data and a tight keepalive would kill a healthy one. */
+/** What a channel is for. Control calls are small and must notice a dead peer soon; data streams
+ *  fill the link, so that their pings queue behind data and a tight keepalive would kill a
+ *  healthy one. */
 export type ChannelKind = 'control' | 'data';
 
-/** The one place that decides how peers prove who they are. Plain text for now: keep the ports on a network that
- *  only the cluster's hosts reach. Mutual TLS belongs here, and nowhere else. */
+/** The one place that decides how peers prove who they are. Plain text for now: keep the ports
+ *  on a network that only the cluster's hosts reach. Mutual TLS belongs here, and nowhere else. */
 export function channelCredentials(): ChannelCredentials {
   return ChannelCredentials.createInsecure();
 }
@@ -40,7 +41,8 @@ export function channelOptions(kind: ChannelKind): ChannelOptions {
     'grpc.keepalive_timeout_ms': 60_000,
     'grpc.max_receive_message_length': limits.dataMessageBytes,
     'grpc.max_send_message_length': limits.dataMessageBytes,
-    // A connection of its own: otherwise channels to one address share one, and pings wait behind pages.
+    // A connection of its own: otherwise channels to one address share one, and pings wait behind
+    // pages.
     'grpc.use_local_subchannel_pool': 1,
     'grpc-node.flow_control_window': limits.flowControlWindowBytes,
   };

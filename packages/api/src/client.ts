@@ -41,7 +41,8 @@ type Received<M extends Method> = M['responseStream'] extends true
   ? AsyncIterable<Response<M>>
   : Promise<Response<M>>;
 
-/** A client of service `S`: a method per call. Streams are AsyncIterables: leaving the loop early cancels the call. */
+/** A client of service `S`: a method per call. Streams are AsyncIterables: leaving the loop
+ *  early cancels the call. */
 export type ServiceClient<S extends ServiceShape> = {
   readonly [K in keyof S]: (request: Sent<S[K]>, settings?: CallSettings) => Received<S[K]>;
 } & {
@@ -154,7 +155,8 @@ async function* received(
   peer: Peer,
   settings: CallSettings,
 ): AsyncGenerator<unknown, void, undefined> {
-  // A cancelled call emits its error also when nobody iterates any more; without a listener that ends the process.
+  // A cancelled call emits its error also when nobody iterates any more; without a listener that
+  // ends the process.
   call.on('error', () => {});
   const stop = cancelOn(settings.signal, call);
   try {
@@ -191,7 +193,8 @@ async function upload(peer: Peer, method: AnyMethod, requests: Messages, setting
   }
 }
 
-/** Writes every message, never faster than the peer takes them. An error of the source cancels the call. */
+/** Writes every message, never faster than the peer takes them. An error of the source cancels
+ *  the call. */
 async function send(
   call: ClientWritableStream<unknown> | ClientDuplexStream<unknown, unknown>,
   requests: Messages,
@@ -208,10 +211,11 @@ async function send(
   );
   try {
     for await (const request of requests) {
-      if (over) return;
+      // The other side may have ended the call between two messages: what is left is not for it.
+      if (over || call.destroyed || call.writableEnded) return;
       if (!call.write(request)) await Promise.race([once(call, 'drain').catch(() => {}), end]);
     }
-    call.end();
+    if (!call.destroyed) call.end();
   } catch (error) {
     call.cancel();
     throw error;

@@ -3,7 +3,8 @@ import { Metadata, type ServiceError, type StatusObject, status } from '@grpc/gr
 import { ErrorDetail, type Problem } from './generated/ferry/cluster/v1/common.js';
 import { limits } from './limits.js';
 
-/** Where a failed call carries its ErrorDetail; generic clients see code and message in the status as usual. */
+/** Where a failed call carries its ErrorDetail; generic clients see code and message in the
+ *  status as usual. */
 const detailKey = 'ferry-error-bin';
 
 /** A FerryError that knows the single findings behind it, and for a failed call its gRPC status. */
@@ -48,7 +49,8 @@ interface ErrorLike {
   problems?: unknown;
 }
 
-/** What is told of any thrown thing. Errors that are not FerryErrors become `internal`, text kept. */
+/** What is told of any thrown thing. Errors that are not FerryErrors become `internal`, text
+ *  kept. */
 export function toErrorDetail(error: unknown): ErrorDetail {
   if (!(error instanceof Error)) return failure('internal', String(error), undefined, []);
   const like = error as ErrorLike;
@@ -109,7 +111,8 @@ function encodeDetail(detail: ErrorDetail): Buffer {
   }
 }
 
-/** Codes given to failures that no Ferry server described: the transport's own, or another server's. */
+/** Codes given to failures that no Ferry server described: the transport's own, or another
+ *  server's. */
 const codeByStatus: Readonly<Record<number, string>> = {
   [status.CANCELLED]: 'rpc.cancelled',
   [status.DEADLINE_EXCEEDED]: 'rpc.deadline',

@@ -1,9 +1,9 @@
 /** Fields that are maps: their keys are the user's, not ours. */
 const mapFields = new Set(['labels']);
 
-/** A message (or list of them) as plain JSON: snake_case names, 64-bit integers as numbers where a number holds
- *  them exactly and as decimal strings otherwise, bytes as base64, the chosen field of a oneof under its own name,
- *  absent fields left out. */
+/** A message (or list of them) as plain JSON: snake_case names, 64-bit integers as numbers where
+ *  a number holds them exactly and as decimal strings otherwise, bytes as base64, the chosen
+ *  field of a oneof under its own name, absent fields left out. */
 export function toPlainJson(value: unknown): unknown {
   if (typeof value === 'bigint') return bigintToJson(value);
   if (value instanceof Uint8Array) return Buffer.from(value).toString('base64');

@@ -90,8 +90,8 @@ export function bidiStream<Q, R>(
   };
 }
 
-/** The caller's messages. A handler that stops reading early must not destroy the stream with it: the status of a
- *  duplex call travels on the same object. */
+/** The caller's messages. A handler that stops reading early must not destroy the stream with
+ *  it: the status of a duplex call travels on the same object. */
 function messagesOf<Q>(call: Readable): AsyncIterable<Q> {
   return {
     [Symbol.asyncIterator]: () =>
@@ -106,7 +106,8 @@ interface Writable<R> {
   on(event: 'error', listener: () => void): unknown;
 }
 
-/** Sends what `start` yields; never rejects. `for await` calls the generator's `return` when the caller is gone. */
+/** Sends what `start` yields; never rejects. `for await` calls the generator's `return` when the
+ *  caller is gone. */
 async function pump<R>(
   call: Writable<R>,
   context: CallContext,

@@ -7,8 +7,8 @@ import { errorText, FerryError } from '@ferry/core';
 const chunkBytes = 1024 * 1024;
 const tries = 5;
 
-/** Fetches a checkpoint into `file`, checks it, and only then removes it from its node. A broken transfer goes on
- *  where it was; whatever fails, no half file has the name `file`.
+/** Fetches a checkpoint into `file`, checks it, and only then removes it from its node. A broken
+ *  transfer goes on where it was; whatever fails, no half file has the name `file`.
  *  @throws FerryError checkpoint.transfer */
 export async function download(
   client: ClusterClient,

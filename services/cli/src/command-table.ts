@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 
-/** What a file in `commands/` exports: the commander command, ready to parse its own arguments. It may import what it
- *  needs at the top, since it is loaded only when it is the one to run. */
+/** What a file in `commands/` exports: the commander command, ready to parse its own arguments.
+ *  It may import what it needs at the top, since it is loaded only when it is the one to run. */
 export interface CommandModule {
   readonly build: () => Command;
 }

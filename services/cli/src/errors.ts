@@ -21,7 +21,8 @@ interface ProblemShape {
   readonly remedy?: string;
 }
 
-/** Writes an error for people on stderr; with `--json` among the arguments, as one JSON object there.
+/** Writes an error for people on stderr; with `--json` among the arguments, as one JSON object
+ *  there.
  *  @returns the exit status it stands for */
 export function reportError(error: unknown, args: readonly string[]): number {
   if (isCommanderError(error)) {

@@ -24,7 +24,8 @@ export function parseDuration(text: string): number {
   return Math.round(Number(match[1]) * (durationMs[match[2] ?? ''] ?? 0));
 }
 
-/** `+10m`, `22:30` (the next one, local), or an ISO 8601 time (local unless it names its zone) → Unix milliseconds.
+/** `+10m`, `22:30` (the next one, local), or an ISO 8601 time (local unless it names its zone) →
+ *  Unix milliseconds.
  *  @throws FerryError cli.usage */
 export function parseTime(text: string, nowMs: number): number {
   if (text.startsWith('+')) return nowMs + parseDuration(text.slice(1));

@@ -43,7 +43,8 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 the controller cannot be reached
 `;
 }
 
-/** Makes commander throw rather than exit, here and in subcommands, and say what to do about a mistake. */
+/** Makes commander throw rather than exit, here and in subcommands, and say what to do about a
+ *  mistake. */
 function prepare(command: Command, path: string): void {
   command.exitOverride().showHelpAfterError(`Remedy: see "${path} --help"`);
   for (const child of command.commands) prepare(child, `${path} ${child.name()}`);

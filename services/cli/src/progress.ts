@@ -12,7 +12,8 @@ const barWidth = 24;
 /** Plain lines come with each phase, and within one at each such part. */
 const plainStep = 0.25;
 
-/** Shows one operation's progress: a bar that redraws itself on a terminal, a few plain lines elsewhere. */
+/** Shows one operation's progress: a bar that redraws itself on a terminal, a few plain lines
+ *  elsewhere. */
 export class ProgressView {
   readonly #screen: Screen;
   #drawn = false;
@@ -43,7 +44,8 @@ export class ProgressView {
   }
 }
 
-/** `[########................]  34 %  pages  120 MiB of 1.0 GiB, 410 MiB/s`, no wider than the terminal. */
+/** `[########................]  34 %  pages  120 MiB of 1.0 GiB, 410 MiB/s`, no wider than the
+ *  terminal. */
 export function barText(progress: Progress, columns: number): string {
   const filled = Math.round(clamp(progress.fraction) * barWidth);
   const bar = `[${'#'.repeat(filled)}${'.'.repeat(barWidth - filled)}]`;

@@ -19,8 +19,8 @@ export class Agents {
   }
 }
 
-/** Failures of the transport. An agent that shuts down ends its calls with "cancelled"; whoever cancelled a call
- *  himself must look at that first. */
+/** Failures of the transport. An agent that shuts down ends its calls with "cancelled"; whoever
+ *  cancelled a call himself must look at that first. */
 const transportCodes = new Set(['rpc.unavailable', 'rpc.deadline', 'rpc.failed', 'rpc.cancelled']);
 
 /** True when the transport failed, so that nobody knows what the agent did. */

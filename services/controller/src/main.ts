@@ -3,7 +3,8 @@ import { type RunningController, startController } from './controller.js';
 import { jsonLogger, type Logger } from './logger.js';
 import { parseSettings, type Settings, usage } from './settings.js';
 
-/** A shutdown that takes longer is cut short: whoever takes the work over is not helped by waiting. */
+/** A shutdown that takes longer is cut short: whoever takes the work over is not helped by
+ *  waiting. */
 const shutdownMs = 10_000;
 
 async function main(): Promise<void> {

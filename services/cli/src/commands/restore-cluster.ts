@@ -9,7 +9,8 @@ interface Options extends ClusterOptions {
   readonly detach?: boolean;
 }
 
-/** `ferry restore FILE --node NODE`: sends a checkpoint file to a node and starts the container there. */
+/** `ferry restore FILE --node NODE`: sends a checkpoint file to a node and starts the container
+ *  there. */
 export async function restoreOnNode(file: string, options: Options): Promise<void> {
   await withCluster(options, async (client) => {
     const { node, name = '' } = options;

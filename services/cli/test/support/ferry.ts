@@ -10,7 +10,8 @@ export interface Finished {
 
 let bundle: Promise<string> | undefined;
 
-/** Runs the command line as a program of its own. `interruptAt`: gets SIGINT once its output matches. */
+/** Runs the command line as a program of its own. `interruptAt`: gets SIGINT once its output
+ *  matches. */
 export async function ferry(
   args: readonly string[],
   options: { controller?: string; interruptAt?: RegExp } = {},
@@ -44,7 +45,8 @@ export async function ferry(
   return { status, stdout, stderr };
 }
 
-/** Runs the command line inside this process, one at a time: what a process of its own would do, much sooner. */
+/** Runs the command line inside this process, one at a time: what a process of its own would do,
+ *  much sooner. */
 export async function ferryHere(args: readonly string[], controller: string): Promise<Finished> {
   const streams = [process.stdout, process.stderr] as const;
   const texts = ['', ''];

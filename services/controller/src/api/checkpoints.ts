@@ -17,8 +17,8 @@ import { refused } from './validate.js';
 
 const uploadKeptSeconds = 24 * 3600;
 
-/** ClusterService: files of checkpoints between users and agents. The controller passes them on piece by piece, as
- *  fast as the slower side takes them, and keeps nothing. */
+/** ClusterService: files of checkpoints between users and agents. The controller passes them on
+ *  piece by piece, as fast as the slower side takes them, and keeps nothing. */
 export function checkpointCalls(around: Surroundings) {
   const { operations, nodes, db } = around.stores;
 

@@ -6,7 +6,8 @@ import {
 } from '@ferry/api';
 import { redisError } from '../store/db.js';
 
-/** The handlers of @ferry/api; a Redis that does not answer becomes an error that users understand. */
+/** The handlers of @ferry/api; a Redis that does not answer becomes an error that users
+ *  understand. */
 export function unary<Q, R>(handler: (request: Q, context: CallContext) => Promise<R>) {
   return plainUnary<Q, R>(async (request, context) => {
     try {

@@ -138,7 +138,8 @@ export function agentCalls(around: Surroundings) {
     return {};
   }
 
-  /** Takes over what the node says of ownership: a later epoch wins, wherever it is reported from. */
+  /** Takes over what the node says of ownership: a later epoch wins, wherever it is reported
+   *  from. */
   async function adopt(node: string, reported: readonly Container[]): Promise<void> {
     const records = await Promise.all(reported.map(({ name }) => containers.find(name)));
     const known = new Map(records.flatMap((found) => (found ? [[found.name, found]] : [])));

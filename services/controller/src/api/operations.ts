@@ -60,7 +60,8 @@ export function operationCalls(around: Surroundings) {
       return asked;
     }
     await around.queue.remove(asked);
-    // A worker may have begun it in this moment: then the record has an attempt, and the worker sees the wish.
+    // A worker may have begun it in this moment: then the record has an attempt, and the worker
+    // sees the wish.
     const ended = await operations.update(id, (present) => {
       if (isFinal(present) || present.attempts > 0) return undefined;
       return { ...present, ...earlyEnd, finishedAtMs: BigInt(db.now()), scheduledAtMs: 0n };

@@ -6,7 +6,8 @@ export interface AddressRange {
   readonly last: number;
 }
 
-/** Parses `10.77.128.0/17` (its network and broadcast addresses are left out) or `10.77.1.10-10.77.1.250`.
+/** Parses `10.77.128.0/17` (its network and broadcast addresses are left out) or
+ *  `10.77.1.10-10.77.1.250`.
  *  @throws FerryError address.invalid */
 export function parsePool(pool: string): AddressRange {
   const range = /^([0-9.]+)-([0-9.]+)$/.exec(pool);

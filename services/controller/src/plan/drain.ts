@@ -8,7 +8,8 @@ export interface DrainSnapshot {
   readonly containers: readonly { readonly name: string; readonly memoryBytes: bigint }[];
   readonly nodes: readonly Node[];
   readonly reserved: ReadonlyMap<string, bigint>;
-  /** What stands against a container at a destination; nothing recorded: it was not asked, so it does not go there. */
+  /** What stands against a container at a destination; nothing recorded: it was not asked, so it
+   *  does not go there. */
   readonly verdicts: ReadonlyMap<string, ReadonlyMap<string, readonly Problem[]>>;
 }
 
@@ -20,8 +21,8 @@ export interface PlannedMove {
   readonly remedy: string;
 }
 
-/** Places the containers one by one, largest first (what is hard to place has the choice), each where then most
- *  memory is free. Pure: the same snapshot gives the same plan. */
+/** Places the containers one by one, largest first (what is hard to place has the choice), each
+ *  where then most memory is free. Pure: the same snapshot gives the same plan. */
 export function planDrain(snapshot: DrainSnapshot): PlannedMove[] {
   const { nodes, node, reserved } = snapshot;
   const room = new Map(

@@ -20,8 +20,8 @@ export function reservedByNode(
   return reserved;
 }
 
-/** Nodes that may take a container of `memoryBytes`, most free memory first, equal ones by name. Whether the
- *  container's other needs are met there is for preflight to say. */
+/** Nodes that may take a container of `memoryBytes`, most free memory first, equal ones by name.
+ *  Whether the container's other needs are met there is for preflight to say. */
 export function rankNodes(
   nodes: readonly Node[],
   need: {
@@ -46,7 +46,8 @@ export function byFreeMemory(a: Candidate, b: Candidate): number {
   return a.node < b.node ? -1 : 1;
 }
 
-/** What a container takes of its destination: what it uses, or what it may use when nothing is known yet. */
+/** What a container takes of its destination: what it uses, or what it may use when nothing is
+ *  known yet. */
 export function memoryNeed(container: Pick<Container, 'memoryBytes' | 'spec'>): bigint {
   return container.memoryBytes > 0n
     ? container.memoryBytes

@@ -2,7 +2,8 @@ import { Container, ContainerSpec } from '@ferry/api';
 import type { ContainerRecord } from '../store/containers.js';
 import type { NodeSnapshot } from '../store/nodes.js';
 
-/** A container as users see it: the controller's record, and what the node that owns it last reported. */
+/** A container as users see it: the controller's record, and what the node that owns it last
+ *  reported. */
 export function containerView(record: ContainerRecord, node: NodeSnapshot | undefined): Container {
   const reported = node?.containers.find(({ name }) => name === record.name);
   const base = reported ?? Container.create();

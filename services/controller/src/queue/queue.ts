@@ -4,7 +4,8 @@ import { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Logger } from '../logger.js';
 
-/** What is in a job: the operation's id, or for a tick of a schedule the schedule's. All else is in the record. */
+/** What is in a job: the operation's id, or for a tick of a schedule the schedule's. All else is
+ *  in the record. */
 export interface JobData {
   readonly id: string;
 }

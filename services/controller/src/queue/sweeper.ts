@@ -7,11 +7,13 @@ import type { Surroundings } from '../work/work.js';
 const settleMs = 3000;
 const everyMs = 5000;
 const forgetEveryMs = 3600_000;
-/** A container that its node does not report so long after its last change, and on which nothing works, is gone. */
+/** A container that its node does not report so long after its last change, and on which nothing
+ *  works, is gone. */
 const goneAfterMs = 10_000;
 
-/** Finds operations whose job got lost (a controller died between writing the record and queueing the job, or Redis
- *  lost a write) and queues them again; forgets what is gone or old. One controller at a time does it. */
+/** Finds operations whose job got lost (a controller died between writing the record and
+ *  queueing the job, or Redis lost a write) and queues them again; forgets what is gone or old.
+ *  One controller at a time does it. */
 export class Sweeper {
   readonly #around: Surroundings;
   readonly #own = randomBytes(8).toString('hex');

@@ -19,8 +19,8 @@ export type RunJob = (job: {
 /** Jobs that one controller works on at once: each mostly waits for an agent. */
 const concurrency: Readonly<Record<QueueName, number>> = { operations: 64, drains: 32 };
 
-/** BullMQ's workers. A job whose worker died is taken over by another one after `lockMs`; it runs at least once, so
- *  everything in it is idempotent by the operation's id. */
+/** BullMQ's workers. A job whose worker died is taken over by another one after `lockMs`; it
+ *  runs at least once, so everything in it is idempotent by the operation's id. */
 export class Workers {
   readonly #workers: readonly Worker<JobData>[];
 

@@ -25,7 +25,8 @@ redis.call('HSET', KEYS[1], 'operation', ARGV[2], 'spec', ARGV[3], 'epoch', '0',
 redis.call('SADD', KEYS[2], ARGV[1])
 return 1`;
 
-/** Takes the lock when it is free, ours, or held by ARGV[3] (an operation that has ended). Gives the holder. */
+/** Takes the lock when it is free, ours, or held by ARGV[3] (an operation that has ended). Gives
+ *  the holder. */
 const lockScript = `
 local holder = redis.call('HGET', KEYS[1], 'operation')
 if not holder then return false end
@@ -55,8 +56,8 @@ if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'spec', ARGV[4]) end
 redis.call('SADD', KEYS[2], ARGV[1])
 return 1`;
 
-/** ARGV: name, only when worked on by this operation ('' as well), only when at this node ('*': any),
- *  seconds. */
+/** ARGV: name, only when worked on by this operation ('' as well), only when at this node ('*':
+ *  any), seconds. */
 const removeScript = `
 if redis.call('HGET', KEYS[1], 'operation') ~= ARGV[2] then return 0 end
 if ARGV[3] ~= '*' and redis.call('HGET', KEYS[1], 'node') ~= ARGV[3] then return 0 end
@@ -65,7 +66,8 @@ redis.call('DEL', KEYS[1])
 redis.call('SREM', KEYS[2], ARGV[1])
 return 1`;
 
-/** For so long a removed container is not found again: a heartbeat from before may still be on its way. */
+/** For so long a removed container is not found again: a heartbeat from before may still be on
+ *  its way. */
 const removedKeptSeconds = 15;
 
 export class Containers {
@@ -75,7 +77,8 @@ export class Containers {
     this.#db = db;
   }
 
-  /** Takes a name for an operation that will create the container. @returns false when another has it */
+  /** Takes a name for an operation that will create the container. @returns false when another
+   *  has it */
   async reserve(
     name: string,
     operation: string,
@@ -114,7 +117,8 @@ export class Containers {
     return found.filter((record) => record !== undefined) as ContainerRecord[];
   }
 
-  /** @returns the operation that holds it afterwards (`operation` when it was got), undefined: no such container */
+  /** @returns the operation that holds it afterwards (`operation` when it was got), undefined:
+   *      no such container */
   async lock(name: string, operation: string, ended = operation): Promise<string | undefined> {
     const holder = await this.#eval(lockScript, name, [operation, ended]);
     return typeof holder === 'string' ? holder : undefined;
@@ -124,7 +128,8 @@ export class Containers {
     await this.#eval(unlockScript, name, [operation, this.#db.now()]);
   }
 
-  /** Records that `node` owns it with `epoch`. @returns false when an equal or later epoch is known */
+  /** Records that `node` owns it with `epoch`. @returns false when an equal or later epoch is
+   *  known */
   async claim(
     name: string,
     owner: { node: string; epoch: bigint; spec: ContainerSpec | undefined },
@@ -135,7 +140,8 @@ export class Containers {
     return claimed;
   }
 
-  /** Forgets it, if `operation` (or with '' nobody) works on it, and if it is at `node` ('*': wherever). */
+  /** Forgets it, if `operation` (or with '' nobody) works on it, and if it is at `node` ('*':
+   *  wherever). */
   async remove(name: string, operation: string, node = '*'): Promise<boolean> {
     const removed =
       (await this.#eval(removeScript, name, [operation, node, removedKeptSeconds])) === 1;
@@ -160,7 +166,8 @@ return 1`;
 
   // ---- addresses ----
 
-  /** Takes an IPv4 address (without prefix length) for a container. @returns false when another holds it */
+  /** Takes an IPv4 address (without prefix length) for a container. @returns false when another
+   *  holds it */
   async takeAddress(address: string, name: string): Promise<boolean> {
     const key = this.#db.key('addresses');
     if ((await this.#db.redis.hsetnx(key, address, name)) === 1) return true;

@@ -12,8 +12,8 @@ export interface Db {
 
 /** A connection to Redis.
  *  @param url  redis://, rediss://, unix:///PATH or an absolute path
- *  @param use  `calls` fail after 3 s without Redis, so that an API call says so; `blocking` ones (queue workers,
- *      subscriptions) wait for it
+ *  @param use  `calls` fail after 3 s without Redis, so that an API call says so; `blocking`
+ *      ones (queue workers, subscriptions) wait for it
  *  @throws FerryError redis.invalid */
 export function connectRedis(url: string, use: 'calls' | 'blocking', logger: Logger): Redis {
   const options = {

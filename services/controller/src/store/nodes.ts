@@ -8,7 +8,8 @@ export interface NodeSnapshot {
   readonly containers: readonly Container[];
 }
 
-/** KEYS: node, names. ARGV: name, address, facts, now, down after. A live agent at another address keeps the name. */
+/** KEYS: node, names. ARGV: name, address, facts, now, down after. A live agent at another
+ *  address keeps the name. */
 const registerScript = `
 local address = redis.call('HGET', KEYS[1], 'address')
 local beat = redis.call('HGET', KEYS[1], 'beat')
@@ -31,7 +32,8 @@ return ''`;
 export class Nodes {
   readonly #db: Db;
   readonly #downAfterMs: number;
-  /** Nobody could be heard before: agents need a moment to find a controller that has just started. */
+  /** Nobody could be heard before: agents need a moment to find a controller that has just
+   *  started. */
   readonly #listeningSince: number;
 
   constructor(db: Db, downAfterMs: number) {

@@ -1,8 +1,9 @@
 import type { Redis } from 'ioredis';
 import type { Db } from './db.js';
 
-/** News that every controller hears at once: an operation has a new event, or shall be cancelled. A notice may get
- *  lost (Redis keeps none), so whoever waits for one also looks by itself now and then. */
+/** News that every controller hears at once: an operation has a new event, or shall be
+ *  cancelled. A notice may get lost (Redis keeps none), so whoever waits for one also looks by
+ *  itself now and then. */
 export type Notice = 'event' | 'cancel';
 
 export class Notices {

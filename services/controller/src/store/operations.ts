@@ -14,8 +14,8 @@ export function isFinal(operation: Pick<Operation, 'state'>): boolean {
   return finalStates.has(operation.state);
 }
 
-/** Creates the record unless there is one. KEYS: record, order, active, events. ARGV: id, json, created, kept,
- *  params. */
+/** Creates the record unless there is one. KEYS: record, order, active, events. ARGV: id, json,
+ *  created, kept, params. */
 const createScript = `
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'rev', 1, 'json', ARGV[2], 'params', ARGV[5])
@@ -24,7 +24,8 @@ redis.call('SADD', KEYS[3], ARGV[1])
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '*', 'operation', '')
 return 1`;
 
-/** Replaces revision ARGV[3] of the record. ARGV: id, json, revision, kept, 1 when the new state is final. */
+/** Replaces revision ARGV[3] of the record. ARGV: id, json, revision, kept, 1 when the new state
+ *  is final. */
 const replaceScript = `
 if redis.call('HGET', KEYS[1], 'rev') ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[1], 'rev', ARGV[3] + 1, 'json', ARGV[2])

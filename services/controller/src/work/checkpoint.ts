@@ -12,7 +12,8 @@ import {
   type WorkResult,
 } from './work.js';
 
-/** The agent writes a container's complete state into a file of its own; it is fetched by DownloadCheckpoint. */
+/** The agent writes a container's complete state into a file of its own; it is fetched by
+ *  DownloadCheckpoint. */
 export async function checkpointContainer(work: Work): Promise<WorkResult> {
   const { containers, nodes } = work.stores;
   const { id: operationId, container: name } = work.operation;

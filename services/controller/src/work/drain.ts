@@ -53,7 +53,8 @@ export async function planDrainOf(
   });
 }
 
-/** What would have to leave a node. From its agent: its last heartbeat may be older than the newest container. */
+/** What would have to leave a node. From its agent: its last heartbeat may be older than the
+ *  newest container. */
 async function containersOn(work: Surroundings, node: string) {
   await work.stores.nodes.getUp(node);
   const { containers } = await (await agentOf(work, node)).listContainers({});
@@ -148,7 +149,8 @@ export function summary(moves: DrainMove[]) {
   return { moves, moved: count('moved'), failed: count('failed', 'no-place') };
 }
 
-/** The moves of one drain, as many at a time as it may. The record of the drain holds where each of them stands. */
+/** The moves of one drain, as many at a time as it may. The record of the drain holds where each
+ *  of them stands. */
 class Drain {
   readonly #work: Work;
   readonly #concurrency: number;
@@ -207,7 +209,8 @@ class Drain {
     }
   }
 
-  /** A migration in doubt may stay so until an operator mends a host; the drain says so rather than wait. */
+  /** A migration in doubt may stay so until an operator mends a host; the drain says so rather
+   *  than wait. */
   #doubtedTooLong(child: Operation): boolean {
     if (child.state !== 'in-doubt') return false;
     const now = this.#work.stores.db.now();

@@ -17,7 +17,8 @@ interface Plan {
 
 const retryPauseMs = 300;
 
-/** Moves a container: decides where, has the destination's agent do it, and settles what became of it. */
+/** Moves a container: decides where, has the destination's agent do it, and settles what became
+ *  of it. */
 export async function migrateContainer(work: Work): Promise<WorkResult> {
   const { containers } = work.stores;
   const known = work.memory.epoch === undefined ? undefined : planFromMemory(work);
@@ -92,8 +93,9 @@ async function accepted(work: Work, need: Need): Promise<string> {
   return name;
 }
 
-/** One migration in the destination's hands. Joins it again after every break of the connection, and when the
- *  destination stays away asks the source, which alone decides whether it may still go through. */
+/** One migration in the destination's hands. Joins it again after every break of the connection,
+ *  and when the destination stays away asks the source, which alone decides whether it may still
+ *  go through. */
 class Migration {
   readonly #work: Work;
   readonly #plan: Plan;

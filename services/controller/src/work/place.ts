@@ -41,8 +41,8 @@ export async function preflight(
   }
 }
 
-/** Asks again while an agent cannot be connected to: it may just have come back, and connections to it wait a while
- *  before they are tried again. */
+/** Asks again while an agent cannot be connected to: it may just have come back, and connections
+ *  to it wait a while before they are tried again. */
 async function patiently<T>(work: Surroundings, ask: () => Promise<T>): Promise<T> {
   const { now } = work.stores.db;
   const giveUpAt = now() + connectPatienceMs;
@@ -67,7 +67,8 @@ export function refuse(
   throw new ApiError({ ...refusal, remedy, problems: [...problems] });
 }
 
-/** Memory that moves and starts under way will take, by node. @param except  an operation not to count */
+/** Memory that moves and starts under way will take, by node. @param except  an operation not to
+ *  count */
 export async function reservations(
   work: Surroundings,
   except: string,

@@ -25,7 +25,8 @@ const doubtPauseMsMax = 5000;
 /** A cancellation whose notice got lost is found by looking. */
 const lookForCancelMs = 1000;
 
-/** Takes operations through their states; what is done for each kind is in the files beside this one. */
+/** Takes operations through their states; what is done for each kind is in the files beside this
+ *  one. */
 export class Runner {
   readonly #around: Surroundings;
 

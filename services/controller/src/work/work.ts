@@ -68,8 +68,10 @@ export interface AgentTask<T> {
   readonly cancel: (agent: AgentClient) => Promise<unknown>;
 }
 
-/** Has an agent do something to its end: joins it again whenever the connection breaks, passes a cancellation on.
- *  @throws FerryError node.unavailable when the agent is out of reach for too long; HandOver; the agent's error */
+/** Has an agent do something to its end: joins it again whenever the connection breaks, passes a
+ *  cancellation on.
+ *  @throws FerryError node.unavailable when the agent is out of reach for too long; HandOver;
+ *      the agent's error */
 export async function perform<T>(work: Work, task: AgentTask<T>): Promise<T> {
   const ended = new AbortController();
   if (work.cancel.aborted) void passOn(work, task, ended.signal);
@@ -116,8 +118,8 @@ export async function agentOf(work: Surroundings, node: string): Promise<AgentCl
 
 const refreshDeadlineMs = 2000;
 
-/** Asks a node what it holds now, so that a list right after an operation shows what came of it. Never rejects: the
- *  next heartbeat says it too. */
+/** Asks a node what it holds now, so that a list right after an operation shows what came of it.
+ *  Never rejects: the next heartbeat says it too. */
 export async function refresh(work: Surroundings, node: string): Promise<void> {
   try {
     const agent = await agentOf(work, node);

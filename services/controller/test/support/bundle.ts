@@ -5,7 +5,8 @@ import { build } from 'esbuild';
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url));
 
-/** The sources of a service as a program that starts in a third of the time; gone when this process ends.
+/** The sources of a service as a program that starts in a third of the time; gone when this
+ *  process ends.
  *  @returns path of its main file */
 export async function bundled(service: string): Promise<string> {
   const outdir = join(root, service, 'build', `test-${process.pid}`);

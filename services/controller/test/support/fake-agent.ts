@@ -36,8 +36,9 @@ interface FakeMigration {
   readonly ended: Promise<void>;
 }
 
-/** An agent that keeps its containers in memory. It talks real gRPC, obeys the contract of agent.proto (calls are
- *  idempotent, a broken stream ends nothing), and can be told to be slow, full, or gone. */
+/** An agent that keeps its containers in memory. It talks real gRPC, obeys the contract of
+ *  agent.proto (calls are idempotent, a broken stream ends nothing), and can be told to be slow,
+ *  full, or gone. */
 export class FakeAgent {
   readonly name: string;
   readonly containers = new Map<string, Container>();

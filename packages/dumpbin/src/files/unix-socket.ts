@@ -27,6 +27,7 @@ import {
   nameText,
   unixAddress,
 } from './unix-names.js';
+import { asPeer } from './unix-peer.js';
 import {
   emitClosePartner,
   emitDatagramLink,
@@ -135,40 +136,24 @@ function emitSingle(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
 function emitSocketPair(b: ProgramBuilder, { client, server }: Connection, ctx: EmitContext): void {
   const node = (client ?? server)!;
   const name = textOf(node);
-  const pair = asPeer(b, node.socket.peerCredentials, name, () =>
-    emitPair(b, name, (at) => {
-      b.sys('socketpair', [AF_UNIX, node.socket.type, 0, at], `${name}: make the pair`);
-    }),
+  const numbers = [client, server].map((end) =>
+    end === undefined ? partnerFd(node, ctx) : ctx.fdOf(end.id),
   );
-  const ends = [client, server];
-  ends.forEach((end, i) => {
-    const to = end === undefined ? partnerFd(node, ctx) : ctx.fdOf(end.id);
-    b.moveFd(pair[i]!, to, name);
-    if (end === undefined) return;
+  asPeer(b, node.socket.peerCredentials, { name, ctx }, () => {
+    const pair = emitPair(b, name, (at) => {
+      b.sys('socketpair', [AF_UNIX, node.socket.type, 0, at], `${name}: make the pair`);
+    });
+    numbers.forEach((to, i) => {
+      b.moveFd(pair[i]!, to, name);
+    });
+  });
+  for (const end of [client, server]) {
+    if (end === undefined) continue;
     ctx.once(`unix: ${end.id}`);
+    const to = ctx.fdOf(end.id);
     if (end.socket.type === SOCK.dgram) emitBind(b, to, end.socket);
     else emitBindIfFree(b, to, end.socket.address);
-  });
-}
-
-/** Runs `action` with the effective ids that SO_PEERCRED must tell, which the kernel takes from whoever connects; file
- *  access stays that of the superuser. */
-function asPeer<T>(
-  b: ProgramBuilder,
-  credentials: UnixCredentials | undefined,
-  name: string,
-  action: () => T,
-): T {
-  const { uid, gid } = credentials ?? { uid: 0, gid: 0 };
-  if (uid === 0 && gid === 0) return action();
-  const step = `${name}: as user ${uid}, group ${gid}`;
-  b.sys('setresgid', [-1, gid, -1], step);
-  b.sys('setresuid', [-1, uid, -1], step);
-  b.sys('setfsuid', [0], step, { expect: 'any' });
-  const result = action();
-  b.sys('setresuid', [-1, 0, -1], `${name}: superuser again`);
-  b.sys('setresgid', [-1, 0, -1], `${name}: superuser again`);
-  return result;
+  }
 }
 
 /** A listening socket and everybody who is, or wants to be, connected through it. */
@@ -195,11 +180,15 @@ function emitGroup(b: ProgramBuilder, group: ListenerGroup, ctx: EmitContext): v
   const backlog = Math.max(listener?.socket.backlog ?? 0, 1);
   emitBind(b, at, named, () => {
     const credentials = first?.client?.socket.peerCredentials ?? listener?.socket.peerCredentials;
-    asPeer(b, credentials, name, () => b.sys('listen', [at, backlog], `listen on ${name}`));
+    asPeer(b, credentials, { name, ctx }, () => {
+      b.sys('listen', [at, backlog], `listen on ${name}`);
+    });
     const directory = named.path?.present ? named.path.directory : '';
     if (directory !== '') emitEnter(b, directory);
     for (const connection of connections) emitConnection(b, connection, { at, named, ctx });
-    for (const client of pending) emitConnect(b, ctx.fdOf(client.id), client, named.address);
+    for (const client of pending) {
+      emitConnect(b, client, { fd: ctx.fdOf(client.id), address: named.address, ctx });
+    }
     if (listener?.socket.backlog === 0) b.sys('listen', [at, 0], `backlog of ${name}`);
   });
   if (listener === undefined) b.sys('close', [slot], `${name}: nobody has it`);
@@ -221,15 +210,15 @@ function emitPhantomClient(b: ProgramBuilder, server: UnixNode, ctx: EmitContext
 
 function emitConnect(
   b: ProgramBuilder,
-  fd: number,
   node: UnixNode,
-  address: Uint8Array,
-  credentials?: UnixCredentials,
+  options: { fd: number; address: Uint8Array; ctx: EmitContext; credentials?: UnixCredentials },
 ): void {
+  const { fd, address, ctx, credentials } = options;
+  const name = textOf(node);
   const [at, length] = unixAddress(b, address);
-  asPeer(b, credentials, textOf(node), () =>
-    b.sys('connect', [fd, at, length], `connect ${textOf(node)} to ${nameText(address)}`),
-  );
+  asPeer(b, credentials, { name, ctx }, () => {
+    b.sys('connect', [fd, at, length], `connect ${name} to ${nameText(address)}`);
+  });
 }
 
 function emitConnection(
@@ -239,7 +228,9 @@ function emitConnection(
 ): void {
   const node = (client ?? server)!;
   const from = client === undefined ? partnerFd(node, ctx) : ctx.fdOf(client.id);
-  emitConnect(b, from, node, named.address, server?.socket.peerCredentials);
+  const credentials = server?.socket.peerCredentials;
+  const peer = credentials === undefined ? {} : { credentials };
+  emitConnect(b, node, { fd: from, address: named.address, ctx, ...peer });
   const accepted: Slot = b.slotFor('accepted');
   b.sys('accept4', [at, 0, 0, 0], `accept ${textOf(node)}`, { into: accepted });
   const to = server === undefined ? partnerFd(node, ctx) : ctx.fdOf(server.id);

@@ -168,12 +168,16 @@ export class DestinationWork {
     const { signal } = this.#stop;
     const credits = new Outbox<number>();
     credits.push(pageLimits.windowBytes);
+    // Closed with the last page: the source ends the stream only then. A credit that crosses its end on the way would
+    // break the call (gRPC: "write after end").
+    if (segments.totalBytes === 0) credits.close();
     const chunks = port.pullPages(migrationId, credits, { signal });
     try {
       this.#counters = await this.#restore.fill(segments, chunks, {
         signal,
         written: (bytes, counters) => {
-          credits.push(bytes);
+          if (counters.raw < segments.totalBytes) credits.push(bytes);
+          else credits.close();
           progress.pages(counters, { from: 0.3, to: 0.9 });
         },
       });

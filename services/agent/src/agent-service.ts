@@ -191,12 +191,14 @@ async function* pages(migrations: Migrations, requests: AsyncIterable<PullPagesR
   const session = migrations.source(first.value.migrationId);
   const credits = new Credits();
   credits.grant(Number(first.value.creditBytes));
-  void (async () => {
+  const granting = (async () => {
     for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
       credits.grant(Number(next.value.creditBytes));
     }
   })().catch(() => {}); // a broken stream ends the call itself
   yield* session.pages(credits);
+  // The destination closes its side when it has the last page; ended before that, its credits would break the call.
+  await granting;
 }
 
 async function* state(

@@ -59,7 +59,14 @@ export function remoteSyscall(
   if (stop.kind !== 'stopped') {
     throw new FerryError('capture.died', `Thread ${traced.tid} ended while it was being queried`);
   }
-  return BigInt.asIntN(64, traced.registers().get('rax'));
+  const result = BigInt.asIntN(64, traced.registers().get('rax'));
+  // The stop of a single step is that of a signal about to be delivered: were the tracer killed now, the kernel would
+  // deliver it, and SIGTRAP ends the process (kernel/signal.c: ptrace_stop, exit_ptrace). Go on into an ordinary one.
+  traced.interrupt();
+  traced.cont();
+  const ordinary = traced.wait();
+  if (ordinary.kind === 'stopped') return result;
+  throw new FerryError('capture.died', `Thread ${traced.tid} ended while it was being queried`);
 }
 
 /** Puts registers and signal mask back. */

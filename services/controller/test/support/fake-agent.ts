@@ -55,6 +55,8 @@ export class FakeAgent {
   /** Set: what a migration into this agent fails with after its first step. */
   failWith: Error | undefined;
   runMs = 0;
+  /** Files of checkpoints change after their hash was told. */
+  damageFiles = false;
   address = '';
   /** Most migrations into any agents at once, as seen by whoever shares the counter. */
   load = { now: 0, most: 0 };
@@ -226,7 +228,9 @@ export class FakeAgent {
       }
     }
     const bytes = Buffer.alloc(3 * 1024 * 1024 + 17, request.name);
-    this.files.set(request.checkpointId, { container: request.name, bytes });
+    const kept = Buffer.from(bytes);
+    if (this.damageFiles) kept[kept.length - 1] = 0;
+    this.files.set(request.checkpointId, { container: request.name, bytes: kept });
     if (!request.leaveRunning) this.containers.delete(request.name);
     const value = {
       ...{ checkpointId: request.checkpointId, container: request.name, node: '' },

@@ -66,7 +66,10 @@ export class TwoAgents {
     if (settings === 'help') throw new Error('no settings');
     const { GrpcSourcePort } = await import('../../src/grpc-source-port.js');
     const agent = await startAgent(settings, {
-      logger: jsonLogger('debug', (line) => { this.log.push(`${host} ${line}`); if (process.env.SHOW_LOG) process.stderr.write(`${host} ${line}`); }),
+      logger: jsonLogger('debug', (line) => {
+        this.log.push(`${host} ${line}`);
+        if (process.env.SHOW_LOG) process.stderr.write(`${host} ${line}`);
+      }),
       now: () => performance.now(),
       connect: (address) => {
         const port = new GrpcSourcePort(address);

@@ -1,0 +1,278 @@
+import { strict as assert } from 'node:assert';
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import type { DestinationMessage, SourceMessage } from '@ferry/api';
+import type { SourcePort } from '@ferry/migration';
+import type { PageChunk } from '@ferry/pages';
+import { ClientMachine } from '../../../test/support/client-machine.js';
+import { TwoAgents } from './support/two-agents.js';
+
+const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--protected-mode', 'no'];
+
+/** A source whose answers are changed on their way. */
+class FaultyPort implements SourcePort {
+  readonly #port: SourcePort;
+  readonly #faults: Partial<Faults>;
+
+  constructor(port: SourcePort, faults: Partial<Faults>) {
+    this.#port = port;
+    this.#faults = faults;
+  }
+
+  session(messages: AsyncIterable<DestinationMessage>, options: { signal: AbortSignal }) {
+    const answers = this.#port.session(messages, options);
+    return this.#faults.session?.(answers) ?? answers;
+  }
+
+  pullPages(id: string, credits: AsyncIterable<number>, options: { signal: AbortSignal }) {
+    const chunks = this.#port.pullPages(id, credits, options);
+    return this.#faults.pages?.(chunks) ?? chunks;
+  }
+
+  pullLayer(...args: Parameters<SourcePort['pullLayer']>) {
+    const chunks = this.#port.pullLayer(...args);
+    return this.#faults.bytes?.(chunks) ?? chunks;
+  }
+
+  pullState(...args: Parameters<SourcePort['pullState']>) {
+    return this.#port.pullState(...args);
+  }
+
+  close(): void {
+    this.#port.close();
+  }
+}
+
+interface Faults {
+  session(answers: AsyncIterable<SourceMessage>): AsyncIterable<SourceMessage>;
+  pages(chunks: AsyncIterable<PageChunk>): AsyncIterable<PageChunk>;
+  bytes(chunks: AsyncIterable<Buffer>): AsyncIterable<Buffer>;
+}
+
+/** Passes on what comes until `change` says otherwise: undefined ends the stream. */
+async function* changed<T>(
+  items: AsyncIterable<T>,
+  change: (item: T, index: number) => T | undefined,
+) {
+  let index = 0;
+  for await (const item of items) {
+    const next = change(item, index++);
+    if (next === undefined) return;
+    yield next;
+  }
+}
+
+describe('agent: migrations that fail', function () {
+  this.timeout(120_000);
+  let two: TwoAgents;
+  let client: ClientMachine;
+  let address: string;
+  let count = 0;
+  before(async () => {
+    two = await TwoAgents.start();
+    const rootfs = await two.rootfs(['/usr/bin/redis-server', '/usr/bin/redis-cli', '/bin/bash']);
+    await two.run('h1', { name: 'redis', rootfs, args: REDIS });
+    ({ address } = (await two.at('h1').agent.host.get('redis')).record.network);
+    client = await ClientMachine.start(two.network.on('client'), two.folder.env);
+    await client.call('fill', address, 6379, 20_000);
+    await client.call('startCounter', address, 6379, 'count');
+  });
+  after(async () => {
+    await client?.stop();
+    assert.deepEqual(await two?.remove(), []);
+  });
+
+  /** Everything that is in the place of a destination after a failure: nothing. */
+  async function nothingOnH2(): Promise<void> {
+    assert.deepEqual(await two.states('h2'), {});
+    assert.deepEqual(await two.at('h2').agent.host.list(), []);
+    const groups = execFileSync('find', [
+      '/sys/fs/cgroup',
+      '-path',
+      `*ferry-${two.folder.id}-h2/*`,
+      '-type',
+      'd',
+    ]);
+    assert.equal(groups.toString(), '');
+    const links = execFileSync('ip', ['-n', two.network.namespace('h2'), '-o', 'link']);
+    assert(!links.toString().includes(': fy'), links.toString());
+    const namespaces = `${two.stateDir('h2')}/run/netns`;
+    assert.deepEqual(existsSync(namespaces) ? readdirSync(namespaces) : [], []);
+  }
+
+  /** The container on h1 runs on, connection and all, and is traced and frozen by nobody. */
+  async function runsOnH1(): Promise<void> {
+    assert.deepEqual(await two.states('h1'), { redis: 'running' });
+    const before = await client.call('counterReport');
+    await new Promise((done) => setTimeout(done, 400));
+    const now = await client.call('counterReport');
+    assert(now.replies > before.replies, `stands at ${now.replies} replies`);
+    assert.deepEqual([now.errors, now.lostWrites, now.duplicatedWrites], [[], 0, 0]);
+    const { host } = two.at('h1').agent;
+    const status = readFileSync(`/proc/${await host.initPid('redis')}/status`, 'utf8');
+    assert.match(status, /^TracerPid:\s+0$/m);
+  }
+
+  const failing = (name: string, code: string | RegExp, faults: Partial<Faults>) =>
+    it(name, async () => {
+      two.wrapSource = (port) => new FaultyPort(port, faults);
+      const id = `fault-${count++}`;
+      await assert.rejects(two.migrate('redis', 'h1', 'h2', id), (error: { code: string }) => {
+        assert.match(error.code, new RegExp(code));
+        return true;
+      });
+      two.wrapSource = undefined;
+      assert.equal((await two.at('h2').client.queryMigration({ migrationId: id })).state, 'failed');
+      await runsOnH1();
+      await nothingOnH2();
+    });
+
+  // First: a layer that has come stays, and is not fetched again.
+  failing('by a layer that is not what its name says', 'container', {
+    bytes: (chunks) =>
+      changed(chunks, (chunk, i) => {
+        const copy = Buffer.from(chunk);
+        if (i === 1) copy[copy.length >> 1]! ^= 1;
+        return copy;
+      }),
+  });
+  failing('by a stream of pages that ends early', 'pages.truncated', {
+    pages: (chunks) => changed(chunks, (chunk, i) => (i < 3 ? chunk : undefined)),
+  });
+  failing('by a bit that flipped in a page', 'pages.damaged', {
+    pages: (chunks) =>
+      changed(chunks, (chunk, i) => {
+        if (i === 2) chunk.data[100]! ^= 1;
+        return chunk;
+      }),
+  });
+  failing('by pages in another order', 'pages.sequence', {
+    pages: (chunks) => changed(chunks, (chunk) => ({ ...chunk, segment: chunk.segment + 1 })),
+  });
+  failing('by pages for a process that is not its own', 'pages.sequence|pages.damaged', {
+    pages: (chunks) => changed(chunks, (chunk) => ({ ...chunk, pages: 255 })),
+  });
+  failing('by an image that is damaged', 'migrate.damaged', {
+    session: (answers) =>
+      changed(answers, (answer) => {
+        if (answer.message?.$case === 'image') answer.message.value.data[200]! ^= 1;
+        return answer;
+      }),
+  });
+  failing('by an announcement of more than there may be', 'migrate.tooLarge', {
+    session: (answers) =>
+      changed(answers, (answer) => {
+        if (answer.message?.$case === 'frozen') answer.message.value.imageBytes = 1n << 40n;
+        return answer;
+      }),
+  });
+  failing('by a control stream that breaks while frozen', 'migrate.lost', {
+    session: (answers) =>
+      changed(answers, (answer) => (answer.message?.$case === 'imageEnd' ? undefined : answer)),
+  });
+  it('by a restorer that is killed while memory comes', async () => {
+    two.wrapSource = (port) =>
+      new FaultyPort(port, {
+        pages: (chunks) =>
+          changed(chunks, (chunk, i) => {
+            if (i === 2) {
+              const folder = `${two.stateDir('h2')}/containers/redis/pid`;
+              process.kill(Number(readFileSync(folder, 'utf8')), 'SIGKILL');
+            }
+            return chunk;
+          }),
+      });
+    await assert.rejects(two.migrate('redis', 'h1', 'h2', 'killed'));
+    two.wrapSource = undefined;
+    await runsOnH1();
+    await nothingOnH2();
+  });
+
+  it('by a tracer that is killed while all is frozen', async () => {
+    two.wrapSource = (port) =>
+      new FaultyPort(port, {
+        pages: (chunks) =>
+          changed(chunks, (chunk, i) => {
+            if (i === 1)
+              process.kill(tracerOf(two.at('h1').agent.host.cgroupPath('redis')), 'SIGKILL');
+            return chunk;
+          }),
+      });
+    await assert.rejects(two.migrate('redis', 'h1', 'h2', 'untraced'));
+    two.wrapSource = undefined;
+    await runsOnH1();
+    await nothingOnH2();
+  });
+
+  it('by being cancelled while memory moves', async () => {
+    const cancelled: Promise<unknown>[] = [];
+    two.wrapSource = (port) =>
+      new FaultyPort(port, {
+        pages: (chunks) =>
+          changed(chunks, (chunk, i) => {
+            const request = { migrationId: 'cancelled', reason: 'a test' };
+            if (i === 1) cancelled.push(two.at('h2').client.cancelMigration(request));
+            return chunk;
+          }),
+      });
+    const code = 'migrate.cancelled';
+    await assert.rejects(two.migrate('redis', 'h1', 'h2', 'cancelled'), { code });
+    two.wrapSource = undefined;
+    await Promise.all(cancelled);
+    const { state } = await two.at('h2').client.queryMigration({ migrationId: 'cancelled' });
+    assert.equal(state, 'cancelled');
+    await runsOnH1();
+    await nothingOnH2();
+  });
+
+  it('because the source heard before that it was cancelled', async () => {
+    const request = { migrationId: 'never', reason: 'a test' };
+    assert.equal((await two.at('h1').client.cancelMigration(request)).state, 'cancelled');
+    const code = 'migrate.cancelled';
+    await assert.rejects(two.migrate('redis', 'h1', 'h2', 'never'), { code });
+    await runsOnH1();
+    await nothingOnH2();
+  });
+
+  it('because the destination has a container of that name', async () => {
+    const rootfs = `${two.folder.path}/rootfs`;
+    await two.run('h2', { name: 'redis', rootfs, args: ['/bin/bash', '-c', 'read x </dev/zero'] });
+    const code = 'migrate.preflight';
+    await assert.rejects(two.migrate('redis', 'h1', 'h2', 'taken'), { code });
+    assert.deepEqual(await two.states('h2'), { redis: 'running' });
+    await two
+      .at('h2')
+      .client.stopContainer({ operationId: 'stop', name: 'redis', graceMs: 100, remove: true });
+    await runsOnH1();
+    await nothingOnH2();
+  });
+
+  it('never, when only the grant was lost: it is asked for again', async () => {
+    let lost = false;
+    two.wrapSource = (port) =>
+      new FaultyPort(port, {
+        session: (answers) =>
+          changed(answers, (answer) => {
+            if (answer.message?.$case !== 'grant' || lost) return answer;
+            lost = true;
+            return undefined;
+          }),
+      });
+    const result = await two.migrate('redis', 'h1', 'h2', 'grant');
+    two.wrapSource = undefined;
+    assert(lost);
+    assert.equal(result.to, 'h2');
+    assert.deepEqual(await two.states('h1'), {});
+    assert.deepEqual(await two.states('h2'), { redis: 'running' });
+    const { report, sameConnection } = await client.call('stopCounter', 'count');
+    assert(sameConnection);
+    assert.deepEqual([report.errors, report.lostWrites, report.duplicatedWrites], [[], 0, 0]);
+  });
+});
+
+/** The process that holds the tasks of a cgroup by ptrace. */
+function tracerOf(cgroup: string): number {
+  const [pid = ''] = readFileSync(`${cgroup}/cgroup.procs`, 'utf8').split('\n');
+  const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+  return Number(/^TracerPid:\s+(\d+)$/m.exec(status)?.[1]);
+}

@@ -73,7 +73,11 @@ export class Checkpoints {
     const path = this.#path(checkpointId);
     const release = claims.claim(container, `checkpoint ${checkpointId}`);
     try {
-      const { record } = await source.host.get(container);
+      const found = await source.host.find(container);
+      if (found === undefined) {
+        throw new FerryError('container.unknown', `There is no container "${container}" here`);
+      }
+      const { record } = found;
       const epoch = BigInt(record.epoch + 1);
       const work = new SourceWork({
         ...{ source, journal, migrationId: checkpointId, container, epoch, now },

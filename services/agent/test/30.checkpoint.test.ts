@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { StoreCheckpointMessage } from '@ferry/api';
 import { type HostName, TwoAgents } from './support/two-agents.js';
 
-const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--protected-mode', 'no'];
+const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--dir', '/data'];
 
 describe('agent: checkpoints of containers', function () {
   this.timeout(120_000);
@@ -14,7 +14,6 @@ describe('agent: checkpoints of containers', function () {
     const rootfs = await two.rootfs(['/usr/bin/redis-server', '/usr/bin/redis-cli']);
     await two.run('h1', { name: 'redis', rootfs, args: REDIS });
     await cli('h1', 'redis', 'set', 'word', 'one');
-    await cli('h1', 'redis', 'config', 'set', 'dir', '/data');
     await cli('h1', 'redis', 'save');
   });
   after(async () => {

@@ -116,8 +116,10 @@ describe('controller: what it keeps in Redis', () => {
     };
     now += 5000;
     await beat([]);
+    await containers.takeAddress('10.0.0.2', 'nobody');
     await sweep();
     assert.ok((await containers.find('c')) !== undefined, 'too soon');
+    assert.deepEqual([...(await containers.takenAddresses()).keys()], ['10.0.0.1']);
     now += 6000;
     await beat([]);
     await sweep();

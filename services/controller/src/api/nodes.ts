@@ -149,7 +149,7 @@ export function agentCalls(around: Surroundings) {
       if (!owns || epoch === 0n || (record !== undefined && record.epoch >= epoch)) continue;
       // A run or restore under way records its end by itself, with its spec.
       if (record !== undefined && record.epoch === 0n) continue;
-      await containers.claim(name, { node, epoch, spec });
+      if (!(await containers.claim(name, { node, epoch, spec }))) continue;
       const ip = withoutPrefix(spec?.network?.address || address);
       if (ip !== '') await containers.takeAddress(ip, name);
       if (record === undefined) logger.info('container was found', { container: name, node });

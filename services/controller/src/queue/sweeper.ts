@@ -51,6 +51,7 @@ export class Sweeper {
       }
     }
     await this.#forgetGone();
+    await this.#freeAddresses();
     if (db.now() - this.#forgotAt < forgetEveryMs) return;
     this.#forgotAt = db.now();
     await operations.forgetOld();
@@ -69,6 +70,16 @@ export class Sweeper {
       if (await containers.remove(name, '', node)) {
         this.#around.logger.warn('container is gone', { container: name, node });
       }
+    }
+  }
+
+  /** Frees addresses whose container is not known any more. */
+  async #freeAddresses(): Promise<void> {
+    const { containers } = this.#around.stores;
+    // The addresses first: a container that comes meanwhile has its record before its address.
+    const holders = new Set((await containers.takenAddresses()).values());
+    for (const name of holders) {
+      if ((await containers.find(name)) === undefined) await containers.releaseAddresses(name);
     }
   }
 

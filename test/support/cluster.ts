@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { ClientMachine } from './client-machine.js';
 import { TestNetwork } from './network.js';
 import { makeRunFolder, type RunFolder, removeRun } from './run-folder.js';
-import { type Finished, startLogged, tryRun, until } from './shell.js';
+import { type Finished, sleep, startLogged, tryRun, until } from './shell.js';
 import { traceLines, tracesOf } from './traces.js';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -40,23 +40,28 @@ export class Cluster {
   readonly hosts: readonly string[];
   readonly #programs = new Map<string, Program>();
   readonly #clients: ClientMachine[] = [];
-  readonly #onSignal = (signal: NodeJS.Signals): void => void this.#interrupted(signal);
+  readonly #unguard: () => void;
 
-  private constructor(folder: RunFolder, network: TestNetwork, hosts: readonly string[]) {
+  private constructor(
+    folder: RunFolder,
+    network: TestNetwork,
+    { hosts, unguard }: { hosts: readonly string[]; unguard: () => void },
+  ) {
     this.folder = folder;
+    this.#unguard = unguard;
     this.network = network;
     this.hosts = hosts;
   }
 
   static async start(options: ClusterOptions): Promise<Cluster> {
     const folder = await makeRunFolder();
+    const unguard = removeOnSignal(folder.id);
     const say = options.progress ?? (() => undefined);
     let cluster: Cluster | undefined;
     try {
       say(`making ${options.hosts.length} hosts, a controller's and a client's machine`);
       const network = await TestNetwork.make(folder.id);
-      cluster = new Cluster(folder, network, options.hosts);
-      for (const signal of SIGNALS) process.on(signal, cluster.#onSignal);
+      cluster = new Cluster(folder, network, { hosts: options.hosts, unguard });
       await network.addPlain('ctl', CONTROLLER);
       await network.addPlain('client', CLIENT);
       for (const host of cluster.hosts) await network.addHost(host, cluster.addressOf(host));
@@ -69,7 +74,8 @@ export class Cluster {
       return cluster;
     } catch (error) {
       const logs = logTails(folder.path);
-      await (cluster === undefined ? removeRun(folder.id) : cluster.remove());
+      unguard();
+      await removeRun(folder.id);
       throw new Error(`The cluster did not start.\n${logs}`, { cause: error });
     }
   }
@@ -246,7 +252,7 @@ export class Cluster {
 
   /** Removes everything of this run, by force where need be; says what is left all the same. */
   async remove(): Promise<string[]> {
-    for (const signal of SIGNALS) process.off(signal, this.#onSignal);
+    this.#unguard();
     const failure = await removeRun(this.folder.id).then(
       () => [],
       (error: unknown) => [String(error)],
@@ -258,12 +264,28 @@ export class Cluster {
   logTails(): string {
     return logTails(this.folder.path);
   }
+}
 
-  async #interrupted(signal: NodeJS.Signals): Promise<void> {
+/** From here on a signal removes everything of the run before it ends this process; not any more once the function that
+ *  this gives was called. */
+function removeOnSignal(id: string): () => void {
+  let begun = false;
+  const interrupted = async (signal: NodeJS.Signals): Promise<void> => {
+    if (begun) return;
+    begun = true;
     console.error(`\n${signal}: removing everything of this run`);
-    await this.remove();
+    // What was being made just then appears a moment later.
+    for (let left = 1; left > 0; left = traceLines(tracesOf(id)).length) {
+      await removeRun(id).catch((error: unknown) => console.error(String(error)));
+      await sleep(300);
+    }
     process.exit(signal === 'SIGINT' ? 130 : 143);
-  }
+  };
+  const listener = (signal: NodeJS.Signals): void => void interrupted(signal);
+  for (const signal of SIGNALS) process.on(signal, listener);
+  return () => {
+    for (const signal of SIGNALS) process.off(signal, listener);
+  };
 }
 
 function hasEnded(child: ChildProcess): boolean {

@@ -86,7 +86,7 @@ export class DescriptorReader implements Disposable {
   /** Common anonymous files share one inode, and of sockets only the number in the link differs (of what captures look
    *  at): one stat(2) each is enough, where there may be thousands. */
   #statOf(link: string, table: OwnedFd, name: Buffer): DescriptorStat | undefined {
-    const socket = /^socket:\[(\d+)\]$/.exec(link)?.[1];
+    const socket = link.startsWith('socket:[') ? link.slice(8, -1) : undefined;
     const family = socket !== undefined ? 'socket' : COMMON_INODE.test(link) ? link : '';
     const alike = this.#alike.get(family);
     if (alike !== undefined) {

@@ -36,9 +36,9 @@ export const regularCapture: FileCapture = {
       });
     }
     const { device, inode, uid, gid } = descriptor.stat;
-    const standardFd = standardFdOf(ctx.idsOfInode(device, inode), ctx);
-    if (standardFd !== undefined && isForeign(descriptor, ctx)) {
-      return externalKind(descriptor, standardFd, ctx);
+    if (isForeign(descriptor, ctx)) {
+      const standardFd = standardFdOf(ctx.idsOfInode(device, inode), ctx);
+      if (standardFd !== undefined) return externalKind(descriptor, standardFd, ctx);
     }
     const file = referenceOf(descriptor, ctx);
     if (file === undefined) return undefined;

@@ -170,7 +170,7 @@ describe('cli: against a controller', () => {
   });
 
   it('goes on watching when the controller restarts', async () => {
-    b.steps = { beforeCommit: 60, afterCommit: 1, ms: 50 };
+    b.steps = { beforeCommit: 30, afterCommit: 1, ms: 50 };
     const migration = json('migrate', 'two', '--to', 'b');
     await until(
       'progress',

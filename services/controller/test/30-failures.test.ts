@@ -58,7 +58,7 @@ describe('controller: failures', () => {
     it(`goes on with a migration after the controller got ${signal}, and begins none again`, async () => {
       const name = `web-${signal.toLowerCase()}`;
       await onA(name);
-      b.steps = { beforeCommit: 60, afterCommit: 1, ms: 50 };
+      b.steps = { beforeCommit: 30, afterCommit: 1, ms: 50 };
       const begun = await client.migrateContainer(migrateRequest(name, 'b'));
       await until(
         'progress',

@@ -2,12 +2,7 @@ import { readFileSync } from 'node:fs';
 import { arch, release } from 'node:os';
 import { type Blocker, FerryError } from '@ferry/core';
 import type { PageRead } from '@ferry/dumpbin';
-import {
-  type FileReference,
-  type HostFacts,
-  IMAGE_FORMAT,
-  type TreeImage,
-} from '@ferry/image';
+import { type FileReference, type HostFacts, IMAGE_FORMAT, type TreeImage } from '@ferry/image';
 import {
   call,
   childrenOf,
@@ -104,7 +99,7 @@ export class TreeCapture implements Disposable {
         residentBytes +=
           BigInt(/^Rss.*?(\d+)/m.exec(readProc(`/proc/${hostPid}/smaps_rollup`))?.[1] ?? 0) * 1024n;
       } catch (error) {
-        if (tryReadProc(`/proc/${hostPid}/stat`) !== undefined) throw error;
+        if (isLiving(hostPid)) throw error;
       }
     }
     const collected = collectDescriptors(processes, { scanning: true });
@@ -112,7 +107,8 @@ export class TreeCapture implements Disposable {
     files.release('thawed');
     blockers.push(...files.blockers);
     return {
-      blockers,
+      // A process that ended meanwhile blocks nothing: what was half gone when it was looked at is gone now.
+      blockers: blockers.filter(({ pid }) => isLiving(pid)),
       facts: this.#facts(this.#root),
       processes,
       residentBytes,
@@ -308,6 +304,12 @@ function vdsoHash(hostPid: number, mappings: readonly Mapping[]): bigint {
   const vdso = mappings.find((m) => m.name === '[vdso]');
   if (vdso === undefined) return 0n;
   return hash64(readMemory(hostPid, vdso.start, Number(vdso.end - vdso.start)));
+}
+
+/** Still there, and not a zombie. */
+function isLiving(hostPid: number): boolean {
+  const status = tryReadProc(`/proc/${hostPid}/status`);
+  return status !== undefined && !/^State:\s+[ZX]/m.test(status);
 }
 
 let knownCpuFlags: string[] | undefined;

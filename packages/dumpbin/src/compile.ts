@@ -358,7 +358,6 @@ function emitKeeper(b: ProgramBuilder, ctx: CompileContext): void {
   b.op('barrier', [BARRIER.ready, ctx.taskCount], 'wait until everything is restored');
   if (ctx.pages === 'external') emitExchange(b, ctx, { say: 'R', hear: 'G' });
   for (const file of ctx.filesCreatedBy(ctx.image.rootPid)) emitterOf(file).resume?.(b, file, ctx);
-  b.op('resumed', [], 'the tree runs');
   b.op('barrier', [BARRIER.go, ctx.taskCount], 'go');
   b.op('exit', [0], 'the keeper is done');
   b.place(after);
@@ -384,6 +383,7 @@ function emitLeader(draft: Draft, ctx: CompileContext, leaves: boolean): void {
   }
   b.sys('close_range', [ctx.serviceBase, 0xffffffff, 0], "close the restorer's descriptors");
   emitArmTimers(b, process);
+  if (isRoot) b.op('resumed', [], 'the tree runs');
   if (process.state === 'stopped') b.sys('kill', [process.pid, 19], 'stopped as before');
   emitLastPrivileges(b, leader);
   if (!leaves) {

@@ -1,6 +1,4 @@
-export {
-  Credentials,
-} from './generated/ferry/image/v1/credentials.js';
+export { Credentials } from './generated/ferry/image/v1/credentials.js';
 export {
   CharacterDevice,
   Directory,

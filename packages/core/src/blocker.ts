@@ -2,6 +2,7 @@
 export interface Blocker {
   /** Stable, for programs: `file.ioUring`, `memory.userfaultfd`, `process.traced`. */
   readonly code: string;
+  /** As the host numbers it: what an operator finds with ps. */
   readonly pid: number;
   readonly command: string;
   /** What it is: `descriptor 7 -> anon_inode:[io_uring]`, `mapping 7f0000000000-7f0000001000 (/dev/fb0)`. */

@@ -191,7 +191,7 @@ class FilesCapture implements FileContext {
   }
 
   block(blocker: Omit<Blocker, 'pid' | 'command'>, descriptor: Descriptor): void {
-    const { pid, command } = descriptor.process;
+    const { hostPid: pid, command } = descriptor.process;
     this.#blockers.push({ ...blocker, pid, command });
   }
 

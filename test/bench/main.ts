@@ -1,16 +1,22 @@
-// The benchmarks. Usage: npm run bench [-- NAME...] [--json]
+// The benchmarks. Usage: npm run bench [-- NAME... --json --mib SIZE,SIZE]
 import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { freeze } from './freeze.js';
 import { stopCopy } from './stop-copy.js';
 
-const benches = { 'stop-copy': stopCopy, freeze } as const;
-type Name = keyof typeof benches;
-
 const { values, positionals } = parseArgs({
-  options: { json: { type: 'boolean', default: false } },
+  options: {
+    json: { type: 'boolean', default: false },
+    mib: { type: 'string', default: '64,1024,4096' },
+  },
   allowPositionals: true,
 });
+const sizes = values.mib.split(',').map(Number);
+const benches = {
+  'stop-copy': (say: (line: string) => void) => stopCopy(sizes, say),
+  freeze,
+} as const;
+type Name = keyof typeof benches;
 const unknown = positionals.filter((name) => !(name in benches));
 if (unknown.length > 0) {
   console.error(`There is no benchmark ${unknown.join(', ')}. There are: ${Object.keys(benches)}`);

@@ -5,8 +5,6 @@ import { Cluster } from '../support/cluster.js';
 import { run, until } from '../support/shell.js';
 import { type MemoryPeak, watchMemory } from './memory-peak.js';
 
-const SIZES_MIB = [64, 1024, 4096];
-
 export interface StopCopyRow {
   readonly memory_mib: number;
   readonly mode: string;
@@ -22,14 +20,17 @@ export interface StopCopyRow {
   readonly intact: boolean;
 }
 
-/** Moves containers that hold much memory, of which LZ4 saves about half, and measures. */
-export async function stopCopy(say: (line: string) => void): Promise<StopCopyRow[]> {
+/** Moves containers that hold so much memory, of which LZ4 saves about half, and measures. */
+export async function stopCopy(
+  sizesMib: readonly number[],
+  say: (line: string) => void,
+): Promise<StopCopyRow[]> {
   const cluster = await Cluster.start({ hosts: ['h1', 'h2'], progress: say });
   try {
     const rootfs = join(cluster.folder.path, 'rootfs');
     await makeRootfs(rootfs);
     const rows: StopCopyRow[] = [];
-    for (const mib of SIZES_MIB) {
+    for (const mib of sizesMib) {
       say(`a container with ${mib} MiB`);
       rows.push(await measure(cluster, rootfs, mib));
     }

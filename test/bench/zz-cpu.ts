@@ -4,6 +4,7 @@ import { Cluster } from '../support/cluster.js';
 import { compile } from './stop-copy.js';
 import { mkdirSync } from 'node:fs';
 import { sleep } from '../support/shell.js';
+process.execPath = '/tmp/nodeprof';
 const cluster = await Cluster.start({ hosts: ['h1', 'h2'], progress: () => {} });
 const cpu = (pid: number) => { const s = readFileSync(`/proc/${pid}/stat`,'utf8').split(') ')[1]!.split(' '); return [Number(s[11])/100, Number(s[12])/100]; };
 const threads = (pid:number) => '';
@@ -11,7 +12,7 @@ try {
   const rootfs = join(cluster.folder.path, 'rootfs');
   for (const n of ['proc','sys','dev','tmp']) mkdirSync(join(rootfs,n),{recursive:true});
   await compile('memory', join(rootfs,'memory'));
-  for (const mib of [64, 1024, 1024]) {
+  for (const mib of [1024, 1024]) {
     const name = `m${mib}${Math.random().toString(36).slice(2,6)}`;
     await cluster.ferryJson(['run', name, '--node','h1','--rootfs',rootfs,'--','/memory',String(mib)]);
     for (;;) { if ((await cluster.ferry(['logs',name])).stdout.includes('ready')) break; await sleep(200); }
@@ -23,4 +24,4 @@ try {
     console.log(mib, m.downtime_ms|0, m.total_ms|0, m.parts.map((p:any)=>`${p.name} ${p.ms|0}`).join(' '), 'MB/s pages', (m.bytes_raw/1e3/m.parts.find((p:any)=>p.name==='pages').ms)|0, 'src cpu u/s', (c1[0]!-c0[0]!).toFixed(2), (c1[1]!-c0[1]!).toFixed(2), 'dst', (d1[0]!-d0[0]!).toFixed(2),(d1[1]!-d0[1]!).toFixed(2));
     await cluster.ferryJson(['stop', name]);
   }
-} finally { await cluster.remove(); }
+} finally { await cluster.shutDown(); await cluster.remove(); }

@@ -1,5 +1,15 @@
 import type { Datagram, InetSocket, SocketOption } from '@ferry/image';
-import { AF, type InetDiag, ioctlInt, POLL, peekStream, pollNow, SOCK, SOL } from '@ferry/linux';
+import {
+  AF,
+  type InetDiag,
+  ioctlInt,
+  POLL,
+  peekStream,
+  pollNow,
+  SO,
+  SOCK,
+  SOL,
+} from '@ferry/linux';
 import { refuse } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 import { membershipsOf } from './multicast.js';
@@ -243,8 +253,12 @@ function connected(
     });
   }
   socket.options = socket.options.filter((option) => !isNegotiated(option));
+  const isOffset = facts.options.some(
+    ({ level, name }) => level === SOL.socket && name === SO.peekOffset,
+  );
+  const look = () => captureTcpState(fd, facts.reuseAddress);
   const take = () => {
-    const taken = withoutPeekOffset(fd, () => captureTcpState(fd, facts.reuseAddress));
+    const taken = isOffset ? withoutPeekOffset(fd, look) : look();
     socket.state = taken.state;
     socket.tcp = taken.tcp;
   };

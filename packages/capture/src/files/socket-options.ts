@@ -22,18 +22,21 @@ function options(
 const GENERIC = options(
   SOL.socket,
   { 13: 8, 20: TIMEVAL, 21: TIMEVAL, 47: 8, 37: 8 },
-  ...[2, 15, 9, 6, 10, 13, 12, 36, 5, 11, 18, 20, 21, 29, 35, 37, 40, 42, 44, 46, 47, 60],
+  ...[2, 15, 9, 10, 13, 12, 36, 5, 18, 20, 21, 29, 35, 37, 42, 44, 46, 47, 60],
 );
+
+/** SO_BROADCAST, SO_NO_CHECK, SO_RXQ_OVFL. */
+const GENERIC_DATAGRAM = options(SOL.socket, {}, 6, 11, 40);
 
 /** SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD, SO_PASSRIGHTS. */
 const UNIX = options(SOL.socket, {}, 16, 34, 76, 83);
 
-/** IP_TOS, IP_TTL, IP_RECVOPTS, IP_RETOPTS, IP_MTU_DISCOVER, IP_RECVERR, IP_FREEBIND, IP_TRANSPARENT, IP_MINTTL,
- *  IP_BIND_ADDRESS_NO_PORT, IP_LOCAL_PORT_RANGE. */
-const IP = options(SOL.ip, {}, 1, 2, 6, 7, 10, 11, 15, 19, 21, 24, 51);
+/** IP_TOS, IP_TTL, IP_MTU_DISCOVER, IP_RECVERR, IP_FREEBIND, IP_TRANSPARENT, IP_MINTTL, IP_BIND_ADDRESS_NO_PORT,
+ *  IP_LOCAL_PORT_RANGE. */
+const IP = options(SOL.ip, {}, 1, 2, 10, 11, 15, 19, 21, 24, 51);
 
-/** IP_PKTINFO, IP_RECVTTL, IP_RECVTOS, IP_RECVORIGDSTADDR, IP_MULTICAST_IF, _TTL, _LOOP, _ALL. */
-const IP_DATAGRAM = options(SOL.ip, {}, 8, 12, 13, 20, 32, 33, 34, 49);
+/** IP_RECVOPTS, IP_RETOPTS, IP_PKTINFO, IP_RECVTTL, IP_RECVTOS, IP_RECVORIGDSTADDR, IP_MULTICAST_IF, _TTL, _LOOP, _ALL. */
+const IP_DATAGRAM = options(SOL.ip, {}, 6, 7, 8, 12, 13, 20, 32, 33, 34, 49);
 
 /** IPV6_UNICAST_HOPS, V6ONLY, MTU_DISCOVER, RECVERR, DONTFRAG, RECVTCLASS, TCLASS, AUTOFLOWLABEL, ADDR_PREFERENCES,
  *  MINHOPCOUNT, TRANSPARENT, FREEBIND, FLOWINFO_SEND. */
@@ -43,12 +46,12 @@ const IPV6 = options(SOL.ipv6, {}, 16, 26, 23, 25, 62, 66, 67, 70, 72, 73, 75, 7
 const IPV6_DATAGRAM = options(SOL.ipv6, {}, 17, 18, 19, 29, 49, 51, 60, 74);
 
 /** TCP_NODELAY, MAXSEG, CORK, KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT, LINGER2, DEFER_ACCEPT, WINDOW_CLAMP, CONGESTION,
- *  THIN_LINEAR_TIMEOUTS, USER_TIMEOUT, FASTOPEN, NOTSENT_LOWAT, SAVE_SYN, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE, INQ,
+ *  USER_TIMEOUT, FASTOPEN, NOTSENT_LOWAT, SAVE_SYN, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE, INQ,
  *  TX_DELAY, RTO_MAX_MS. */
 const TCP = options(
   SOL.tcp,
   { 13: 16 },
-  ...[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 18, 23, 25, 27, 30, 34, 36, 37, 44],
+  ...[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 18, 23, 25, 27, 30, 34, 36, 37, 44],
 );
 
 /** UDP_CORK, UDP_ENCAP, UDP_NO_CHECK6_TX, UDP_NO_CHECK6_RX, UDP_SEGMENT, UDP_GRO. */
@@ -67,5 +70,5 @@ export function carriedOptions(kind: {
   const datagram = kind.protocol === IPPROTO_UDP;
   const list = datagram ? [...IP, ...IP_DATAGRAM] : [...IP];
   if (kind.domain === 10) list.push(...IPV6, ...(datagram ? IPV6_DATAGRAM : []));
-  return [...list, ...(datagram ? UDP : TCP), ...GENERIC];
+  return [...list, ...(datagram ? [...UDP, ...GENERIC_DATAGRAM] : TCP), ...GENERIC];
 }

@@ -92,6 +92,7 @@ export class SocketProbe {
   readonly #freshLengths: Uint32Array;
   readonly #lacking: boolean[];
   readonly #facts: Buffer;
+  readonly #bytes: Buffer;
 
   /** @param fd  a fresh socket of the kind, in the network namespace in question */
   constructor(fd: number, kind: { domain: number; type: number; protocol: number }) {
@@ -105,7 +106,8 @@ export class SocketProbe {
     this.#lengths = new Uint32Array(facts.length);
     this.#sizes = Uint32Array.from(facts, ({ size }) => size);
     this.#facts = Buffer.alloc(NAMES.length * FACT_SIZE);
-    const [values, lengths] = [bytesOf(this.#values), bytesOf(this.#lengths)];
+    this.#bytes = bytesOf(this.#values);
+    const [values, lengths] = [this.#bytes, bytesOf(this.#lengths)];
     this.#batch = new SyscallBatch(
       facts.map((fact, i) => {
         const fromFacts = (i - length) * FACT_SIZE;
@@ -153,8 +155,8 @@ export class SocketProbe {
       if (this.#isDefault(i) || this.#lacking[i] || this.#batch.result(i) < 0) continue;
       const { level, name } = this.#options[i]!;
       const at = i * OPTION_WORDS * 4;
-      const bytes = bytesOf(this.#values).subarray(at, at + this.#lengths[i]!);
-      found.push({ level, name, value: Buffer.from(bytes) });
+      const value = Buffer.from(this.#bytes.subarray(at, at + this.#lengths[i]!));
+      found.push({ level, name, value });
     }
     return found;
   }

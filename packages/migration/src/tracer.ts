@@ -98,7 +98,7 @@ export class Tracer {
         if (error === null) return;
         this.#child.off('message', take);
         // Its end says why.
-        this.#ended.then((how) =>
+        void this.#ended.then((how) =>
           reject(new FerryError('tracer.ended', `The tracer ended (${how})`)),
         );
       });

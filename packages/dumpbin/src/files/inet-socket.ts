@@ -1,6 +1,7 @@
 import type { FileObject, InetSocket, SocketOption, TreeImage } from '@ferry/image';
 import type { ProgramBuilder } from '../program.js';
-import type { FileEmitter } from './emit.js';
+import { CHANGEABLE, F_SETFL, O_ASYNC, O_NONBLOCK } from './common.js';
+import type { EmitContext, FileEmitter } from './emit.js';
 import { inetText, localOf, remoteOf } from './inet-address.js';
 import {
   constant,
@@ -21,9 +22,12 @@ const SO_REUSEADDR = 2;
 const SO_REUSEPORT = 15;
 const SO_MARK = 36;
 const SO_BINDTODEVICE = 25;
-const EINPROGRESS = 115;
+const FIN_WAIT = [4, 5];
+const SHUT_WR = 1;
 const IPPROTO_UDP = 17;
 const TCP = { close: 7, listen: 10, synSent: 2, established: 1 } as const;
+const ENOENT = 2;
+const TCP_CONGESTION = 13;
 const TCP_REPAIR = 19;
 const TCP_REPAIR_QUEUE = 20;
 const TCP_QUEUE_SEQ = 21;
@@ -55,30 +59,66 @@ export const inetSocketEmitter: FileEmitter = {
     const socket = socketOf(file);
     const name = inetText(file.id, socket);
     const fd = ctx.fdOf(file.id);
-    if (socket.state === TCP.listen) {
-      b.sys('listen', [fd, socket.backlog], `listen on ${name}`);
-    }
-    if (socket.protocol === IPPROTO_UDP) {
+    if (socket.state === TCP.listen) emitListen(b, socket, { fd, name, ctx });
+    const isUdp = socket.protocol === IPPROTO_UDP;
+    if (isUdp) {
       emitMemberships(b, socket, { fd, name });
       emitDatagramQueue(b, socket, { fd, name });
     }
     if (socket.wasConnected) emitClosedConnection(b, socket, { fd, name });
+    const repaired = isRepaired(socket, ctx.image);
+    emitSettings(b, socket, { fd, name, all: repaired || socket.receiveQueue.length > 0 });
+    if (!repaired) emitReuse(b, socket, { fd, name });
+    if (isUdp) emitUdpShutdown(b, socket, { fd, name });
+    emitSocketFlags(b, file, fd);
   },
+  // From here on the tree runs: nothing may fail, not even for a peer that is gone.
   resume(b, file, ctx) {
     const socket = socketOf(file);
     const name = inetText(file.id, socket);
     const fd = ctx.fdOf(file.id);
-    const repaired = isRepaired(socket, ctx.image);
-    const isPending = !repaired && isConnectedTcp(socket);
-    if (isPending) emitConnect(b, socket, fd, name);
-    emitSettings(b, socket, { fd, name, all: repaired || socket.receiveQueue.length > 0 });
-    if (repaired) emitGoOn(b, socket, { fd, name });
-    if (socket.protocol === IPPROTO_UDP) emitUdpShutdown(b, socket, { fd, name });
-    emitSocketFlags(b, file, fd);
-    if (socket.state === TCP.synSent) emitConnect(b, socket, fd, name);
-    if (isPending) emitPendingShutdown(b, socket, fd, name);
+    if (isRepaired(socket, ctx.image)) emitGoOn(b, socket, { fd, name });
+    if (socket.state !== TCP.synSent) return;
+    b.sys('fcntl', [fd, F_SETFL, O_NONBLOCK], `connect ${name}`);
+    const at = remoteOf(socket);
+    b.sys('connect', [fd, constant(b, at), at.length], `connect ${name}`, { expect: 'any' });
+    b.sys('fcntl', [fd, F_SETFL, file.flags & (CHANGEABLE | O_ASYNC)], `connect ${name}`);
   },
 };
+
+/** Listens, and has those clients of the tree connect that were not accepted yet. */
+function emitListen(
+  b: ProgramBuilder,
+  socket: InetSocket,
+  { fd, name, ctx }: { fd: number; name: string; ctx: EmitContext },
+): void {
+  b.sys('listen', [fd, socket.backlog], `listen on ${name}`);
+  for (const inode of socket.pendingInodes) {
+    const file = byInode(ctx.image).get(inode);
+    if (file === undefined) continue;
+    const client = socketOf(file);
+    const to = ctx.fdOf(file.id);
+    const clientName = inetText(file.id, client);
+    emitConnect(b, client, to, clientName);
+    if (FIN_WAIT.includes(client.state)) {
+      b.sys('shutdown', [to, SHUT_WR], `shut down ${clientName}`);
+    }
+  }
+}
+
+const inodes = new WeakMap<TreeImage, Map<bigint, FileObject>>();
+
+function byInode(image: TreeImage): Map<bigint, FileObject> {
+  let known = inodes.get(image);
+  if (known === undefined) {
+    known = new Map();
+    for (const file of image.files) {
+      if (file.kind?.$case === 'inet') known.set(file.kind.value.inode, file);
+    }
+    inodes.set(image, known);
+  }
+  return known;
+}
 
 function socketOf(file: FileObject): InetSocket {
   if (file.kind?.$case !== 'inet') throw new TypeError(`File ${file.id} is no Internet socket`);
@@ -133,9 +173,7 @@ function emitDevice(b: ProgramBuilder, device: string, fd: number, name: string)
 
 function emitConnect(b: ProgramBuilder, socket: InetSocket, fd: number, name: string): void {
   const at = remoteOf(socket);
-  b.sys('connect', [fd, constant(b, at), at.length], `connect ${name}`, {
-    expect: { orErrno: EINPROGRESS },
-  });
+  b.sys('connect', [fd, constant(b, at), at.length], `connect ${name}`);
 }
 
 /** The sequence number of the SYN that is on its way, which connect(2) then takes again. */
@@ -148,18 +186,7 @@ function emitSequence(b: ProgramBuilder, socket: InetSocket, fd: number, name: s
   set(TCP_REPAIR, REPAIR_OFF_SILENTLY);
 }
 
-function emitPendingShutdown(
-  b: ProgramBuilder,
-  socket: InetSocket,
-  fd: number,
-  name: string,
-): void {
-  const SHUT_WR = 1;
-  const FIN_WAIT = [4, 5];
-  if (FIN_WAIT.includes(socket.state)) b.sys('shutdown', [fd, SHUT_WR], `shut down ${name}`);
-}
-
-/** Everything that was set on a socket. SO_REUSEADDR was changed to bind it, and by repair mode. */
+/** Everything that was set on a socket but SO_REUSEADDR, which was changed to bind it, and by repair mode. */
 function emitSettings(
   b: ProgramBuilder,
   socket: InetSocket,
@@ -169,11 +196,25 @@ function emitSettings(
   const isReuse = ({ level, name }: SocketOption) => level === SOL.socket && name === SO_REUSEADDR;
   const early = (option: SocketOption) => isNeededToBind(option) || isFilterLock(option);
   for (const option of options) {
-    if (!early(option) && !isReuse(option)) emitOption(b, fd, option, name);
+    if (early(option) || isReuse(option)) continue;
+    if (isCongestion(option)) emitCongestion(b, fd, option.value, name);
+    else emitOption(b, fd, option, name);
   }
   if (device !== '' && socket.receiveQueue.length > 0) emitDevice(b, device, fd, name);
   emitBuffers(b, fd, buffers, { name, all });
   emitPacketFilter(b, fd, packetFilter, name);
   for (const option of options.filter(isFilterLock)) emitOption(b, fd, option, name);
-  if (!all || socket.protocol === IPPROTO_UDP) emitReuse(b, socket, { fd, name });
+}
+
+function isCongestion({ level, name }: SocketOption): boolean {
+  return level === SOL.tcp && name === TCP_CONGESTION;
+}
+
+/** A host without the algorithm uses its own: the connection is the same. */
+function emitCongestion(b: ProgramBuilder, fd: number, value: Uint8Array, name: string): void {
+  const at = constant(b, value);
+  const step = `${name}: congestion control`;
+  b.sys('setsockopt', [fd, SOL.tcp, TCP_CONGESTION, at, value.length], step, {
+    expect: { orErrno: ENOENT },
+  });
 }

@@ -33,6 +33,7 @@ const TCPOPT = { mss: 2, window: 3, sackPermitted: 4, timestamp: 8 } as const;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const SHUT_WR = 1;
+const SHUT_RDWR = 2;
 /** The kernel takes at most this much at a time into a receive queue (tcp_send_rcvq, net/ipv4/tcp_input.c). */
 const RECEIVE_PIECE = 32 * 1024;
 const STATE = { finWait1: 4, finWait2: 5, closeWait: 8, lastAck: 9, closing: 11 } as const;
@@ -174,20 +175,36 @@ function endpoints(socket: InetSocket): [Endpoint, Endpoint] {
 }
 
 /** Leaves repair mode: a window probe tells the peer where we are, and starts both sides again. Then comes what had not
- *  been sent yet. */
+ *  been sent yet. A peer that is gone resets the connection at any of these steps, which is not our failure. */
 export function emitGoOn(b: ProgramBuilder, socket: InetSocket, target: Target): void {
   const { fd, name } = target;
   const tcp = socket.tcp!;
   const off = { level: SOL.tcp, name: TCP_REPAIR, value: REPAIR_OFF };
   emitIntOption(b, fd, off, `${name}: leave repair mode`);
   emitReuse(b, socket, target);
-  const unsent = tcp.sendQueue.subarray(tcp.sendQueue.length - tcp.unsent);
-  if (unsent.length > 0) {
-    emitRoom(b, fd, [{ data: tcp.sendQueue }], 'send');
-    emitSend(b, b.bytes(unsent), unsent.length, { fd, name: `${name}: what was not sent yet` });
-    emitBuffers(b, fd, socket.buffers, { name, all: true });
+  if (tcp.unsent > 0) emitUnsent(b, socket, target);
+  if (tcp.finUnsent) {
+    b.sys('shutdown', [fd, SHUT_WR], `${name}: half close`, { expect: 'any' });
   }
-  if (tcp.finUnsent) b.sys('shutdown', [fd, SHUT_WR], `${name}: half close`);
+}
+
+/** Were there no room for all of it, the connection would end, rather than go on with a gap. */
+function emitUnsent(b: ProgramBuilder, socket: InetSocket, { fd, name }: Target): void {
+  const { sendQueue, unsent } = socket.tcp!;
+  const data = sendQueue.subarray(sendQueue.length - unsent);
+  const step = `${name}: what was not sent yet`;
+  const result = b.slotFor('sent');
+  const whole = b.label();
+  emitRoom(b, fd, [{ data: sendQueue }], 'send');
+  const flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+  b.sys('sendto', [fd, b.bytes(data), data.length, flags, 0, 0], step, {
+    expect: 'any',
+    into: result,
+  });
+  b.op('jump', [result, data.length], step, { target: whole });
+  b.sys('shutdown', [fd, SHUT_RDWR], step, { expect: 'any' });
+  b.place(whole);
+  emitBuffers(b, fd, socket.buffers, { name, all: true });
 }
 
 /** SO_REUSEADDR as it was: repair mode leaves it cleared. */

@@ -32,9 +32,22 @@ export function partnerFd(node: UnixNode, ctx: EmitContext): number {
   return objects + SERVICE.objects + (ctx.fdOf(node.id) - ctx.serviceBase);
 }
 
-/** Messages that carry their senders' credentials wait until those processes exist. */
-export function isDeferred({ socket }: UnixNode): boolean {
-  return socket.receiveQueue.some(({ credentials }) => (credentials?.pid ?? 0) !== 0);
+/** Whether a socket, or one that it may get messages through, waits for messages that carry their senders'
+ *  credentials: the kernel takes only pids that exist. */
+export function isLate(node: UnixNode, ctx: EmitContext): boolean {
+  const { byInode, nodes } = unixGraph(ctx.image);
+  if (node.socket.type === SOCK.dgram) {
+    return nodes.some((other) => other.socket.type === SOCK.dgram && isCredited(other, ctx));
+  }
+  const peer = byInode.get(node.socket.peerInode);
+  return isCredited(node, ctx) || (peer !== undefined && isCredited(peer, ctx));
+}
+
+function isCredited({ socket }: UnixNode, ctx: EmitContext): boolean {
+  return socket.receiveQueue.some(
+    ({ credentials }) =>
+      credentials !== undefined && credentials.pid !== 0 && credentials.pid !== ctx.image.rootPid,
+  );
 }
 
 function hasPartner({ socket }: UnixNode): boolean {

@@ -33,7 +33,7 @@ import {
   emitDatagramLink,
   emitDatagrams,
   emitQueues,
-  isDeferred,
+  isLate,
   partnerFd,
 } from './unix-queues.js';
 
@@ -52,24 +52,23 @@ export const unixSocketEmitter: FileEmitter = {
     if (node !== undefined) emitNode(b, node, ctx);
   },
   connect(b, _file, ctx) {
-    if (!ctx.once('unix: connect')) return;
-    const { nodes } = unixGraph(ctx.image);
-    for (const node of nodes) if (!isDeferred(node)) emitQueues(b, node, ctx);
-    for (const node of nodes) emitDatagramLink(b, node, ctx);
-    for (const node of nodes) if (!isDeferred(node)) emitClosePartner(b, node, ctx);
+    if (ctx.once('unix: connect')) emitContents(b, ctx, { late: false });
   },
   resume(b, _file, ctx) {
-    if (!ctx.once('unix: resume')) return;
-    const { nodes } = unixGraph(ctx.image);
-    for (const node of nodes) {
-      if (!isDeferred(node)) continue;
-      emitQueues(b, node, ctx);
-      emitClosePartner(b, node, ctx);
-    }
-    for (const node of nodes) emitShutdown(b, node, ctx);
-    for (const node of nodes) emitSettings(b, node, ctx);
+    if (ctx.once('unix: resume')) emitContents(b, ctx, { late: true });
   },
 };
+
+/** Queues, then what would have hindered filling them. Messages with their senders' credentials come when those
+ *  processes exist, and with them all that belongs to the sockets they are sent through. */
+function emitContents(b: ProgramBuilder, ctx: EmitContext, { late }: { late: boolean }): void {
+  const nodes = unixGraph(ctx.image).nodes.filter((node) => isLate(node, ctx) === late);
+  for (const node of nodes) emitQueues(b, node, ctx);
+  for (const node of nodes) emitDatagramLink(b, node, ctx);
+  for (const node of nodes) emitClosePartner(b, node, ctx);
+  for (const node of nodes) emitShutdown(b, node, ctx);
+  for (const node of nodes) emitSettings(b, node, ctx);
+}
 
 function textOf({ id, socket }: UnixNode): string {
   return `UNIX socket ${id} (${nameText(socket.address)})`;

@@ -29,12 +29,12 @@ const suites = [
   {
     name: 'unit',
     folders: [...below('packages', 'test'), ...below('services', 'test')],
-    minutes: 5,
+    minutes: 10,
   },
   { name: 'sim', folders: ['test/sim'], minutes: 5 },
-  { name: 'objects', folders: ['test/objects'], minutes: 8 },
-  { name: 'programs', folders: ['test/programs'], minutes: 6 },
-  { name: 'e2e', folders: ['test/e2e'], minutes: 10 },
+  { name: 'objects', folders: ['test/objects'], minutes: 15 },
+  { name: 'programs', folders: ['test/programs'], minutes: 8 },
+  { name: 'e2e', folders: ['test/e2e'], minutes: 15 },
   { name: 'chaos', folders: ['test/chaos'], minutes: 60, long: true },
 ];
 const slowestShown = 15;

@@ -7,11 +7,12 @@ import { type ObjectProgram, programs } from './table.js';
 // FERRY_OBJECTS=name,name          only these programs
 // FERRY_OBJECTS_FLAVOURS=tree,...  only these flavours
 // FERRY_OBJECTS_JOBS=n             how many run at a time (3)
-// FERRY_OBJECTS_CONTAINER=1        also in runc containers
+// FERRY_OBJECTS_CONTAINER=0|1      not in runc containers | also in containers that nobody touches
 // FERRY_OBJECTS_OUTSIDE=ignore     believe the programs alone, do not compare /proc
 const flavours = { ...plainFlavours, contained, containerMove };
 type FlavourName = keyof typeof flavours;
-const withContainers = process.env.FERRY_OBJECTS_CONTAINER === '1';
+const withContainers = process.env.FERRY_OBJECTS_CONTAINER !== '0';
+const withUntouchedContainers = process.env.FERRY_OBJECTS_CONTAINER === '1';
 const chosen = list(process.env.FERRY_OBJECTS);
 const chosenFlavours = list(process.env.FERRY_OBJECTS_FLAVOURS);
 const jobs = new Jobs<Verdict>(Number(process.env.FERRY_OBJECTS_JOBS ?? 3));
@@ -41,7 +42,7 @@ function flavoursOf(program: ObjectProgram): FlavourName[] {
   if (canBeSabotaged(program)) own.push('sabotage');
   own.push('frozen');
   const isContained = withContainers && program.hostOnly === undefined;
-  if (isContained) own.push('contained');
+  if (isContained && withUntouchedContainers) own.push('contained');
   if (engineExists()) {
     own.push(...(program.later === undefined ? (['rollback', 'tree'] as const) : []));
     if (program.later !== undefined) own.push('carriedOrRefused');

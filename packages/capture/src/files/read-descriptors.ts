@@ -111,7 +111,8 @@ export class DescriptorReader implements Disposable {
       if (n < rest.length) break;
     }
     sys('close', file);
-    return this.#info.toString('latin1', 0, length);
+    // Closed in between: the kernel gives an error for the record (fs/proc/fd.c: seq_show).
+    return length === 0 ? undefined : this.#info.toString('latin1', 0, length);
   }
 
   #duplicate(process: FileOwnerProcess, fd: number): OwnedFd {

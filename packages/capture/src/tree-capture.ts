@@ -21,6 +21,7 @@ import {
 } from '@ferry/linux';
 import { findBlockers } from './blockers.js';
 import { captureFiles, collectDescriptors } from './files/descriptors.js';
+import { passingBlockers } from './files/passing-blockers.js';
 import { FrozenTree } from './frozen-tree.js';
 import { GadgetFinder } from './gadgets.js';
 import { MemoryObjects } from './memory-objects.js';
@@ -42,6 +43,9 @@ export interface TreeCaptureOptions {
   readonly externalInodes?: readonly bigint[];
 }
 
+/** How long the tree runs before each further attempt to capture it. */
+const PAUSES_MS = [1, 2, 5, 10, 20];
+
 type Phase = 'running' | 'frozen' | 'done';
 
 /** The capture of one process tree: scan, freeze, capture, then thaw or kill. Synchronous: ptrace belongs to the thread
@@ -53,6 +57,8 @@ export class TreeCapture implements Disposable {
   #frozen: FrozenTree | undefined;
   #phase: Phase = 'running';
   #release: ((outcome: 'thawed' | 'killed') => void) | undefined;
+  /** Every blocker that the last capture met is one that passes. */
+  #mayPass = false;
   #image: TreeImage | undefined;
   #objects = new MemoryObjects();
   readonly #sources = new Map<string, OwnedFd>();
@@ -123,10 +129,34 @@ export class TreeCapture implements Disposable {
     this.#phase = 'frozen';
   }
 
-  /** The image of the frozen tree, without page contents.
+  /** The image of the frozen tree, without page contents. What blocks it but passes by itself (a connection that waits
+   *  to be accepted) is given some milliseconds, in which the tree runs.
    *  @throws FerryError capture.blocked when something cannot be carried; the tree stays frozen until `thaw` */
   capture(): TreeImage {
+    for (const pauseMs of PAUSES_MS) {
+      try {
+        return this.#captureOnce();
+      } catch (error) {
+        if (!this.#mayPass) throw error;
+        this.#runOn(pauseMs);
+      }
+    }
+    return this.#captureOnce();
+  }
+
+  /** Lets the frozen tree run for a while. */
+  #runOn(pauseMs: number): void {
+    this.#closeSources();
+    this.#release?.('thawed');
+    this.#release = undefined;
+    this.#frozen?.release();
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pauseMs);
+    this.#frozen = FrozenTree.freeze(this.#root);
+  }
+
+  #captureOnce(): TreeImage {
     this.#expect('frozen');
+    this.#mayPass = false;
     const frozen = this.#frozen!;
     const context = this.#context();
     this.#objects = context.objects;
@@ -143,6 +173,7 @@ export class TreeCapture implements Disposable {
     );
     this.#release = files.release;
     if (files.blockers.length > 0) {
+      this.#mayPass = files.blockers.every(({ code }) => passingBlockers.has(code));
       throw new FerryError(
         'capture.blocked',
         files.blockers.map((b) => `${b.command} (${b.pid}), ${b.object}: ${b.reason}`).join('; '),

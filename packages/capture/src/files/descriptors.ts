@@ -207,12 +207,12 @@ class FilesCapture implements FileContext {
   }
 
   #captureOne({ id, descriptor, all }: Description): FileObject | undefined {
-    const capture = captureFor(descriptor);
-    if (capture === undefined) {
-      this.#blockUnknown(descriptor);
-      return undefined;
-    }
     try {
+      const capture = captureFor(descriptor);
+      if (capture === undefined) {
+        this.#blockUnknown(descriptor);
+        return undefined;
+      }
       const kind = capture.capture(descriptor, this);
       if (kind === undefined) return undefined;
       const { flags, position } = descriptor;

@@ -1,0 +1,8 @@
+/** Blockers that are moments in a program's life: it has only to run on for them to pass. */
+export const passingBlockers: ReadonlySet<string> = new Set([
+  'socket.handshake',
+  'socket.tcpPending',
+  'socket.unixPending',
+  'socket.unixPendingData',
+  'socket.urgentData',
+]);

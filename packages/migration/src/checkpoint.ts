@@ -153,7 +153,8 @@ export async function restoreCheckpoint(path: string, options: RestoreOptions): 
     await file.finish();
     signal.throwIfAborted();
     progress.tell('resume', 'letting it run', 0.95);
-    await work.go({ epoch: options.epoch });
+    await work.go();
+    await work.complete({ epoch: options.epoch });
   } finally {
     await file.close();
   }

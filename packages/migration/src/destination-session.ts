@@ -179,11 +179,14 @@ export class DestinationSession {
     if ('error' in event) this.#reason = event.error;
     if (changed) this.#entered(event);
     this.#perform(actions);
-    if (!isDestinationEnd(state.phase)) return;
-    this.#outbox.close();
-    this.#over.abort();
-    this.#port.close();
-    this.#end();
+    if (!changed || !isDestinationEnd(state.phase)) return;
+    // What was begun is finished first.
+    void this.#queue.then(() => {
+      this.#outbox.close();
+      this.#over.abort();
+      this.#port.close();
+      this.#end();
+    });
   }
 
   #entered(event: DestinationEvent): void {
@@ -330,6 +333,7 @@ export class DestinationSession {
       case 'tellResumed':
         this.#progress.tell('resume', `runs on ${this.#o.node}`, 0.99);
         this.#send({ $case: 'resumed', value: { parts: this.#work.parts } });
+        await this.#work.complete();
         return;
       case 'reopen':
         await this.#reopen();

@@ -1,9 +1,10 @@
 import { ApiError, type Part, type SourceDescription } from '@ferry/api';
 import { parseTransfer, type Transfer } from '@ferry/container';
-import { FerryError } from '@ferry/core';
-import { type PageCounters, pageLimits, type SegmentTable } from '@ferry/pages';
+import { errorText, FerryError } from '@ferry/core';
+import { type PageChunk, type PageCounters, pageLimits, type SegmentTable } from '@ferry/pages';
 import type { ReceivedImage } from './image-receiver.js';
 import { compilePrograms, loaderProgram } from './loader.js';
+import type { Logger } from './logger.js';
 import { type DestinationHost, preflight } from './offer.js';
 import { Outbox } from './outbox.js';
 import type { ProgressReporter } from './progress.js';
@@ -20,6 +21,7 @@ interface Parameters {
   readonly destination: DestinationHost;
   readonly port: SourcePort;
   readonly progress: ProgressReporter;
+  readonly logger: Logger;
   /** Monotonic milliseconds. */
   readonly now: () => number;
 }
@@ -78,7 +80,7 @@ export class DestinationWork {
     progress.tell('prepare', 'making the container', 0.12);
     signal.throwIfAborted();
     await this.#restore.reserve(transfer);
-    await this.#restore.importUpper(this.#pull('upper'), { signal });
+    await this.#copyUpper();
     await this.#copyLog();
     await this.#restore.startLoader({ signal, program: loaderProgram() });
     signal.throwIfAborted();
@@ -105,24 +107,36 @@ export class DestinationWork {
     return { description, transfer };
   }
 
-  /** With the source frozen: everything but the last step. */
+  /** With the source frozen: everything but the last step. Memory is on its way while the rest is done. */
   async restore(received: ReceivedImage | undefined): Promise<void> {
     if (received === undefined) throw new FerryError('migrate.order', 'No image came');
+    const { image, segments } = received;
     const { signal } = this.#stop;
-    await this.#timed('state', async () => {
-      await this.#copyChangedUpper();
-      await this.#copyLog();
-      await this.#restore.importMounts(this.#pull('mounts'), { signal });
-    });
-    await this.#timed('layout', () =>
-      this.#restore.layOut(compilePrograms(received.image), { signal }),
-    );
-    await this.#timed('pages', () => this.#fill(received.segments));
+    const pages = this.#pullPages(segments);
+    try {
+      await this.#timed('files', async () => {
+        await this.#copyChangedUpper();
+        // Files of theirs may be open: they must be there before anything is restored.
+        await this.#restore.importMounts(this.#pull('mounts'), { signal });
+      });
+      const layout = this.#timed('layout', () =>
+        this.#restore.layOut(compilePrograms(image), { signal }),
+      );
+      await allDone([layout, this.#copyLog()]);
+      await this.#timed('pages', () => this.#fill(segments, pages));
+    } finally {
+      await pages.end();
+    }
   }
 
   /** Lets it run. */
   async resume(): Promise<void> {
-    await this.#timed('resume', () => this.#restore.go({ epoch: Number(this.#p.epoch) }));
+    await this.#timed('resume', () => this.#restore.go());
+  }
+
+  /** Afterwards: the container is this host's, as if it had been made here. */
+  async complete(): Promise<void> {
+    await this.#restore.complete({ epoch: Number(this.#p.epoch) });
   }
 
   /** Leaves nothing; repeatable. */
@@ -135,13 +149,26 @@ export class DestinationWork {
     return port.pullState(migrationId, { kind }, { signal: this.#stop.signal });
   }
 
+  /** While the container runs: files may change under the copy, which then fails. It is made again once all stands. */
+  async #copyUpper(): Promise<void> {
+    const { signal } = this.#stop;
+    try {
+      await this.#restore.importUpper(this.#pull('upper'), { signal });
+    } catch (error) {
+      signal.throwIfAborted();
+      this.#p.logger.debug('the writable layer is copied later', { error: errorText(error) });
+    }
+  }
+
   /** A writable layer that was changed since it was copied is copied again, below a new mount: an overlay's layers must
    *  not be changed while it is mounted (Documentation/filesystems/overlayfs.rst). */
   async #copyChangedUpper(): Promise<void> {
     const { signal } = this.#stop;
     const changed = await unlessEmpty(this.#pull('upper-changed'));
     if (changed === undefined || this.#transfer === undefined) return;
-    this.warnings.push('Files were written while the root file system was copied: copied again');
+    this.warnings.push(
+      'Files were written while the writable layer was copied: copied while frozen',
+    );
     await this.#restore.stopLoader(this.#transfer);
     await this.#restore.importUpper(changed, { signal });
     this.#logBytes = 0;
@@ -163,27 +190,40 @@ export class DestinationWork {
     }
   }
 
-  async #fill(segments: SegmentTable): Promise<void> {
-    const { port, migrationId, progress } = this.#p;
-    const { signal } = this.#stop;
+  /** Opens the stream of pages: from here on the source reads, and sends as far as the window goes. */
+  #pullPages(segments: SegmentTable): PageStream {
+    const { port, migrationId } = this.#p;
     const credits = new Outbox<number>();
     credits.push(pageLimits.windowBytes);
     // Closed with the last page: the source ends the stream only then. A credit that crosses its end on the way would
     // break the call (gRPC: "write after end").
     if (segments.totalBytes === 0) credits.close();
-    const chunks = port.pullPages(migrationId, credits, { signal });
-    try {
-      this.#counters = await this.#restore.fill(segments, chunks, {
-        signal,
-        written: (bytes, counters) => {
-          if (counters.raw < segments.totalBytes) credits.push(bytes);
-          else credits.close();
-          progress.pages(counters, { from: 0.3, to: 0.9 });
-        },
-      });
-    } finally {
+    const over = new AbortController();
+    const signal = AbortSignal.any([this.#stop.signal, over.signal]);
+    const iterator = port.pullPages(migrationId, credits, { signal })[Symbol.asyncIterator]();
+    const first = iterator.next();
+    first.catch(() => {}); // looked at by whoever reads the chunks
+    const chunks = (async function* () {
+      for (let next = await first; !next.done; next = await iterator.next()) yield next.value;
+    })();
+    const end = async () => {
       credits.close();
-    }
+      over.abort();
+      await iterator.return?.();
+    };
+    return { chunks, credits, end };
+  }
+
+  async #fill(segments: SegmentTable, { chunks, credits }: PageStream): Promise<void> {
+    const { progress } = this.#p;
+    this.#counters = await this.#restore.fill(segments, chunks, {
+      signal: this.#stop.signal,
+      written: (bytes, counters) => {
+        if (counters.raw < segments.totalBytes) credits.push(bytes);
+        else credits.close();
+        progress.pages(counters, { from: 0.3, to: 0.9 });
+      },
+    });
   }
 
   async #timed(name: string, work: () => Promise<void>): Promise<void> {
@@ -191,6 +231,19 @@ export class DestinationWork {
     await work();
     this.parts.push({ name, ms: this.#p.now() - before });
   }
+}
+
+interface PageStream {
+  readonly chunks: AsyncIterable<PageChunk>;
+  readonly credits: Outbox<number>;
+  /** Repeatable. */
+  end(): Promise<void>;
+}
+
+/** Waits for all, then throws the first failure: none goes on behind the back of what cleans up. */
+async function allDone(works: readonly Promise<void>[]): Promise<void> {
+  const ends = await Promise.allSettled(works);
+  for (const end of ends) if (end.status === 'rejected') throw end.reason;
 }
 
 function parseJson(text: string): unknown {

@@ -99,14 +99,16 @@ export class RestoreWork {
   }
 
   /** Lets it run, and connects it. Only with the right to (a grant, or a checkpoint that nobody else runs). */
-  async go(options: { epoch: number }): Promise<void> {
+  async go(): Promise<void> {
     const loader = this.#running();
     await this.#explained(() => loader.go());
     loader.close();
-    await Promise.all([
-      this.#host.unlock(this.name),
-      this.#host.completeRestore(this.name, options),
-    ]);
+    await this.#host.unlock(this.name);
+  }
+
+  /** Once it runs: the runtime knows it as its own. */
+  async complete(options: { epoch: number }): Promise<void> {
+    await this.#host.completeRestore(this.name, options);
   }
 
   /** Whether the restored processes still wait to be let go. */

@@ -89,11 +89,14 @@ export class SourceWork {
     };
   }
 
-  /** The writable layer's archive, remembering what it was copied from. */
+  /** The writable layer's archive, remembering what it was copied from. Of a container that runs it fails when a file
+   *  changes under it. */
   async *exportUpper(signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
     const { source, container } = this.#p;
-    this.#copiedUpper = (await folderState(source.host.upperPath(container))).digest;
+    this.#copiedUpper = undefined;
+    const { digest } = await folderState(source.host.upperPath(container));
     yield* source.host.exportUpper(container, { signal });
+    this.#copiedUpper = digest;
   }
 
   /** With the container frozen: whether the writable layer is what `exportUpper` last gave. */

@@ -1,5 +1,5 @@
 import type { ContainerDescription, HostFacts, Problem } from '@ferry/api';
-import type { ContainerHost, ContainerStatus } from '@ferry/container';
+import type { ContainerHost, ContainerStatus, NetworkConfig } from '@ferry/container';
 import type { Blocker } from '@ferry/core';
 import { containerMessage } from './container-message.js';
 import { instructionSets } from './host-facts.js';
@@ -14,6 +14,7 @@ export interface SourceHost {
   readonly host: ContainerHost;
   readonly facts: HostFacts;
   readonly tracer: TracerCommand;
+  readonly network: NetworkConfig;
 }
 
 /** What a destination must offer to `status`'s container. The container runs on, and nothing of it changes. */

@@ -1,10 +1,24 @@
+import type { Addresses, NetworkConfig } from '@ferry/container';
 import type { Blocker } from '@ferry/core';
 import type { FileReference, HostFacts } from '@ferry/image';
+
+/** How a tracer that lost its agent connects the container again. */
+export interface Reconnection {
+  readonly config: NetworkConfig;
+  readonly nodeId: string;
+  readonly port: { readonly netns: string; readonly veth: string };
+  readonly addresses: Addresses;
+}
 
 /** What the agent asks its tracer process to do, one at a time, over Node's IPC channel (`serialization: advanced`:
  *  bigints and buffers travel as they are). */
 export type TracerRequest =
-  | { readonly method: 'open'; readonly hostPid: number; readonly externalInodes: bigint[] }
+  | {
+      readonly method: 'open';
+      readonly hostPid: number;
+      readonly externalInodes: bigint[];
+      readonly reconnection: Reconnection;
+    }
   | { readonly method: 'scan' }
   | { readonly method: 'freeze' }
   | { readonly method: 'capture' }

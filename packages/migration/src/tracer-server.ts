@@ -2,13 +2,21 @@ import { TreeCapture } from '@ferry/capture';
 import { errorText, FerryError } from '@ferry/core';
 import { TreeImage } from '@ferry/image';
 import { SegmentTable } from '@ferry/pages';
-import type { TracerAnswer, TracerCapture, TracerRequest, TracerScan } from './tracer-protocol.js';
+import type {
+  Reconnection,
+  TracerAnswer,
+  TracerCapture,
+  TracerRequest,
+  TracerScan,
+} from './tracer-protocol.js';
 
 /** The tracer's side: holds one tree by ptrace, which dies with the thread that holds it (ptrace(2)). So it is a process
- *  of its own, and does one thing when its agent is gone: it lets the tree run on, or past COMMIT leaves it frozen (the
+ *  of its own. When its agent is gone it lets the tree run on and connects it again; past COMMIT it leaves it frozen (the
  *  cgroup freezer holds it then). */
 export class TracerServer {
   #capture: TreeCapture | undefined;
+  #reconnection: Reconnection | undefined;
+  #frozen = false;
   #committed = false;
 
   handle(request: TracerRequest): TracerAnswer {
@@ -26,13 +34,26 @@ export class TracerServer {
   }
 
   /** The agent is gone. */
-  lost(): void {
-    if (!this.#committed) this.#capture?.thaw();
+  async lost(): Promise<void> {
+    if (this.#committed || !this.#frozen) return;
+    try {
+      this.#capture?.thaw();
+    } finally {
+      await this.#reconnect();
+    }
+  }
+
+  async #reconnect(): Promise<void> {
+    if (this.#reconnection === undefined) return;
+    const { config, nodeId, port, addresses } = this.#reconnection;
+    const { ContainerNetwork } = await import('@ferry/container');
+    await new ContainerNetwork(config, nodeId).connect(port, addresses);
   }
 
   #perform(request: TracerRequest): unknown {
     if (request.method === 'open') {
-      const { hostPid, externalInodes } = request;
+      const { hostPid, externalInodes, reconnection } = request;
+      this.#reconnection = reconnection;
       this.#capture = TreeCapture.open(hostPid, { externalInodes });
       return undefined;
     }
@@ -42,12 +63,14 @@ export class TracerServer {
       case 'scan':
         return scan(capture);
       case 'freeze':
+        this.#frozen = true;
         capture.freeze();
         return undefined;
       case 'capture':
         return captured(capture);
       case 'thaw':
         capture.thaw();
+        this.#frozen = false;
         return undefined;
       case 'ping':
         return undefined;
@@ -56,6 +79,7 @@ export class TracerServer {
         return undefined;
       case 'kill':
         capture.kill();
+        this.#frozen = false;
         return undefined;
     }
   }
@@ -84,8 +108,13 @@ export function serveAgent(): void {
   // A terminal's interrupt goes to the whole group; it is the agent that decides.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
   process.on('disconnect', () => {
-    server.lost();
-    process.exit(0);
+    server.lost().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`ferry-tracer: ${errorText(error)}\n`);
+        process.exit(1);
+      },
+    );
   });
   process.on('message', (request: TracerRequest) => {
     process.send?.(server.handle(request));

@@ -34,7 +34,7 @@ export class Tracer {
 
   static async start(
     command: TracerCommand,
-    tree: { hostPid: number; externalInodes: bigint[] },
+    tree: Omit<Extract<TracerRequest, { method: 'open' }>, 'method'>,
   ): Promise<Tracer> {
     const child = spawn(process.execPath, [...command.execArgv, command.script], {
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

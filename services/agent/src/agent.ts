@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AgentServiceService, createServer, startServer, stopServer } from '@ferry/api';
-import { ContainerHost, ensureBridge } from '@ferry/container';
+import { ContainerHost, ensureBridge, type NetworkConfig } from '@ferry/container';
 import {
   Journal,
   type Logger,
@@ -76,10 +76,14 @@ export async function startAgent(settings: Settings, options: AgentOptions): Pro
   };
 }
 
+function networkOf(settings: Settings): NetworkConfig {
+  const { bridge, hostNetns, subnet, range, gateway, mtu } = settings;
+  return { bridge, hostNetns, subnet, range, gateway, mtu };
+}
+
 async function openHost(settings: Settings): Promise<ContainerHost> {
-  const { nodeId, stateDir, runDir, cgroupParent, runc, bridge } = settings;
-  const { subnet, range, gateway, mtu, hostNetns } = settings;
-  const network = { bridge, hostNetns, subnet, range, gateway, mtu };
+  const { nodeId, stateDir, runDir, cgroupParent, runc } = settings;
+  const network = networkOf(settings);
   return await ContainerHost.open({ nodeId, stateDir, runDir, cgroupParent, runc, network });
 }
 
@@ -96,7 +100,7 @@ async function assemble(
     subnet,
     gateway,
   });
-  const source = { host, facts, tracer: tracerCommand() };
+  const source = { host, facts, tracer: tracerCommand(), network: networkOf(settings) };
   const destination = { host, facts, stateDir };
   const vdsoHash = readVdsoHash();
   const claims = new Claims();

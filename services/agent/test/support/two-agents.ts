@@ -1,3 +1,4 @@
+import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { type AgentClient, ContainerSpec, connectAgent } from '@ferry/api';
 import type { SourcePort } from '@ferry/migration';
@@ -22,6 +23,10 @@ export class TwoAgents {
   readonly network: TestNetwork;
   readonly log: string[] = [];
   readonly #agents = new Map<HostName, RunningAgent>();
+  readonly #programs = new Map<
+    HostName,
+    { child: ChildProcess; address: string; client: AgentClient }
+  >();
   /** Put between destination and source, when set. */
   wrapSource: ((port: SourcePort) => SourcePort) | undefined;
 
@@ -79,6 +84,47 @@ export class TwoAgents {
     this.#agents.set(host, { agent, client: connectAgent(agent.address) });
   }
 
+  /** Starts an agent as a program of its own, to be killed. */
+  async startProgram(host: HostName, listen = '127.0.0.1:0'): Promise<ChildProcess> {
+    const main = join(import.meta.dirname, '../../src/main.ts');
+    const args = ['--import', 'tsx', main, ...this.agentArgs(host, listen)];
+    const child = spawn(process.execPath, args, {
+      env: this.folder.env,
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let text = '';
+    const address = await new Promise<string>((resolve, reject) => {
+      child.once('exit', (status) => reject(new Error(`The agent ended with ${status}: ${text}`)));
+      child.stderr.on('data', (data: Buffer) => {
+        text += data;
+        this.log.push(`${host} ${data}`);
+        const match = /"msg":"listening","address":"([^"]+)"/.exec(text);
+        if (match?.[1] !== undefined) resolve(match[1]);
+      });
+    });
+    this.#programs.set(host, { child, address, client: connectAgent(address) });
+    return child;
+  }
+
+  /** Kills the program of a host without a warning; its containers run on. */
+  async killProgram(host: HostName): Promise<void> {
+    const program = this.#programs.get(host);
+    if (program === undefined) throw new Error(`No program on ${host}`);
+    this.#programs.delete(host);
+    program.client.close();
+    const ended = new Promise((resolve) => program.child.once('exit', resolve));
+    program.child.kill('SIGKILL');
+    await ended;
+  }
+
+  /** Where a host's agent is reached, and how. */
+  reach(host: HostName): { address: string; client: AgentClient } {
+    const program = this.#programs.get(host);
+    if (program !== undefined) return program;
+    const { agent, client } = this.at(host);
+    return { address: agent.address, client };
+  }
+
   async stopAgent(host: HostName): Promise<void> {
     const running = this.#agents.get(host);
     if (running === undefined) return;
@@ -101,7 +147,7 @@ export class TwoAgents {
 
   /** Runs a container on a host. */
   async run(host: HostName, spec: Partial<ContainerSpec>) {
-    return await this.at(host).client.runContainer(
+    return await this.reach(host).client.runContainer(
       { operationId: `run-${spec.name}`, spec: ContainerSpec.fromPartial(spec), epoch: 1n },
       { deadlineMs: 60_000 },
     );
@@ -109,19 +155,19 @@ export class TwoAgents {
 
   /** Names of the containers on a host, with their states. */
   async states(host: HostName): Promise<Record<string, string>> {
-    const { containers } = await this.at(host).client.listContainers({});
+    const { containers } = await this.reach(host).client.listContainers({});
     return Object.fromEntries(containers.map(({ name, state }) => [name, state]));
   }
 
   /** Moves a container and returns the result; progress is thrown away. */
   async migrate(container: string, from: HostName, to: HostName, migrationId: string) {
-    const { containers } = await this.at(from).client.listContainers({});
+    const { containers } = await this.reach(from).client.listContainers({});
     const epoch = (containers.find(({ name }) => name === container)?.epoch ?? 0n) + 1n;
     const request = {
       ...{ migrationId, epoch, container, sourceNode: from, destinationNode: to },
-      ...{ sourceAddress: this.at(from).agent.address, mode: 'auto', timeoutMs: 60_000 },
+      ...{ sourceAddress: this.reach(from).address, mode: 'auto', timeoutMs: 60_000 },
     };
-    for await (const { event } of this.at(to).client.receiveMigration(request)) {
+    for await (const { event } of this.reach(to).client.receiveMigration(request)) {
       if (event?.$case === 'result') return event.value;
     }
     throw new Error('The migration ended without a result');
@@ -129,6 +175,10 @@ export class TwoAgents {
 
   /** Ends everything; says what is left all the same. */
   async remove(): Promise<string[]> {
+    for (const host of this.#programs.keys()) {
+      await this.killProgram(host);
+      await this.startAgent(host);
+    }
     for (const host of ['h1', 'h2'] as const) {
       const running = this.#agents.get(host);
       if (running === undefined) continue;

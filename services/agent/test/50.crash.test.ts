@@ -1,0 +1,107 @@
+import { strict as assert } from 'node:assert';
+import { ClientMachine } from '../../../test/support/client-machine.js';
+import { until } from '../../../test/support/shell.js';
+import { changed, type Faults, FaultyPort } from './support/faulty-port.js';
+import { TwoAgents } from './support/two-agents.js';
+
+const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--protected-mode', 'no'];
+
+describe('agent: agents that are killed', function () {
+  this.timeout(120_000);
+  let two: TwoAgents;
+  let client: ClientMachine;
+  beforeEach(async () => {
+    two = await TwoAgents.start();
+    await two.stopAgent('h1');
+    await two.startProgram('h1');
+    const rootfs = await two.rootfs(['/usr/bin/redis-server', '/usr/bin/redis-cli']);
+    await two.run('h1', { name: 'redis', rootfs, args: REDIS });
+    const { containers } = await two.reach('h1').client.listContainers({});
+    client = await ClientMachine.start(two.network.on('client'), two.folder.env);
+    const [address = ''] = containers.map((container) => container.address);
+    await client.call('fill', address, 6379, 20_000);
+    await client.call('startCounter', address, 6379, 'count');
+  });
+  afterEach(async () => {
+    await client?.stop();
+    assert.deepEqual(await two?.remove(), []);
+  });
+
+  /** Its only client sees that it runs, with nothing lost. */
+  async function runs(): Promise<void> {
+    const before = await client.call('counterReport');
+    await until('replies', async () => {
+      const now = await client.call('counterReport');
+      return now.replies > before.replies + 10 ? true : undefined;
+    });
+    const now = await client.call('counterReport');
+    assert.deepEqual([now.errors, now.lostWrites, now.duplicatedWrites], [[], 0, 0]);
+  }
+
+  const faults = (change: Partial<Faults>) => {
+    two.wrapSource = (port) => new FaultyPort(port, change);
+  };
+
+  it('a source, while memory moves: its container runs on, nothing is at the destination', async () => {
+    let killed: Promise<void> | undefined;
+    faults({
+      pages: (chunks) =>
+        changed(chunks, (chunk, i) => {
+          if (i === 3) killed = two.killProgram('h1');
+          return chunk;
+        }),
+    });
+    await assert.rejects(two.migrate('redis', 'h1', 'h2', 'source-killed'));
+    await killed;
+    await runs();
+    assert.deepEqual(await two.at('h2').agent.host.list(), []);
+    await two.startProgram('h1');
+    assert.deepEqual(await two.states('h1'), { redis: 'running' });
+    two.wrapSource = undefined;
+    await two.migrate('redis', 'h1', 'h2', 'then');
+    await runs();
+  });
+
+  it('a source, after it granted: the container runs at the destination alone', async () => {
+    const { address } = two.reach('h1');
+    let killed: Promise<unknown> | undefined;
+    faults({
+      session: (answers) =>
+        changed(answers, (answer) => {
+          if (answer.message?.$case === 'grant' && killed === undefined) {
+            killed = two.killProgram('h1').then(() => two.startProgram('h1', address));
+          }
+          return answer;
+        }),
+    });
+    const result = await two.migrate('redis', 'h1', 'h2', 'grant-killed');
+    await killed;
+    assert.equal(result.to, 'h2');
+    await runs();
+    assert.deepEqual(await two.states('h2'), { redis: 'running' });
+    assert.deepEqual(await two.states('h1'), {});
+  });
+
+  it('a destination, while memory moves: the source runs on, and a new agent finds nothing', async () => {
+    await two.stopAgent('h2');
+    await two.startProgram('h2');
+    await two.killProgram('h1');
+    await two.startAgent('h1');
+    const moving = two.migrate('redis', 'h1', 'h2', 'destination-killed');
+    moving.catch(() => {});
+    const from = two.log.length;
+    await until('the freeze', () =>
+      two.log.slice(from).some((line) => line.startsWith('h1') && line.includes('"phase":"frozen"'))
+        ? true
+        : undefined,
+    );
+    await two.killProgram('h2');
+    await assert.rejects(moving);
+    await runs();
+    assert.deepEqual(await two.states('h1'), { redis: 'running' });
+    await two.startAgent('h2');
+    assert.deepEqual(await two.at('h2').agent.host.list(), []);
+    await two.migrate('redis', 'h1', 'h2', 'then');
+    await runs();
+  });
+});

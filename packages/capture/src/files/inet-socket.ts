@@ -100,14 +100,22 @@ function refuseKernelTls(descriptor: Descriptor, ctx: FileContext): undefined {
   });
 }
 
+interface Address {
+  readonly address: Buffer;
+  readonly port: number;
+  readonly scope: number;
+}
+
+const NOTHING = Buffer.alloc(0);
+const NOWHERE: Address = { address: NOTHING, port: 0, scope: 0 };
+
 /** struct sockaddr_in and sockaddr_in6. */
-function parseAddress(raw: Buffer | undefined): { address: Buffer; port: number; scope: number } {
-  if (raw === undefined) return { address: Buffer.alloc(0), port: 0, scope: 0 };
-  const port = raw.readUInt16BE(2);
-  if (raw.readUInt16LE(0) === AF.inet) {
-    return { address: Buffer.from(raw.subarray(4, 8)), port, scope: 0 };
-  }
-  return { address: Buffer.from(raw.subarray(8, 24)), port, scope: raw.readUInt32LE(24) };
+function parseAddress(raw: Buffer | undefined): Address {
+  if (raw === undefined) return NOWHERE;
+  const isIpv4 = raw.readUInt16LE(0) === AF.inet;
+  const address = Buffer.allocUnsafe(isIpv4 ? 4 : 16);
+  raw.copy(address, 0, isIpv4 ? 4 : 8);
+  return { address, port: raw.readUInt16BE(2), scope: isIpv4 ? 0 : raw.readUInt32LE(24) };
 }
 
 function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
@@ -213,7 +221,7 @@ function closed(descriptor: Descriptor, socket: InetSocket): InetSocket {
   const length = ioctlInt(fd, SIOCINQ);
   if (length > 0) {
     const data = withoutPeekOffset(fd, () => peekStream(fd, length));
-    socket.receiveQueue = [{ data, source: Buffer.alloc(0) }];
+    socket.receiveQueue = [{ data, source: NOTHING }];
   }
   return socket;
 }

@@ -196,8 +196,9 @@ export class SocketProbe {
 /** The classic BPF program attached with SO_ATTACH_FILTER. Lengths are counted in instructions of eight bytes:
  *  socket(7). */
 export function readPacketFilter(fd: number, facts: SocketFacts): Buffer {
-  const program = Buffer.alloc((facts.filterLength ?? 0) * 8);
-  if (program.length === 0) return program;
+  const { filterLength = 0 } = facts;
+  if (filterLength === 0) return NOTHING;
+  const program = Buffer.alloc(filterLength * 8);
   const length = Buffer.alloc(4);
   length.writeUInt32LE(program.length / 8, 0);
   call('getsockopt', fd, SOL.socket, SO.getFilter, program, length);

@@ -25,13 +25,13 @@ export function checkPair(socket: InetSocket, take: () => void, ctx: FileContext
   }
 }
 
-function end(address: Uint8Array, port: number): string {
-  const bytes = Buffer.from(address);
-  const isMapped = bytes.length === 16 && bytes.toString('hex').startsWith(MAPPED);
-  return `${(isMapped ? bytes.subarray(12) : bytes).toString('hex')}:${port}`;
+/** IPv4 addresses are the same however they are written. */
+function end(address: Buffer, port: number): string {
+  const bytes = address.toString('latin1');
+  return `${bytes.startsWith(MAPPED) ? bytes.slice(MAPPED.length) : bytes}:${port}`;
 }
 
-const MAPPED = '00000000000000000000ffff';
+const MAPPED = '\0\0\0\0\0\0\0\0\0\0\xff\xff';
 
 function agree(a: TcpState, b: TcpState): boolean {
   return flows(a, b) && flows(b, a);

@@ -47,6 +47,7 @@ const INFO_SIZE = 104;
 /** A segment at the head of the send queue may begin with bytes that the peer has acknowledged. */
 const LARGEST_SEGMENT = 65536;
 const TRIES = 16;
+const NOTHING = Buffer.alloc(0);
 
 /** The part of struct tcp_info that is used. */
 export interface TcpInfo {
@@ -170,7 +171,7 @@ export function captureTcpState(
   const send = sendSide(fd, state, { look, reuseAddress });
   const tcp = {
     receiveSequence: (received - (hasReceivedFin(state) ? 1 : 0)) >>> 0,
-    receiveQueue: length === 0 ? Buffer.alloc(0) : peekStream(fd, length),
+    receiveQueue: length === 0 ? NOTHING : peekStream(fd, length),
     ...send,
     mssClamp,
     sendWindowScale: info.sendScale,
@@ -196,7 +197,7 @@ function sendSide(
   let written = look.written.readUInt32LE(0);
   let queued = Math.max(0, look.unacknowledged.readInt32LE(0) - queuedFin);
   let notSent = look.unsent.readInt32LE(0);
-  let sendQueue: Buffer = Buffer.alloc(0);
+  let sendQueue: Buffer = NOTHING;
   if (queued > 0) {
     inRepairMode(fd, reuseAddress, () => {
       setSocketInt(fd, SOL.tcp, TCP_REPAIR_QUEUE, SEND_QUEUE);

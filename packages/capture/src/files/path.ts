@@ -4,6 +4,7 @@ import { isAtPath, refuse } from './common.js';
 import type { Descriptor, FileContext, FileOwnerProcess } from './context.js';
 
 const DELETED = ' (deleted)';
+const ourPid = process.pid;
 
 /** Names the file behind a descriptor so that it can be opened again: a path as seen from the root of the tree's mount
  *  namespace, checked to lead to this very file now. `deleted` is set when no name is left at all; then the path is the
@@ -50,10 +51,12 @@ export function isForeign(descriptor: Descriptor, ctx: FileContext): boolean {
 
 /** Where the tree's paths start for us: nothing when it shares our mount namespace. /proc gives links relative to the
  *  reader's root there, and relative to the other namespace's root else. */
-export function mountPrefix(process: FileOwnerProcess, ctx: FileContext): string {
-  return ctx.shared(`mountPrefix:${process.hostPid}`, () => {
+export function mountPrefix({ hostPid }: FileOwnerProcess, ctx: FileContext): string {
+  return ctx.shared(`mountPrefix:${hostPid}`, () => {
     const own = ctx.shared('mountNamespace', () => readLink('/proc/self/ns/mnt'));
-    const isOurs = readLink(`/proc/${process.hostPid}/ns/mnt`) === own;
+    // What was in flight in a socket was taken into this process; its path is one of the tree's.
+    const owner = hostPid === ourPid ? ctx.processes[0]!.hostPid : hostPid;
+    const isOurs = readLink(`/proc/${owner}/ns/mnt`) === own;
     return isOurs ? '' : `/proc/${ctx.processes[0]!.hostPid}/root`;
   });
 }

@@ -16,7 +16,12 @@ if ! ip link show br0 >/dev/null 2>&1; then
 fi
 address=$(ip -o -4 address show dev br0 | awk '{print $4; exit}')
 
-exec node /opt/ferry/dist/ferry-agent.mjs \
+# The control groups of Ferry's containers lie beside Docker's: on a host with cgroup v2 alone, Docker gives this
+# container a view of its own of the tree, which is left here (needs the host's PIDs: "pid: host").
+leave=(nsenter --target 1 --cgroup --)
+if ! "${leave[@]}" true 2>/dev/null; then leave=(); fi
+
+exec "${leave[@]}" node /opt/ferry/dist/ferry-agent.mjs \
   --node-id "$FERRY_NODE_ID" \
   --listen "${address%/*}:7461" \
   --controller "$FERRY_CONTROLLER" \

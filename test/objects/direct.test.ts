@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { build } from './support/build.js';
 import { DirectRestore, dumpOf, exeOf } from './support/direct.js';
@@ -215,6 +216,15 @@ describe('ferry dump and ferry restore, used wrongly', function () {
       const outcome = await run(command, trial.log);
       assert.notEqual(outcome.code, 0);
       assert.match(outcome.stderr, /4194303/);
+      return {};
+    }));
+
+  it('dumps into a folder that is there, but empty', () =>
+    inTrial('folder empty', async (trial) => {
+      mkdirSync(trial.image);
+      await startProgram(trial, programs.find((each) => each.name === 'memory-private')!);
+      await ferry(['dump', '--pid', `${trial.pid}`, '--out', trial.image], trial.log);
+      assert.ok(existsSync(join(trial.image, `${trial.pid}.dump`)));
       return {};
     }));
 

@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { type Blocker, blockerText, FerryError } from '@ferry/core';
 import {
@@ -39,14 +47,14 @@ export interface DumpReport {
   readonly frozenMs: number;
 }
 
-/** Checkpoints the tree below a process into a directory that does not exist yet. On any failure the tree runs on and
- *  the directory is not there.
+/** Checkpoints the tree below a process into a directory that does not exist yet, or is empty. On any failure the tree
+ *  runs on and nothing was put there.
  *  @throws FerryError capture.blocked with all blockers; capture.*, dumpbin.*, dump.* */
 export function dumpTree(hostPid: number, folder: string, options: DumpOptions): DumpReport {
   const target = resolve(folder);
-  if (existsSync(target)) {
+  if (!isFree(target)) {
     throw new FerryError('dump.exists', `${target} exists already`, {
-      remedy: 'give a directory that does not exist yet',
+      remedy: 'give a directory that is empty, or does not exist yet',
     });
   }
   if (!existsSync(dirname(target))) {
@@ -104,6 +112,12 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
     rmSync(partial, { recursive: true, force: true });
     throw error;
   }
+}
+
+/** Nothing is there, or an empty directory, which the finished dump replaces in one step (rename(2)). */
+function isFree(target: string): boolean {
+  if (!existsSync(target)) return true;
+  return lstatSync(target).isDirectory() && readdirSync(target).length === 0;
 }
 
 /** Copies all page contents, where they are few enough, so that the tree can run on before they are written. */

@@ -13,7 +13,7 @@ export function build(): Command {
   return new Command()
     .description('Checkpoints the process tree below a PID into a directory of dump binaries.')
     .requiredOption('--pid <pid>', 'root of the tree')
-    .requiredOption('--out <dir>', 'directory to make; it must not exist yet')
+    .requiredOption('--out <dir>', 'directory to make; where it exists it must be empty')
     .option('--leave-running', 'let the tree run on instead of ending it')
     .option('--json', 'print a JSON object')
     .addHelpText(

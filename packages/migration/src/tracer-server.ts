@@ -47,7 +47,7 @@ export class TracerServer {
     if (this.#reconnection === undefined) return;
     const { config, nodeId, port, addresses } = this.#reconnection;
     const { ContainerNetwork } = await import('@ferry/container');
-    await new ContainerNetwork(config, nodeId).connect(port, addresses);
+    new ContainerNetwork(config, nodeId).connect(port, addresses);
   }
 
   #perform(request: TracerRequest): unknown {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { errorText, FerryError } from '@ferry/core';
 import { hash64 } from '@ferry/linux';
 import { TreeImage } from './generated/ferry/image/v1/tree.js';
+import { LIMITS } from './limits.js';
 import { validateTree } from './validate.js';
 import { IMAGE_FORMAT } from './version.js';
 
@@ -10,8 +11,6 @@ import { IMAGE_FORMAT } from './version.js';
 export const TREE_FILE = 'tree.img';
 const MAGIC = 'FyTree\x00\x01';
 const HEAD = 24;
-/** Largest image that is read, page contents not included. */
-export const TREE_BYTES_MAX = 256 << 20;
 
 /** An image with what is needed to check it: magic, XXH64 of the message, its length, the message. */
 export function encodeTreeFile(image: TreeImage): Buffer {
@@ -32,7 +31,7 @@ export function decodeTreeFile(bytes: Buffer, name: string): TreeImage {
     });
   if (bytes.length < HEAD || bytes.toString('latin1', 0, 8) !== MAGIC)
     throw damaged('it does not begin as an image does');
-  if (bytes.length > TREE_BYTES_MAX) throw damaged(`it has more than ${TREE_BYTES_MAX} bytes`);
+  if (bytes.length > LIMITS.treeBytes) throw damaged(`it has more than ${LIMITS.treeBytes} bytes`);
   if (bytes.readBigUInt64LE(16) !== BigInt(bytes.length - HEAD))
     throw damaged('its length is wrong');
   const body = bytes.subarray(HEAD);

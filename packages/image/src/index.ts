@@ -1,3 +1,4 @@
+export { ControlGroup } from './generated/ferry/image/v1/cgroup.js';
 export { Credentials } from './generated/ferry/image/v1/credentials.js';
 export {
   CharacterDevice,
@@ -9,15 +10,47 @@ export {
   Memfd,
   NamespaceFd,
   PidFd,
+  ProcFile,
   RegularFile,
 } from './generated/ferry/image/v1/file.js';
 export {
+  Ipc,
+  IpcPermissions,
+  Message,
+  MessageQueue,
+  MessageQueueFd,
+  PosixMessage,
+  PosixQueue,
+  SemaphoreSet,
+  SysvSegment,
+} from './generated/ferry/image/v1/ipc.js';
+export {
+  AioRing,
   FileReference,
   Mm,
   PageRun,
   SharedMemory,
   Vma,
 } from './generated/ferry/image/v1/mm.js';
+export { ExtendedAttribute, FileExtent, Nameless } from './generated/ferry/image/v1/nameless.js';
+export {
+  DataRun,
+  KernelSetting,
+  Mount,
+  MountNamespace,
+  Namespace,
+  NetworkNamespace,
+  TimeNamespace,
+  TreeEntry,
+  UserNamespace,
+  UtsNamespace,
+} from './generated/ferry/image/v1/namespace.js';
+export {
+  Fanotify,
+  FanotifyMark,
+  Inotify,
+  InotifyWatch,
+} from './generated/ferry/image/v1/notify.js';
 export {
   FileDescriptor,
   FsState,
@@ -48,6 +81,7 @@ export {
   UnixSocket,
 } from './generated/ferry/image/v1/socket.js';
 export {
+  BpfMap,
   Epoll,
   EpollTarget,
   EventFd,
@@ -57,6 +91,12 @@ export {
   TimerFd,
 } from './generated/ferry/image/v1/special.js';
 export {
+  NetlinkSocket,
+  PacketMembership,
+  PacketSocket,
+} from './generated/ferry/image/v1/special-socket.js';
+export { Terminal, TerminalPair } from './generated/ferry/image/v1/terminal.js';
+export {
   IntervalTimer,
   PosixTimer,
 } from './generated/ferry/image/v1/timer.js';
@@ -65,5 +105,9 @@ export {
   TreeImage,
 } from './generated/ferry/image/v1/tree.js';
 export * from './image-file.js';
+export * from './inner-ids.js';
+export * from './kept-memory.js';
+export * from './limits.js';
+export * from './temporary-name.js';
 export * from './validate.js';
 export * from './version.js';

@@ -1,22 +1,11 @@
 import { FerryError } from '@ferry/core';
 import type { Process } from './generated/ferry/image/v1/process.js';
 import type { TreeImage } from './generated/ferry/image/v1/tree.js';
-
-/** Bounds of what an image may hold: beyond them it is refused, not tried. */
-export const LIMITS = {
-  processes: 32_768,
-  threadsPerProcess: 32_768,
-  descriptorsPerProcess: 1_048_576,
-  mappingsPerProcess: 1_000_000,
-  runsPerProcess: 16_000_000,
-  files: 4_000_000,
-  xstateBytes: 65_536,
-  pid: 4_194_304,
-  pathBytes: 4096,
-} as const;
+import { LIMITS } from './limits.js';
 
 const ADDRESS_END = 0x7ffffffff000n;
 const PAGE = 4096n;
+const SIGINFO_BYTES = 128;
 
 function refuse(what: string): never {
   throw new FerryError('image.invalid', `The image is not valid: ${what}`);
@@ -55,6 +44,10 @@ export function validateTree(image: TreeImage): void {
   }
 }
 
+function checkSiginfo({ length }: Uint8Array, who: string): void {
+  if (length !== SIGINFO_BYTES) refuse(`a signal that waits in ${who} has ${length} bytes`);
+}
+
 function validateProcess(
   process: Process,
   files: ReadonlySet<number>,
@@ -64,6 +57,12 @@ function validateProcess(
   const who = `process ${process.pid}`;
   if (!['running', 'stopped'].includes(process.state))
     refuse(`${who} is in state "${process.state}"`);
+  for (const owner of [process.filesOwnerPid, process.fsOwnerPid]) {
+    if (owner !== 0 && owner !== process.ppid) refuse(`${who} shares with process ${owner}`);
+  }
+  if (process.filesOwnerPid !== 0 && process.descriptors.length > 0) {
+    refuse(`${who} has descriptors besides those it shares`);
+  }
   if (process.mm === undefined) refuse(`${who} has no memory`);
   if (process.threads.length === 0) refuse(`${who} has no thread`);
   bound(process.threads.length, LIMITS.threadsPerProcess, `threads in ${who}`);
@@ -72,7 +71,9 @@ function validateProcess(
   bound(process.mm.runs.length, LIMITS.runsPerProcess, `page runs in ${who}`);
   if (process.threads[0]!.tid !== process.pid)
     refuse(`the first thread of ${who} is not its leader`);
+  for (const { siginfo } of process.pending) checkSiginfo(siginfo, who);
   for (const [i, thread] of process.threads.entries()) {
+    for (const { siginfo } of thread.pending) checkSiginfo(siginfo, who);
     if (thread.registers === undefined || thread.credentials === undefined)
       refuse(`a thread of ${who} lacks its state`);
     if (thread.xstate.length < 576 || thread.xstate.length > LIMITS.xstateBytes) {

@@ -49,6 +49,8 @@ describe('validateTree', () => {
     ['an unknown process state', (bad) => (bad.processes[1]!.state = 'dreaming')],
     ['a process without threads', (bad) => (bad.processes[1]!.threads = [])],
     ['a first thread that is not the leader', (bad) => (bad.processes[1]!.threads = [thread(44)])],
+    ['a table shared with no parent', (bad) => (bad.processes[1]!.filesOwnerPid = 11)],
+    ['a working directory shared with no parent', (bad) => (bad.processes[1]!.fsOwnerPid = 77)],
     ['a thread id twice', (bad) => bad.processes[1]!.threads.push(thread(10))],
     ['a short FP state', (bad) => (bad.processes[0]!.threads[0]!.xstate = Buffer.alloc(8))],
     [
@@ -63,7 +65,12 @@ describe('validateTree', () => {
     ['a mapping that is not of whole pages', (bad) => (bad.processes[0]!.mm!.vmas[2]!.end += 1n)],
     [
       'a run outside user space',
-      (bad) => bad.processes[0]!.mm!.runs.push({ address: 0n, pages: 1n << 60n }),
+      (bad) =>
+        bad.processes[0]!.mm!.runs.push({
+          address: 0n,
+          pages: 1n << 60n,
+          content: Buffer.alloc(0),
+        }),
     ],
     [
       'an unknown kind of file',
@@ -73,6 +80,9 @@ describe('validateTree', () => {
           flags: 0,
           position: 0n,
           owner: undefined,
+          networkNamespaceId: 0,
+          mountNamespaceId: 0,
+          lost: '',
           locks: [],
           kind: undefined,
         }),

@@ -8,15 +8,19 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "addon.h"
+#include "siphash.h"
 #include "xxh64.h"
 
 #define PAGE_BYTES 4096ull
 #define IOVECS_A_CALL 512
-#define BUFFERS_A_CALL 3
+#define BUFFERS_A_CALL 5
+#define PAGE_HASH_BYTES 16
+#define KEY_BYTES 16
 
 /* Consecutive pages of one process; native byte order, made by src/page-io.ts. */
 struct page_run {
@@ -44,6 +48,9 @@ struct page_work {
     int encoding;
     uint64_t hash;
     int writing;
+    int lenient; /* read: what is not there any more counts as zeros */
+    uint8_t *page_hashes; /* read: room for one of each page; NULL: not wanted */
+    const uint8_t *key;
     /* Outcome. */
     int status;
     int error; /* errno of STATUS_FAILED */
@@ -65,11 +72,16 @@ static int transfer_by_file(struct page_work *w, size_t run, uint64_t address, u
     char path[64];
     snprintf(path, sizeof path, "/proc/%llu/mem", (unsigned long long)w->runs[run].pid);
     int fd = open(path, (w->writing ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-    if (fd < 0) return fail_at(w, run, address, errno);
+    if (fd < 0 && !w->lenient) return fail_at(w, run, address, errno);
     while (length > 0) {
-        ssize_t n = w->writing ? pwrite(fd, at, length, (off_t)address) : pread(fd, at, length, (off_t)address);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) {
+        ssize_t n = -1;
+        if (fd >= 0)
+            n = w->writing ? pwrite(fd, at, length, (off_t)address) : pread(fd, at, length, (off_t)address);
+        if (n < 0 && fd >= 0 && errno == EINTR) continue;
+        if (n <= 0 && w->lenient) { /* this page is gone; the next may be there */
+            n = (ssize_t)(PAGE_BYTES - address % PAGE_BYTES);
+            memset(at, 0, (size_t)n);
+        } else if (n <= 0) {
             int error = n < 0 ? errno : EFAULT;
             close(fd);
             return fail_at(w, run, address, error);
@@ -78,7 +90,7 @@ static int transfer_by_file(struct page_work *w, size_t run, uint64_t address, u
         address += (uint64_t)n;
         length -= (uint64_t)n;
     }
-    close(fd);
+    if (fd >= 0) close(fd);
     return 0;
 }
 
@@ -100,7 +112,7 @@ static int transfer_process(struct page_work *w, size_t first, size_t last, uint
         ssize_t n = w->writing ? process_vm_writev(pid, &local, 1, remote, count, 0)
                                : process_vm_readv(pid, &local, 1, remote, count, 0);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && errno != EFAULT) return fail_at(w, first, w->runs[first].address + skip, errno);
+        if (n < 0 && errno != EFAULT && !w->lenient) return fail_at(w, first, w->runs[first].address + skip, errno);
         uint64_t moved = n < 0 ? 0 : (uint64_t)n;
         at += moved;
         int short_call = moved < length;
@@ -134,6 +146,10 @@ static int transfer(struct page_work *w, uint8_t *at) {
 
 static void read_pages(struct page_work *w) {
     if (transfer(w, w->raw) != 0) return;
+    if (w->page_hashes != NULL)
+        for (size_t page = 0; page < w->raw_length / PAGE_BYTES; page++)
+            ferry_siphash128(w->raw + page * PAGE_BYTES, PAGE_BYTES, w->key,
+                             w->page_hashes + page * PAGE_HASH_BYTES);
     w->hash = ferry_xxh64(w->raw, w->raw_length, 0);
     int length = w->packed_length == 0
                      ? 0
@@ -246,15 +262,29 @@ static napi_value start(napi_env env, struct page_work *w) {
     return promise;
 }
 
-/* readPages(runs, raw, packed, acceleration): reads the pages of `runs` into the start of `raw` and compresses them into
- * `packed`; where they do not fit there (give less room than their size) the result is `raw` as it is. */
+/* Takes the room for hashes of single pages, which may be empty, and their key. */
+static int take_page_hashes(napi_env env, struct page_work *w, napi_value hashes, napi_value key) {
+    void *data = NULL;
+    size_t room = 0;
+    if (take_buffer(env, w, hashes, 3, &data, &room) != 0) return -1;
+    if (room == 0) return 0;
+    if (room < w->raw_length / PAGE_BYTES * PAGE_HASH_BYTES) return -1;
+    w->page_hashes = data;
+    if (take_buffer(env, w, key, 4, &data, &room) != 0 || room != KEY_BYTES) return -1;
+    w->key = data;
+    return 0;
+}
+
+/* readPages(runs, raw, packed, acceleration, lenient, pageHashes, key): reads the pages of `runs` into the start of `raw`
+ * and compresses them into `packed`; where they do not fit there (give less room than their size) the result is `raw` as
+ * it is. Where there is room for them, each page's own hash goes to `pageHashes`. */
 static napi_value js_read_pages(napi_env env, napi_callback_info info) {
-    static const char text[] = "readPages takes (runs, raw, packed, acceleration)";
-    napi_value argv[4];
-    size_t argc = 4, room = 0;
+    static const char text[] = "readPages takes (runs, raw, packed, acceleration, lenient, pageHashes, key)";
+    napi_value argv[7];
+    size_t argc = 7, room = 0;
     void *data = NULL;
     struct page_work *w = calloc(1, sizeof *w);
-    if (w == NULL || napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok || argc != 4) {
+    if (w == NULL || napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok || argc != 7) {
         free(w);
         napi_throw_type_error(env, "linux.argument", text);
         return NULL;
@@ -267,6 +297,8 @@ static napi_value js_read_pages(napi_env env, napi_callback_info info) {
     w->packed = data;
     w->packed_length = room;
     if (napi_get_value_int32(env, argv[3], &w->acceleration) != napi_ok) return refuse(env, w, text);
+    if (napi_get_value_int32(env, argv[4], &w->lenient) != napi_ok) return refuse(env, w, text);
+    if (take_page_hashes(env, w, argv[5], argv[6]) != 0) return refuse(env, w, text);
     return start(env, w);
 }
 
@@ -314,7 +346,22 @@ static napi_value js_hash64(napi_env env, napi_callback_info info) {
     return value;
 }
 
+/* freeBuffer(buffer): gives the memory of a Buffer that has an ArrayBuffer of its own back at once, not when V8 comes to
+ * collect it; the Buffer is empty afterwards. */
+static napi_value js_free_buffer(napi_env env, napi_callback_info info) {
+    napi_value argv[1], array_buffer;
+    size_t argc = 1, length = 0, offset = 0;
+    napi_typedarray_type type;
+    if (napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok) return NULL;
+    if (argc < 1 ||
+        napi_get_typedarray_info(env, argv[0], &type, &length, NULL, &array_buffer, &offset) != napi_ok ||
+        napi_detach_arraybuffer(env, array_buffer) != napi_ok)
+        napi_throw_type_error(env, "linux.argument", "freeBuffer takes a Buffer that can be detached");
+    return NULL;
+}
+
 void ferry_register_pages(napi_env env, napi_value exports, ferry_export export_function) {
+    export_function(env, exports, "freeBuffer", js_free_buffer);
     export_function(env, exports, "hash64", js_hash64);
     export_function(env, exports, "readPages", js_read_pages);
     export_function(env, exports, "writePages", js_write_pages);

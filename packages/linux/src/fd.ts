@@ -1,3 +1,4 @@
+import { close } from 'node:fs';
 import { call, sys } from './sys.js';
 
 /** A descriptor of our own that is closed with its scope (`using`). */
@@ -19,6 +20,11 @@ export class OwnedFd implements Disposable {
     const fd = this.number;
     this.#fd = -1;
     return fd;
+  }
+
+  /** Closes it on another thread, for what takes long to close. */
+  closeElsewhere(): void {
+    if (this.#fd >= 0) close(this.release(), () => {});
   }
 
   [Symbol.dispose](): void {

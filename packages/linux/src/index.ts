@@ -1,7 +1,9 @@
 export * from './batch.js';
+export * from './buffer-memory.js';
 export * from './fd.js';
+export * from './namespace.js';
 export type { SyscallArgument } from './native.js';
-export * from './network-namespace.js';
+export * from './netlink.js';
 export * from './page-io.js';
 export * from './pagemap.js';
 export * from './proc.js';
@@ -11,3 +13,5 @@ export * from './sock-diag.js';
 export * from './socket.js';
 export * from './sys.js';
 export * from './syscall-table.js';
+export * from './urgency.js';
+export * from './write-tracking.js';

@@ -12,7 +12,16 @@ export interface NativeAddon {
   syscalls(calls: Buffer, first: number): void;
   addressOf(buffer: Buffer): bigint;
   hash64(buffer: Buffer): bigint;
-  readPages(runs: Buffer, raw: Buffer, packed: Buffer, acceleration: number): Promise<PageWork>;
+  readPages(
+    runs: Buffer,
+    raw: Buffer,
+    packed: Buffer,
+    acceleration: number,
+    lenient: number,
+    pageHashes: Buffer,
+    key: Buffer,
+  ): Promise<PageWork>;
+  freeBuffer(buffer: Buffer): void;
   writePages(
     runs: Buffer,
     payload: Buffer,

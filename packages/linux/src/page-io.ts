@@ -24,6 +24,18 @@ export interface ReadBatch {
   readonly hash: bigint;
 }
 
+/** Bytes of a page's own hash, and of the key. */
+export const PAGE_HASH_BYTES = 16;
+
+/** Wanted of each page that is read: SipHash-2-4 with 128 bits, under a key. */
+export interface PageHashes {
+  readonly key: Buffer;
+  /** Room for PAGE_HASH_BYTES a page, in the order of the runs. */
+  readonly into: Buffer;
+}
+
+const NO_HASHES: PageHashes = { key: Buffer.alloc(0), into: Buffer.alloc(0) };
+
 /** Packs runs for one native call. */
 export function packRuns(runs: readonly ProcessPages[]): Buffer {
   const packed = Buffer.from(new ArrayBuffer(runs.length * RUN_BYTES));
@@ -40,15 +52,23 @@ export function packRuns(runs: readonly ProcessPages[]): Buffer {
 /** Reads pages of processes (running or stopped) and compresses them, on a thread of the pool.
  *  @param raw  scratch of at least the pages' size; holds the result when it did not compress into `packed`
  *  @param packed  where the compressed pages go; less room than their size makes the raw form the fallback
- *  @param acceleration  of LZ4_compress_fast: 1 packs best, larger is faster
+ *  @param options  `acceleration` of LZ4_compress_fast: 1 packs best, larger is faster; `lenient`: pages and processes
+ *    that are not there count as zeros; `hashes` of the pages as they were read
  *  @throws SysError ESRCH when a process is gone, EFAULT when a page is not there */
 export async function readPages(
   runs: readonly ProcessPages[],
   raw: Buffer,
   packed: Buffer,
-  acceleration = 1,
+  options: {
+    readonly acceleration?: number;
+    readonly lenient?: boolean;
+    readonly hashes?: PageHashes | undefined;
+  } = {},
 ): Promise<ReadBatch> {
-  const work = await native.readPages(packRuns(runs), raw, packed, acceleration);
+  const { acceleration = 1, lenient = false, hashes = NO_HASHES } = options;
+  const { key, into } = hashes;
+  const how = [acceleration, lenient ? 1 : 0] as const;
+  const work = await native.readPages(packRuns(runs), raw, packed, ...how, into, key);
   if (work.status !== 0) throw failure('process_vm_readv', runs, work);
   return { encoding: work.encoding === 1 ? 'lz4' : 'raw', length: work.length, hash: work.hash };
 }

@@ -73,7 +73,10 @@ export function procStatus(path: string): Map<string, string> {
   const table = new Map<string, string>();
   for (const line of readProc(path).split('\n')) {
     const colon = line.indexOf(':');
-    if (colon > 0) table.set(line.slice(0, colon), line.slice(colon + 1).trim());
+    if (colon < 0) continue;
+    const name = line.slice(0, colon);
+    // A command may begin or end with blanks.
+    table.set(name, name === 'Name' ? line.slice(colon + 2) : line.slice(colon + 1).trim());
   }
   return table;
 }

@@ -6,6 +6,7 @@ const PTRACE = {
   cont: 7,
   singleStep: 9,
   detach: 17,
+  syscall: 24,
   getRegSet: 0x4204,
   setRegSet: 0x4205,
   seize: 0x4206,
@@ -84,11 +85,31 @@ export class Registers {
   }
 }
 
-/** How a wait ended. `group`: the thread is in a job-control stop as well. */
+/** How a wait ended. `group`: the thread is in a job-control stop as well; `event`: it was told to stop (otherwise it has
+ *  made the step that was asked for). */
 export type Stop =
-  | { readonly kind: 'stopped'; readonly group: boolean; readonly groupSignal: number }
+  | {
+      readonly kind: 'stopped';
+      readonly group: boolean;
+      readonly groupSignal: number;
+      readonly event: boolean;
+    }
+  /** About to make a system call, or at its end: see `toSyscall`. */
+  | { readonly kind: 'syscall' }
   | { readonly kind: 'signal'; readonly signal: number }
   | { readonly kind: 'exited'; readonly status: number };
+
+/** FERRY_TRACER_DIES_AT=N: this process is killed before the Nth thing that it does to another one. Never set outside of
+ *  tests, which find out that way that those are not harmed. */
+const diesAt = Number(process.env.FERRY_TRACER_DIES_AT ?? 0);
+let done = 0;
+
+/** Counts what is about to be done to another process. */
+function count(): void {
+  if (diesAt === 0) return;
+  done += 1;
+  if (done === diesAt) process.kill(process.pid, 'SIGKILL');
+}
 
 function request(
   name: keyof typeof PTRACE,
@@ -96,6 +117,7 @@ function request(
   address: bigint | number,
   data: bigint | number | Buffer,
 ): number {
+  count();
   return sys('ptrace', PTRACE[name], tid, address, data);
 }
 
@@ -133,15 +155,16 @@ export class TracedThread {
   /** Waits for the next stop of exactly this thread. A task in uninterruptible sleep may never stop.
    *  @throws FerryError capture.unstoppable after `timeoutMs` */
   wait(timeoutMs = 5000): Stop {
-    const status = Buffer.alloc(4);
-    const deadline = process.hrtime.bigint() + BigInt(timeoutMs) * 1_000_000n;
+    count();
+    let deadline: number | undefined;
     for (let spins = 0; ; spins++) {
-      const pid = sys('wait4', this.tid, status, WNOHANG | WAIT_EXACT, null);
-      if (pid === this.tid) return decodeStop(status.readUInt32LE(0));
+      const pid = sys('wait4', this.tid, STATUS, WNOHANG | WAIT_EXACT, null);
+      if (pid === this.tid) return decodeStop(STATUS.readUInt32LE(0));
       if (pid < 0 && pid !== -4) throw sysError('wait4', -pid, `thread ${this.tid}`);
       if (spins > 200) sys('nanosleep', NAP, null);
       else if (spins > 20) sys('sched_yield');
-      if (process.hrtime.bigint() > deadline) {
+      deadline ??= performance.now() + timeoutMs;
+      if (performance.now() > deadline) {
         throw new FerryError(
           'capture.unstoppable',
           `Thread ${this.tid} did not stop in ${timeoutMs} ms`,
@@ -157,9 +180,8 @@ export class TracedThread {
   /** A stop, or the end, of exactly this thread that has happened already; undefined when there is none.
    *  @throws SysError ECHILD when it has been waited for to its end */
   poll(): Stop | undefined {
-    const status = Buffer.alloc(4);
-    const pid = sys('wait4', this.tid, status, WNOHANG | WAIT_EXACT, null);
-    if (pid === this.tid) return decodeStop(status.readUInt32LE(0));
+    const pid = sys('wait4', this.tid, STATUS, WNOHANG | WAIT_EXACT, null);
+    if (pid === this.tid) return decodeStop(STATUS.readUInt32LE(0));
     if (pid < 0 && pid !== -4) throw sysError('wait4', -pid, `thread ${this.tid}`);
     return undefined;
   }
@@ -173,6 +195,12 @@ export class TracedThread {
     must('singleStep', this.tid, 0, 0);
   }
 
+  /** Runs to where it enters or leaves a system call. Were the tracer killed while it stands there it would just go on: the
+   *  signal of that stop, SIGTRAP | 0x80, is none (include/linux/ptrace.h: ptrace_report_syscall). */
+  toSyscall(): void {
+    must('syscall', this.tid, 0, 0);
+  }
+
   /** Lets go; a thread that has died meanwhile is no error. */
   detach(): void {
     const result = request('detach', this.tid, 0, 0);
@@ -180,7 +208,7 @@ export class TracedThread {
   }
 
   registers(): Registers {
-    const bytes = Buffer.alloc(27 * 8);
+    const bytes = Buffer.allocUnsafe(27 * 8);
     must('getRegSet', this.tid, NT_PRSTATUS, iovec(bytes));
     return new Registers(bytes);
   }
@@ -191,36 +219,33 @@ export class TracedThread {
 
   /** The XSAVE area, standard format, as long as the kernel makes it. */
   xstate(): Buffer {
-    const bytes = Buffer.alloc(16384);
-    const vector = iovec(bytes);
+    const vector = iovec(XSTATE);
     must('getRegSet', this.tid, NT_X86_XSTATE, vector);
-    return bytes.subarray(0, Number(vector.readBigUInt64LE(8)));
+    return Buffer.from(XSTATE.subarray(0, Number(vector.readBigUInt64LE(8))));
   }
 
   signalMask(): bigint {
-    const mask = Buffer.alloc(8);
-    must('getSigMask', this.tid, 8, mask);
-    return mask.readBigUInt64LE(0);
+    must('getSigMask', this.tid, 8, MASK);
+    return MASK.readBigUInt64LE(0);
   }
 
   setSignalMask(mask: bigint): void {
-    const bytes = Buffer.alloc(8);
-    bytes.writeBigUInt64LE(mask);
-    must('setSigMask', this.tid, 8, bytes);
+    MASK.writeBigUInt64LE(mask);
+    must('setSigMask', this.tid, 8, MASK);
   }
 
   /** Pending signals as siginfo_t of 128 bytes: of this thread, or shared by its process. Nothing is consumed. */
   pendingSignals(which: 'thread' | 'process'): Buffer[] {
     const found: Buffer[] = [];
     for (;;) {
-      const args = Buffer.alloc(16);
-      args.writeBigUInt64LE(BigInt(found.length), 0);
-      args.writeUInt32LE(which === 'process' ? 1 : 0, 8);
-      args.writeInt32LE(32, 12);
-      const out = Buffer.alloc(32 * 128);
-      const n = must('peekSigInfo', this.tid, addressOf(args), out);
-      for (let i = 0; i < n; i++) found.push(out.subarray(i * 128, (i + 1) * 128));
-      if (n < 32) return found;
+      PEEK.writeBigUInt64LE(BigInt(found.length), 0);
+      PEEK.writeUInt32LE(which === 'process' ? 1 : 0, 8);
+      PEEK.writeInt32LE(PEEKED_MAX, 12);
+      const n = must('peekSigInfo', this.tid, addressOf(PEEK), PEEKED);
+      for (let i = 0; i < n; i++) {
+        found.push(Buffer.from(PEEKED.subarray(i * SIGINFO_SIZE, (i + 1) * SIGINFO_SIZE)));
+      }
+      if (n < PEEKED_MAX) return found;
     }
   }
 
@@ -254,11 +279,30 @@ export class TracedThread {
 const NAP = Buffer.alloc(16);
 NAP.writeBigUInt64LE(50_000n, 8);
 
+// Room for arguments and answers, reused: a request costs less than a fresh Buffer. Calls are synchronous, so no two
+// are under way at once; what is returned is a copy.
+const STATUS = Buffer.alloc(4);
+const MASK = Buffer.alloc(8);
+const XSTATE = Buffer.alloc(16384);
+const SIGINFO_SIZE = 128;
+const PEEKED_MAX = 32;
+const PEEK = Buffer.alloc(16);
+const PEEKED = Buffer.alloc(PEEKED_MAX * SIGINFO_SIZE);
+const LOCAL = Buffer.alloc(16);
+const REMOTE = Buffer.alloc(16);
+
+/** struct iovec of our own bytes; good until the next one is made. */
 function iovec(bytes: Buffer): Buffer {
-  const vector = Buffer.alloc(16);
-  vector.writeBigUInt64LE(addressOf(bytes), 0);
-  vector.writeBigUInt64LE(BigInt(bytes.length), 8);
-  return vector;
+  LOCAL.writeBigUInt64LE(addressOf(bytes), 0);
+  LOCAL.writeBigUInt64LE(BigInt(bytes.length), 8);
+  return LOCAL;
+}
+
+/** struct iovec of another process's memory; good until the next one is made. */
+function remoteIovec(address: bigint, length: number): Buffer {
+  REMOTE.writeBigUInt64LE(address, 0);
+  REMOTE.writeBigUInt64LE(BigInt(length), 8);
+  return REMOTE;
 }
 
 function decodeStop(status: number): Stop {
@@ -266,18 +310,17 @@ function decodeStop(status: number): Stop {
   const signal = (status >> 8) & 0xff;
   const event = status >> 16;
   if (event === EVENT_STOP)
-    return { kind: 'stopped', group: signal !== SIGTRAP, groupSignal: signal };
-  if (signal === SIGTRAP && event === 0) return { kind: 'stopped', group: false, groupSignal: 0 };
+    return { kind: 'stopped', group: signal !== SIGTRAP, groupSignal: signal, event: true };
+  if (signal === SIGTRAP && event === 0)
+    return { kind: 'stopped', group: false, groupSignal: 0, event: false };
+  if (signal === (SIGTRAP | 0x80)) return { kind: 'syscall' };
   return { kind: 'signal', signal };
 }
 
 /** Reads another process's memory; short reads are errors. process_vm_readv(2). */
 export function readMemory(pid: number, address: bigint, length: number): Buffer {
-  const out = Buffer.alloc(length);
-  const remote = Buffer.alloc(16);
-  remote.writeBigUInt64LE(address, 0);
-  remote.writeBigUInt64LE(BigInt(length), 8);
-  const n = call('process_vm_readv', pid, iovec(out), 1, remote, 1, 0);
+  const out = Buffer.allocUnsafe(length);
+  const n = call('process_vm_readv', pid, iovec(out), 1, remoteIovec(address, length), 1, 0);
   if (n !== length)
     throw sysError('process_vm_readv', 14, `process ${pid} at 0x${address.toString(16)}`);
   return out;
@@ -285,9 +328,8 @@ export function readMemory(pid: number, address: bigint, length: number): Buffer
 
 /** Writes another process's memory; short writes are errors. process_vm_writev(2). */
 export function writeMemory(pid: number, address: bigint, bytes: Buffer): void {
-  const remote = Buffer.alloc(16);
-  remote.writeBigUInt64LE(address, 0);
-  remote.writeBigUInt64LE(BigInt(bytes.length), 8);
+  count();
+  const remote = remoteIovec(address, bytes.length);
   const n = call('process_vm_writev', pid, iovec(bytes), 1, remote, 1, 0);
   if (n !== bytes.length)
     throw sysError('process_vm_writev', 14, `process ${pid} at 0x${address.toString(16)}`);

@@ -3,25 +3,35 @@ import { cString } from './fd.js';
 import { call, sys, sysError } from './sys.js';
 
 const O_RDONLY_CLOEXEC = 0o2000000;
+/** Files of /proc/sys refuse reads into more than the kernel allocates at once (fs/proc/proc_sysctl.c). */
+const READ_MAX = 1 << 20;
 let scratch = Buffer.allocUnsafeSlow(256 * 1024);
 
 /** Reads a small file (of /proc) whole, as Latin-1 text. Raw system calls: node:fs costs several times as much a file.
  *  @throws SysError ENOENT or ESRCH when the process is gone */
 export function readProc(path: string): string {
-  return readProcBytes(path).toString('latin1');
+  // First the reading, which may put a larger buffer in place of this one.
+  const length = readIntoScratch(path);
+  return scratch.toString('latin1', 0, length);
 }
 
 /** As readProc, as bytes: a copy of its own. */
 export function readProcBytes(path: string): Buffer {
+  const length = readIntoScratch(path);
+  return Buffer.from(scratch.subarray(0, length));
+}
+
+function readIntoScratch(path: string): number {
   const fd = sys('open', cString(path), O_RDONLY_CLOEXEC, 0);
   if (fd < 0) throw sysError('open', -fd, path);
   let length = 0;
   try {
     for (;;) {
       if (length === scratch.length) grow();
-      const n = sys('read', fd, scratch.subarray(length), scratch.length - length);
+      const rest = length === 0 ? scratch : scratch.subarray(length);
+      const n = sys('read', fd, rest, Math.min(rest.length, READ_MAX));
       if (n < 0) throw sysError('read', -n, path);
-      if (n === 0) return Buffer.from(scratch.subarray(0, length));
+      if (n === 0) return length;
       length += n;
     }
   } finally {

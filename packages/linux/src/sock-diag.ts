@@ -1,6 +1,4 @@
-import { FerryError } from '@ferry/core';
-import { OwnedFd } from './fd.js';
-import { call, sysError } from './sys.js';
+import { NETLINK_HEADER, netlinkAttributes, netlinkDump } from './netlink.js';
 
 /** A UNIX socket as the kernel lists it: sock_diag(7), unix_diag. */
 export interface UnixDiag {
@@ -37,10 +35,22 @@ export interface InetDiag {
   readonly shutdown: number;
 }
 
+/** A packet socket: packet_diag. */
+export interface PacketDiag {
+  readonly inode: number;
+  readonly memberships: readonly {
+    index: number;
+    count: number;
+    type: number;
+    address: Buffer;
+  }[];
+  /** In the form of struct tpacket_req3; empty without a ring. */
+  readonly receiveRing: Buffer;
+  readonly sendRing: Buffer;
+}
+
 const SOCK_DIAG_BY_FAMILY = 20;
-const NLM_F_REQUEST_DUMP = 0x301;
-const NLMSG_ERROR = 2;
-const NLMSG_DONE = 3;
+const NETLINK_SOCK_DIAG = 4;
 const UDIAG_SHOW = { name: 1, vfs: 2, peer: 4, icons: 8, queueLength: 16 };
 
 /** Every UNIX socket of the thread's network namespace. @throws SysError */
@@ -71,38 +81,44 @@ export function listInetSockets(kind: {
   return found;
 }
 
-function dump(payload: Buffer, take: (message: Buffer) => void): void {
-  using socket = new OwnedFd(call('socket', 16, 3 | 0o2000000, 4 /* NETLINK_SOCK_DIAG */));
-  const request = Buffer.alloc(16 + payload.length);
-  request.writeUInt32LE(request.length, 0);
-  request.writeUInt16LE(SOCK_DIAG_BY_FAMILY, 4);
-  request.writeUInt16LE(NLM_F_REQUEST_DUMP, 6);
-  payload.copy(request, 16);
-  call('sendto', socket.number, request, request.length, 0, null, 0);
-  const answer = Buffer.allocUnsafeSlow(64 * 1024);
-  for (;;) {
-    const total = call('recvfrom', socket.number, answer, answer.length, 0, null, null);
-    for (let at = 0; at + 16 <= total; ) {
-      const size = answer.readUInt32LE(at);
-      const type = answer.readUInt16LE(at + 4);
-      if (type === NLMSG_DONE) return;
-      if (type === NLMSG_ERROR) {
-        throw sysError('sock_diag', -answer.readInt32LE(at + 16), `family ${payload[0]}`);
-      }
-      if (size < 16) throw new FerryError('linux.netlink', 'A netlink message is cut short');
-      take(answer.subarray(at + 16, at + size));
-      at += (size + 3) & ~3;
-    }
-  }
+/** Every packet socket of the thread's network namespace. @throws SysError ENOENT when the kernel has no diag module */
+export function listPacketSockets(): PacketDiag[] {
+  const SHOW_MEMBERSHIPS_AND_RINGS = 6;
+  const request = Buffer.alloc(20);
+  request.writeUInt8(17, 0);
+  request.writeUInt32LE(SHOW_MEMBERSHIPS_AND_RINGS, 8);
+  const found: PacketDiag[] = [];
+  dump(request, (message) => found.push(parsePacket(message)));
+  return found;
 }
 
-function* attributes(message: Buffer, start: number): Generator<[number, Buffer]> {
-  for (let at = start; at + 4 <= message.length; ) {
-    const size = message.readUInt16LE(at);
-    if (size < 4) return;
-    yield [message.readUInt16LE(at + 2), message.subarray(at + 4, at + size)];
-    at += (size + 3) & ~3;
+/** struct packet_diag_mclist: index, count, type, address length, address */
+const MEMBERSHIP_SIZE = 44;
+
+function parsePacket(message: Buffer): PacketDiag {
+  const NOTHING = Buffer.alloc(0);
+  let [receiveRing, sendRing] = [NOTHING, NOTHING];
+  const memberships: { index: number; count: number; type: number; address: Buffer }[] = [];
+  for (const [type, value] of netlinkAttributes(message, 16)) {
+    if (type === 2) receiveRing = Buffer.from(value);
+    else if (type === 3) sendRing = Buffer.from(value);
+    if (type !== 1) continue;
+    for (let at = 0; at + MEMBERSHIP_SIZE <= value.length; at += MEMBERSHIP_SIZE) {
+      const length = value.readUInt16LE(at + 10);
+      memberships.push({
+        index: value.readUInt32LE(at),
+        count: value.readUInt32LE(at + 4),
+        type: value.readUInt16LE(at + 8),
+        address: Buffer.from(value.subarray(at + 12, at + 12 + length)),
+      });
+    }
   }
+  return { inode: message.readUInt32LE(4), memberships, receiveRing, sendRing };
+}
+
+function dump(payload: Buffer, take: (message: Buffer) => void): void {
+  const found = netlinkDump(NETLINK_SOCK_DIAG, { type: SOCK_DIAG_BY_FAMILY, payload });
+  for (const message of found) take(message.subarray(NETLINK_HEADER));
 }
 
 function parseUnix(message: Buffer): UnixDiag {
@@ -113,7 +129,7 @@ function parseUnix(message: Buffer): UnixDiag {
   let received = 0;
   let sent = 0;
   let shutdown = 0;
-  for (const [type, value] of attributes(message, 16)) {
+  for (const [type, value] of netlinkAttributes(message, 16)) {
     if (type === 0) name = unixName(value);
     else if (type === 1) fileInode = value.readUInt32LE(0);
     else if (type === 2) peer = value.readUInt32LE(0);
@@ -148,7 +164,7 @@ export function unixName(path: Buffer): Buffer {
 function parseInet(message: Buffer): InetDiag {
   const size = message.readUInt8(0) === 2 ? 4 : 16;
   let shutdown = 0;
-  for (const [type, value] of attributes(message, 72)) {
+  for (const [type, value] of netlinkAttributes(message, 72)) {
     if (type === 8) shutdown = value.readUInt8(0);
   }
   return {

@@ -3,7 +3,13 @@ import { addressOf, call, ERRNO, sys } from './sys.js';
 export const AF = { unix: 1, inet: 2, inet6: 10, netlink: 16, packet: 17, vsock: 40 } as const;
 export const SOCK = { stream: 1, dgram: 2, raw: 3, seqpacket: 5, cloexec: 0o2000000 } as const;
 export const SOL = { socket: 1, ip: 0, tcp: 6, udp: 17, ipv6: 41 } as const;
-export const MSG = { peek: 2, truncated: 0x20, dontWait: 0x40, noSignal: 0x4000 } as const;
+export const MSG = {
+  peek: 2,
+  truncated: 0x20,
+  dontWait: 0x40,
+  noSignal: 0x4000,
+  closeOnExec: 0x40000000,
+} as const;
 
 /** Socket options that code names; the tables of what is carried are elsewhere. */
 export const SO = {
@@ -11,6 +17,7 @@ export const SO = {
   type: 3,
   sendBuffer: 7,
   receiveBuffer: 8,
+  oobInline: 10,
   passCredentials: 16,
   peerCredentials: 17,
   bindToDevice: 25,
@@ -95,8 +102,13 @@ const header = Buffer.alloc(56);
 /** Looks at the next message without taking it (MSG_PEEK); with SO_PEEK_OFF set, the one after the last that was looked
  *  at. Descriptors that come with it are installed in this process, close-on-exec.
  *  @param size  what to take at most of it; at least 256 KiB are
+ *  @param more  flags; kinds of sockets with which no descriptors come refuse MSG_CMSG_CLOEXEC (packet(7): EINVAL)
  *  @returns undefined when there is none; an error of the socket is cleared by that, as by any receive */
-export function peekMessage(fd: number, size: number): ReceivedMessage | undefined {
+export function peekMessage(
+  fd: number,
+  size: number,
+  more: number = MSG.closeOnExec,
+): ReceivedMessage | undefined {
   if (body.length < size) body = Buffer.allocUnsafeSlow(size);
   vector.writeBigUInt64LE(addressOf(body), 0);
   vector.writeBigUInt64LE(BigInt(body.length), 8);
@@ -107,8 +119,7 @@ export function peekMessage(fd: number, size: number): ReceivedMessage | undefin
   header.writeBigUInt64LE(addressOf(control), 32);
   header.writeBigUInt64LE(BigInt(control.length), 40);
   header.writeUInt32LE(0, 48);
-  const cloexec = 0x40000000;
-  const result = sys('recvmsg', fd, header, MSG.peek | MSG.dontWait | MSG.truncated | cloexec);
+  const result = sys('recvmsg', fd, header, MSG.peek | MSG.dontWait | MSG.truncated | more);
   if (result < 0) return undefined;
   const messages = parseControl(Number(header.readBigUInt64LE(40)));
   return {

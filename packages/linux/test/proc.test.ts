@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { hash64, parseMappings, parseStat, procStat, readProc, sys } from '@ferry/linux';
 
 describe('parsers of /proc', () => {
@@ -37,6 +40,23 @@ describe('parsers of /proc', () => {
     assert.ok(
       mappings.every((mapping) => mapping.flags.length > 0 || mapping.name === '[vsyscall]'),
     );
+  });
+});
+
+describe('reading a file of /proc', () => {
+  it('gives all of one that is longer than any before', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'ferry-read-'));
+    try {
+      const path = join(folder, 'long');
+      // Longer than what other tests read: the buffer has to grow on the way.
+      const text = 'line\n'.repeat(1_000_000);
+      writeFileSync(path, text);
+      assert.ok(readProc(path) === text);
+      // With so much room the kernel would refuse this one (ENOMEM).
+      assert.match(readProc('/proc/sys/kernel/ostype'), /^Linux/);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 });
 

@@ -1,0 +1,48 @@
+import type { TreeImage } from './generated/ferry/image/v1/tree.js';
+
+const USERS: ReadonlySet<string> = new Set(['uid', 'euid', 'suid', 'fsuid', 'ownerUid']);
+const GROUPS: ReadonlySet<string> = new Set(['gid', 'egid', 'sgid', 'fsgid', 'groups']);
+
+/** Ids of users or groups as a user namespace shows them, by the text of /proc/PID/uid_map or gid_map
+ *  (user_namespaces(7)). */
+export class IdMap {
+  readonly #ranges: readonly { inner: number; outer: number; length: number }[];
+
+  constructor(text: string) {
+    this.#ranges = text
+      .trim()
+      .split('\n')
+      .filter((line) => line.trim() !== '')
+      .map((line) => {
+        const [inner = 0, outer = 0, length = 0] = line.trim().split(/\s+/).map(Number);
+        return { inner, outer, length };
+      });
+  }
+
+  /** undefined for one that has no number there. */
+  inner(outer: number): number | undefined {
+    const range = this.#ranges.find((r) => outer >= r.outer && outer < r.outer + r.length);
+    return range === undefined ? undefined : outer - range.outer + range.inner;
+  }
+}
+
+/** Puts into every place of an image that names a user or a group what the user namespace of the tree's root calls it.
+ *  What it has no number for stays. */
+export function useInnerIds(
+  image: TreeImage,
+  { users, groups }: { users: IdMap; groups: IdMap },
+): void {
+  translate(image, users, groups);
+}
+
+function translate(value: object, users: IdMap, groups: IdMap): void {
+  for (const [key, field] of Object.entries(value)) {
+    const map = USERS.has(key) ? users : GROUPS.has(key) ? groups : undefined;
+    if (map !== undefined) {
+      const inner = (id: unknown) => (typeof id === 'number' ? (map.inner(id) ?? id) : id);
+      Object.assign(value, { [key]: Array.isArray(field) ? field.map(inner) : inner(field) });
+    } else if (field !== null && typeof field === 'object' && !ArrayBuffer.isView(field)) {
+      translate(field, users, groups);
+    }
+  }
+}

@@ -1,14 +1,12 @@
 import type { Blocker } from '@ferry/core';
-import { type Mapping, readLink, sys, tryReadProc } from '@ferry/linux';
+import { type Mapping, readLink, tryReadProc } from '@ferry/linux';
+import { mappingRefusal } from './mapping-blockers.js';
 import { describeMapping } from './memory.js';
 import type { CaptureContext } from './process.js';
-
-const KCMP = { vm: 1, files: 2, fs: 3 } as const;
 
 /** One process of the tree, as the search for blockers sees it. */
 export interface BlockerInput {
   readonly hostPid: number;
-  readonly rootHostPid: number;
   readonly pid: number;
   readonly command: string;
   readonly mappings: readonly Mapping[];
@@ -19,11 +17,7 @@ type Found = Omit<Blocker, 'pid' | 'command'>;
 
 /** What of a process, besides its descriptors, cannot be carried. The process runs and is not disturbed. */
 export function findBlockers(input: BlockerInput): Blocker[] {
-  const found: Found[] = [
-    ...mappingBlockers(input),
-    ...taskBlockers(input),
-    ...namespaceBlockers(input),
-  ];
+  const found: Found[] = [...mappingBlockers(input), ...taskBlockers(input)];
   return found.map((blocker) => ({ ...blocker, pid: input.hostPid, command: input.command }));
 }
 
@@ -33,7 +27,10 @@ function mappingText(mapping: Mapping): string {
 
 function mappingBlockers(input: BlockerInput): Found[] {
   return input.mappings.flatMap((mapping) => {
-    const blocker = mappingBlocker(mapping) ?? fileBlocker(input, mapping);
+    const blocker =
+      mappingBlocker(mapping) ??
+      mappingRefusal(input.hostPid, mapping) ??
+      fileBlocker(input, mapping);
     return blocker === undefined ? [] : [{ ...blocker, object: mappingText(mapping) }];
   });
 }
@@ -48,28 +45,7 @@ function mappingBlocker(mapping: Mapping): Omit<Found, 'object'> | undefined {
         'switch io_uring off in the program (Node: UV_USE_IO_URING=0), or in the container by a seccomp filter',
     };
   }
-  if (name.startsWith('/SYSV')) {
-    return {
-      code: 'memory.sysvShm',
-      reason: 'System V shared memory cannot be carried yet',
-      remedy: 'detach it (shmdt), or let the program use POSIX shared memory',
-    };
-  }
-  if (name.startsWith('/anon_hugepage') || flags.includes('ht')) {
-    return {
-      code: 'memory.hugetlb',
-      reason: 'huge pages of hugetlbfs cannot be carried yet',
-      remedy: 'let the program use transparent huge pages (madvise) in place of MAP_HUGETLB',
-    };
-  }
-  if (name.startsWith('/[aio]')) {
-    return {
-      code: 'memory.aio',
-      reason: 'kernel AIO rings cannot be carried yet',
-      remedy: 'switch native AIO off in the program',
-    };
-  }
-  if (flags.includes('um') || flags.includes('uw')) {
+  if (flags.some((flag) => ['um', 'uw', 'ui'].includes(flag))) {
     return {
       code: 'memory.userfaultfd',
       reason: 'the range is registered with a userfaultfd',
@@ -87,6 +63,14 @@ function mappingBlocker(mapping: Mapping): Omit<Found, 'object'> | undefined {
 }
 
 function fileBlocker(input: BlockerInput, mapping: Mapping): Omit<Found, 'object'> | undefined {
+  if (mapping.name.startsWith('/SYSV') && mapping.flags.includes('ht') && hasOwnIpc(input)) {
+    return {
+      code: 'memory.hugeSegment',
+      reason: 'a System V segment of huge pages in an IPC namespace of its own is not carried yet',
+      remedy:
+        'let the program use ordinary pages for its shared memory (PostgreSQL: huge_pages=off)',
+    };
+  }
   if (mapping.inode === 0n) return undefined;
   const vma = describeMapping(
     input.hostPid,
@@ -102,17 +86,14 @@ function fileBlocker(input: BlockerInput, mapping: Mapping): Omit<Found, 'object
       remedy: 'run as root with CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE',
     };
   }
-  if (vma.file.deleted) {
-    return {
-      code: 'memory.deletedFile',
-      reason: 'the mapped file was deleted or replaced (an upgraded package?)',
-      remedy: 'restart the program so that it maps the current file',
-    };
-  }
   return undefined;
 }
 
-function taskBlockers({ hostPid, rootHostPid }: BlockerInput): Found[] {
+function hasOwnIpc({ hostPid }: BlockerInput): boolean {
+  return readLink(`/proc/${hostPid}/ns/ipc`) !== readLink('/proc/self/ns/ipc');
+}
+
+function taskBlockers({ hostPid }: BlockerInput): Found[] {
   const found: Found[] = [];
   const status = tryReadProc(`/proc/${hostPid}/status`) ?? '';
   const tracer = /^TracerPid:\s+(\d+)/m.exec(status)?.[1] ?? '0';
@@ -124,51 +105,5 @@ function taskBlockers({ hostPid, rootHostPid }: BlockerInput): Found[] {
       remedy: `end the debugger or tracer (process ${tracer})`,
     });
   }
-  for (const name of ['cwd', 'root'] as const) {
-    const path = readLink(`/proc/${hostPid}/${name}`);
-    if (!path.endsWith(' (deleted)')) continue;
-    found.push({
-      code: `process.deleted_${name}`,
-      object: `${name === 'cwd' ? 'working' : 'root'} directory ${path}`,
-      reason: 'the directory was deleted while the process is in it',
-      remedy: 'let the program change to a directory that exists',
-    });
-  }
-  const parent = Number(/^PPid:\s+(\d+)/m.exec(status)?.[1] ?? 0);
-  if (hostPid === rootHostPid || parent === 0) return found;
-  for (const [what, type] of Object.entries(KCMP)) {
-    if (sys('kcmp', hostPid, parent, type, 0, 0) !== 0) continue;
-    found.push({
-      code: `process.shared_${what}`,
-      object: `${what} shared with its parent ${parent}`,
-      reason:
-        'processes that share memory, descriptors or file system state without being threads are not carried yet',
-      remedy: 'try again: a vfork child has it only until it executes its program',
-    });
-  }
   return found;
-}
-
-function namespaceBlockers({ hostPid, rootHostPid }: BlockerInput): Found[] {
-  if (hostPid === rootHostPid) return [];
-  const link = (pid: number, name: string): string => {
-    try {
-      return readLink(`/proc/${pid}/ns/${name}`);
-    } catch {
-      return '';
-    }
-  };
-  return ['pid', 'mnt', 'net', 'ipc', 'uts', 'user', 'time', 'cgroup'].flatMap((name) => {
-    const own = link(hostPid, name);
-    const expected = link(rootHostPid, name);
-    if (own === '' || expected === '' || own === expected) return [];
-    return [
-      {
-        code: `namespace.${name}`,
-        object: `${name} namespace ${own}`,
-        reason: 'namespaces nested inside the tree are not carried yet',
-        remedy: 'run that program without namespaces of its own, or in a container of its own',
-      },
-    ];
-  });
 }

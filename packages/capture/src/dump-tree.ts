@@ -18,6 +18,7 @@ import {
   writeDumpFiles,
 } from '@ferry/dumpbin';
 import { encodeTreeFile, type Process, TREE_FILE, type TreeImage } from '@ferry/image';
+import { beUrgent } from '@ferry/linux';
 import { rehearse } from './rehearsal.js';
 import { TreeCapture } from './tree-capture.js';
 
@@ -39,6 +40,8 @@ export interface DumpReport {
   readonly mappings: number;
   readonly pages: number;
   readonly bytes: number;
+  /** What is not carried, though nothing blocked. */
+  readonly warnings: readonly string[];
   readonly scanMs: number;
   readonly freezeMs: number;
   readonly captureMs: number;
@@ -70,6 +73,7 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
   const scanMs = times();
   const partial = join(dirname(target), `.${basename(target)}.${process.pid}.partial`);
   mkdirSync(partial, { mode: 0o700 });
+  const urgency = beUrgent();
   try {
     const frozen = stopwatch();
     capture.freeze();
@@ -82,6 +86,7 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
       capture.thaw();
       frozenMs = frozen();
     }
+    urgency[Symbol.dispose]();
     const readPages: PageReader = pages ?? capture.readPages.bind(capture);
     const tree = compileTree(image, { pages: 'embedded', restorer: restorer() });
     const { progress } = options;
@@ -100,6 +105,7 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
     return {
       folder: target,
       ...counts(image),
+      warnings: lossesOf(image),
       pages: pageCount,
       bytes,
       scanMs,
@@ -109,6 +115,7 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
       frozenMs,
     };
   } catch (error) {
+    urgency[Symbol.dispose]();
     rmSync(partial, { recursive: true, force: true });
     throw error;
   }
@@ -149,6 +156,19 @@ function copyPages(capture: TreeCapture, image: TreeImage): PageReader | undefin
   return (pid, read, offset, into) => {
     copies.get(key(pid, read))?.copy(into, 0, offset, offset + into.length);
   };
+}
+
+/** What of the tree is not in the image, for people. */
+function lossesOf(image: TreeImage): string[] {
+  return image.files.flatMap(({ id, kind, lost }) => {
+    if (lost === '') return [];
+    const holder = image.processes.find(({ descriptors }) =>
+      descriptors.some(({ fileId }) => fileId === id),
+    );
+    const fd = holder?.descriptors.find(({ fileId }) => fileId === id)?.fd;
+    const where = `descriptor ${fd ?? '?'} of process ${holder?.hostPid ?? '?'}`;
+    return [`${where} (${kind?.$case}): ${lost} that were not read are not carried`];
+  });
 }
 
 function counts(image: TreeImage) {

@@ -3,17 +3,28 @@ import {
   childrenOf,
   parseMappings,
   procStat,
+  readLink,
   type Stop,
   sys,
   TracedThread,
   threadsOf,
   tryReadProc,
 } from '@ferry/linux';
+import {
+  awaitBorrowers,
+  type Borrower,
+  borrowedMemory,
+  borrowersOf,
+  borrows,
+} from './borrowed-memory.js';
 import { findSyscallInstruction, remoteSyscall, saveThread } from './injection.js';
+import { runAlone } from './steps.js';
 
 const SIGKILL = 9;
 const WNOHANG = 1;
 const WAIT_ALL = 0x40000000;
+/** How long a thread that was stopped when it was seized may take to trap. */
+const CONTINUED_MS = 50;
 const GONE_MS = 10_000;
 const REAPED_BY_INIT_MS = 15_000;
 const REAPED_BY_PARENT_MS = 200;
@@ -23,6 +34,8 @@ export interface FrozenProcess {
   readonly hostPid: number;
   readonly parentHostPid: number;
   readonly threads: FrozenThread[];
+  /** Host PIDs, oldest first. */
+  children: readonly number[];
   readonly zombie: boolean;
 }
 
@@ -33,16 +46,29 @@ export interface FrozenThread {
   readonly groupStop: number;
 }
 
+/** A thread that was seized in this walk. */
+interface Fresh {
+  readonly process: FrozenProcess;
+  readonly thread: TracedThread;
+  readonly wasStopped: boolean;
+}
+
 /** A process tree held in ptrace-stop. Whatever happens, `release` lets every thread go as it was found.
  *
  *  New threads and processes may appear until all are stopped, so the tree is walked until a walk finds nothing new:
  *  1. a thread is seized and interrupted; it may have cloned before it stopped;
  *  2. once it has stopped it can clone no more, so re-reading its process's threads and children finds all of them;
- *  3. a walk in which every task was stopped already is therefore complete. */
+ *  3. a walk in which every task was stopped already is therefore complete.
+ *
+ *  A process that uses its parent's memory (vfork) is let go on until it does not any more: the parent stops then. */
 export class FrozenTree {
   readonly processes = new Map<number, FrozenProcess>();
 
+  /** @throws FerryError capture.borrowedMemory, capture.unstoppable, capture.cannotTrace */
   static freeze(rootHostPid: number): FrozenTree {
+    // Before anything is stopped; only what begins right now is left to the walk.
+    const [borrower] = awaitBorrowers(borrowersOf(rootHostPid));
+    if (borrower !== undefined) throw borrowedMemory(borrower);
     const tree = new FrozenTree();
     try {
       while (tree.#walk(rootHostPid)) {}
@@ -56,12 +82,24 @@ export class FrozenTree {
   /** Seizes and stops what is not yet; true when there was something new. */
   #walk(rootHostPid: number): boolean {
     const parents = new Map<number, number>([[rootHostPid, 0]]);
-    const fresh: { process: FrozenProcess; thread: TracedThread }[] = [];
+    const fresh: Fresh[] = [];
+    const borrowers: Borrower[] = [];
     for (const [hostPid, parent] of parents) {
+      const borrower = { hostPid, parentHostPid: parent };
+      if (parent !== 0 && !this.processes.has(hostPid) && borrows(borrower)) {
+        borrowers.push(borrower);
+        continue;
+      }
       const threads = this.#seizeThreads(hostPid, parent, fresh);
-      for (const child of childrenOf(hostPid, threads)) parents.set(child, hostPid);
+      const children = childrenOf(hostPid, threads);
+      for (const child of children) parents.set(child, hostPid);
+      const process = this.processes.get(hostPid);
+      if (process !== undefined) process.children = children;
     }
-    for (const { process, thread } of fresh) {
+    const [lasting] = awaitBorrowers(borrowers);
+    if (lasting !== undefined) throw borrowedMemory(lasting);
+    for (const { process, thread, wasStopped } of fresh) {
+      if (wasStopped && !stopsWithin(thread, CONTINUED_MS)) thread.interrupt();
       const stop = settle(thread);
       if (stop.kind === 'exited') continue;
       const groupStop = stop.kind === 'stopped' && stop.group ? stop.groupSignal : 0;
@@ -70,14 +108,10 @@ export class FrozenTree {
     for (const hostPid of [...this.processes.keys()]) {
       if (!parents.has(hostPid)) this.processes.delete(hostPid);
     }
-    return fresh.length > 0;
+    return fresh.length > 0 || borrowers.length > 0;
   }
 
-  #seizeThreads(
-    hostPid: number,
-    parentHostPid: number,
-    fresh: { process: FrozenProcess; thread: TracedThread }[],
-  ): number[] {
+  #seizeThreads(hostPid: number, parentHostPid: number, fresh: Fresh[]): number[] {
     const state = stateOf(hostPid);
     if (state === undefined) return [];
     const threads = tidsOf(hostPid);
@@ -87,6 +121,7 @@ export class FrozenTree {
         hostPid,
         parentHostPid,
         threads: [],
+        children: [],
         zombie: state === 'Z' && threads.length <= 1,
       };
       this.processes.set(hostPid, process);
@@ -97,8 +132,10 @@ export class FrozenTree {
       if (known.has(tid)) continue;
       const thread = seize(tid);
       if (thread === undefined) continue;
-      thread.interrupt();
-      fresh.push({ process, thread });
+      // Seizing a stopped thread makes it trap; an interrupt on top would make it trap again when it is let run.
+      const wasStopped = state === 'T';
+      if (!wasStopped) thread.interrupt();
+      fresh.push({ process, thread, wasStopped });
     }
     return threads;
   }
@@ -121,14 +158,40 @@ export class FrozenTree {
     const root = processes[0];
     const alone = root !== undefined && isInit(root.hostPid);
     const living = processes.reverse().filter((process) => !process.zombie);
-    for (const process of living) {
+    const dead = new Set<FrozenProcess>();
+    const end = (process: FrozenProcess): void => {
+      if (dead.has(process)) return;
+      dead.add(process);
+      // It ends when all others of its PID namespace are reaped, which parents outside must do.
+      if (!alone && isInit(process.hostPid)) this.#emptyNamespace(process, end);
       if (!alone) reapChildren(process);
       sys('kill', process.hostPid, SIGKILL);
       if (!alone) drain(process.threads);
-    }
+    };
+    for (const process of living) end(process);
     if (alone) drain(living.flatMap((process) => process.threads));
     this.processes.clear();
     if (root !== undefined) waitReaped(root.hostPid);
+  }
+
+  #emptyNamespace(init: FrozenProcess, end: (process: FrozenProcess) => void): void {
+    const namespace = pidNamespaceOf(init.hostPid);
+    for (const process of this.processes.values()) {
+      if (process === init || process.zombie || process.parentHostPid === init.hostPid) continue;
+      if (pidNamespaceOf(process.hostPid) !== namespace) continue;
+      end(process);
+      const parent = this.processes.get(process.parentHostPid);
+      if (parent !== undefined && pidNamespaceOf(parent.hostPid) !== namespace)
+        reapChildren(parent);
+    }
+  }
+}
+
+function pidNamespaceOf(hostPid: number): string {
+  try {
+    return readLink(`/proc/${hostPid}/ns/pid`);
+  } catch {
+    return '';
   }
 }
 
@@ -148,7 +211,11 @@ function reapChildren(process: FrozenProcess): void {
   if (leader === undefined || mappings === undefined || children.length === 0) return;
   const saved = saveThread(leader.traced);
   const instruction = findSyscallInstruction(process.hostPid, parseMappings(mappings));
-  while (remoteSyscall(saved, instruction, 'wait4', [-1n, 0, WNOHANG | WAIT_ALL, 0]) > 0n) {}
+  // It is about to be killed: there is no way back to prepare.
+  const place = { instruction, stackPointer: undefined };
+  const wait = () =>
+    runAlone(remoteSyscall(saved, place, 'wait4', [-1n, 0, WNOHANG | WAIT_ALL, 0]));
+  while (wait() > 0n) {}
 }
 
 /** Waits until the root's parent, which is not ours, has reaped it: an init may be slow, others may not do it at all. */
@@ -204,6 +271,16 @@ function settle(thread: TracedThread): Stop {
     if (stop.kind !== 'signal') return stop;
     thread.cont(stop.signal);
   }
+}
+
+/** Whether a thread that was stopped when it was seized has trapped; one that was continued meanwhile has not. */
+function stopsWithin(thread: TracedThread, timeoutMs: number): boolean {
+  const deadline = performance.now() + timeoutMs;
+  while (performance.now() < deadline) {
+    if (/^State:\s+[tZX]/m.test(tryReadProc(`/proc/${thread.tid}/status`) ?? '')) return true;
+    sys('sched_yield');
+  }
+  return false;
 }
 
 /** Waits until killed threads are gone, in whatever order they go: the last thread of a PID namespace's init ends only

@@ -74,3 +74,6 @@ function readReadable(hostPid: number, address: bigint, length: number): Buffer 
     return Buffer.alloc(0); // past the end of its file, for one
   }
 }
+
+/** For all that this process captures. */
+export const gadgetFinder = new GadgetFinder();

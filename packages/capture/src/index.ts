@@ -1,4 +1,5 @@
 export * from './dump-tree.js';
+export type { GivenMount } from './namespaces/added-mounts.js';
 export * from './rehearsal.js';
 export * from './segments.js';
 export * from './tree-capture.js';

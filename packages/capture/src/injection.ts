@@ -1,24 +1,40 @@
-import { FerryError, invariant } from '@ferry/core';
+import { FerryError } from '@ferry/core';
 import {
+  type DataRef,
+  frameLength,
   type LinkedProgram,
   linkProgram,
-  newIdentity,
   type ProgramBuilder,
   regionLengthOf,
   restorer,
+  signalFrame,
+  type ZeroRef,
 } from '@ferry/dumpbin';
 import {
+  call,
+  cString,
   type Mapping,
+  OwnedFd,
   type Registers,
   readMemory,
+  type Stop,
   SYSCALL,
   type SyscallName,
   sysError,
   type TracedThread,
   writeMemory,
 } from '@ferry/linux';
+import { gadgetFinder } from './gadgets.js';
+import { imageRegisters } from './registers.js';
+import { restartedRegisters } from './restart.js';
+import type { Steps } from './steps.js';
 
+const PROT_READ_WRITE = 3;
+const PROT_READ_EXECUTE = 5;
 const PROT_ALL = 7;
+const MAP_FIXED = 0x10;
+const EACCES = -13n;
+const O_RDWR_CLOEXEC = 0o2000002;
 const MAP_PRIVATE_ANONYMOUS = 0x22;
 const ALL_SIGNALS = 0xffffffffffffffffn;
 const SYSCALL_INSTRUCTION = Buffer.from([0x0f, 0x05]);
@@ -34,15 +50,108 @@ export function saveThread(traced: TracedThread): SavedThread {
   return { traced, registers: traced.registers(), signalMask: traced.signalMask() };
 }
 
-/** Makes one system call in a stopped thread, with a `syscall` instruction that the process has anyway. The thread is
- *  left with all signals blocked and foreign registers: the caller puts both back (`restoreThread`).
+const RED_ZONE = 128n;
+const NO_FLAGS = 0x7f00;
+
+interface CallStack {
+  readonly address: bigint;
+  /** What was there. */
+  readonly before: Buffer;
+  /** The lowest address that may be written. */
+  readonly start: bigint;
+  /** The trampoline. */
+  readonly sigreturn: bigint;
+}
+
+/** Where a stopped thread makes system calls for us, so that it is none the worse when its tracer is killed at any moment:
+ *  the instruction after the call is a return, to a trampoline that makes `rt_sigreturn`, with a signal frame of what the
+ *  thread had before. Frame and return address lie below the thread's red zone, where the kernel would put them. */
+export class CallPlace {
+  /** The address of a `syscall` instruction. */
+  readonly instruction: bigint;
+  readonly #hostPid: number;
+  readonly #stack: CallStack | undefined;
+
+  private constructor(hostPid: number, instruction: bigint, stack: CallStack | undefined) {
+    this.#hostPid = hostPid;
+    this.instruction = instruction;
+    this.#stack = stack;
+  }
+
+  /** The stack pointer to make calls with; undefined where there is no way back without the tracer: the program has no such
+   *  instructions, or no room below its stack. */
+  get stackPointer(): bigint | undefined {
+    return this.#stack?.address;
+  }
+
+  static prepare(hostPid: number, saved: SavedThread, mappings: readonly Mapping[]): CallPlace {
+    const { syscallReturn, sigreturn } = gadgetFinder.find(hostPid, mappings);
+    const plain = () =>
+      new CallPlace(hostPid, findSyscallInstruction(hostPid, mappings), undefined);
+    if (syscallReturn === 0n || sigreturn === 0n) return plain();
+    const { traced, registers, signalMask } = saved;
+    const xstate = traced.xstate();
+    const rsp = registers.get('rsp');
+    const length = frameLength(xstate);
+    // The XSAVE area of a frame is aligned, and the frame as after a call.
+    const address = ((rsp - RED_ZONE - BigInt(length)) & -64n) - 64n;
+    const stack = mappings.find(({ start, end }) => start <= rsp && rsp <= end);
+    if (stack === undefined || !stack.write || address < stack.start) return plain();
+    const rip = registers.get('rip');
+    const gone = restartedRegisters(registers, (n) => readMemory(hostPid, rip - BigInt(n), n));
+    const state = {
+      registers: imageRegisters(gone),
+      // Flags that are none: the kernel leaves the alternate stack as it is (kernel/signal.c: restore_altstack).
+      ...{ xstate, signalMask, altstack: { address: 0n, flags: NO_FLAGS, size: 0n } },
+    };
+    const before = readMemory(hostPid, address, length);
+    writeMemory(hostPid, address, signalFrame(state, address, sigreturn));
+    return new CallPlace(hostPid, syscallReturn, {
+      ...{ address, before, sigreturn, start: stack.start },
+    });
+  }
+
+  /** A place for a call whose outcome must not stay: left alone, the thread first closes `fd` and then goes back. To be left
+   *  before this one. */
+  closing(saved: SavedThread, fd: number): CallPlace {
+    if (this.#stack === undefined) return new CallPlace(this.#hostPid, this.instruction, undefined);
+    const { address: back, sigreturn, start } = this.#stack;
+    const xstate = saved.traced.xstate();
+    const length = frameLength(xstate);
+    const address = ((back - BigInt(length)) & -64n) - 64n;
+    if (address < start) return new CallPlace(this.#hostPid, this.instruction, undefined);
+    const registers = saved.registers.copy();
+    for (const [name, value] of [
+      ...[['rax', BigInt(SYSCALL.close)] as const, ['orig_rax', -1n] as const],
+      ...[['rdi', BigInt(fd)] as const, ['rip', this.instruction] as const, ['rsp', back] as const],
+    ]) {
+      registers.set(name, value);
+    }
+    const state = {
+      ...{ registers: imageRegisters(registers), xstate, signalMask: ALL_SIGNALS },
+      altstack: { address: 0n, flags: NO_FLAGS, size: 0n },
+    };
+    const before = readMemory(this.#hostPid, address, length);
+    writeMemory(this.#hostPid, address, signalFrame(state, address, sigreturn));
+    return new CallPlace(this.#hostPid, this.instruction, { address, before, sigreturn, start });
+  }
+
+  /** Once the thread's registers are its own again: puts back what was below its stack. */
+  leave(): void {
+    if (this.#stack === undefined) return;
+    writeMemory(this.#hostPid, this.#stack.address, this.#stack.before);
+  }
+}
+
+/** Makes one system call in a stopped thread. The thread is left with all signals blocked and foreign registers: the caller
+ *  puts both back (`restoreThread`). Not for calls that wait.
  *  @returns the kernel's result, negative for an error */
-export function remoteSyscall(
+export function* remoteSyscall(
   saved: SavedThread,
-  instruction: bigint,
+  place: Pick<CallPlace, 'instruction' | 'stackPointer'>,
   name: SyscallName,
   args: readonly (bigint | number)[],
-): bigint {
+): Steps<bigint> {
   const { traced } = saved;
   const registers = saved.registers.copy();
   const order = ['rdi', 'rsi', 'rdx', 'r10', 'r8', 'r9'] as const;
@@ -51,33 +160,44 @@ export function remoteSyscall(
   });
   registers.set('rax', BigInt(SYSCALL[name]));
   registers.set('orig_rax', -1n);
-  registers.set('rip', instruction);
-  traced.setSignalMask(ALL_SIGNALS);
+  registers.set('rip', place.instruction);
+  if (place.stackPointer !== undefined) registers.set('rsp', place.stackPointer);
+  // In this order: with these registers it goes back on its own, and takes its signal mask from the frame.
   traced.setRegisters(registers);
-  traced.singleStep();
-  const stop = traced.wait();
-  if (stop.kind !== 'stopped') {
-    throw new FerryError('capture.died', `Thread ${traced.tid} ended while it was being queried`);
+  traced.setSignalMask(ALL_SIGNALS);
+  for (let entered = false; !entered; ) {
+    traced.toSyscall();
+    yield;
+    const stop = traced.wait();
+    mustStand(traced, stop);
+    // A process that was stopped already traps once more for the interrupt that it was sent.
+    entered = stop.kind === 'syscall';
   }
-  const result = BigInt.asIntN(64, traced.registers().get('rax'));
-  // The stop of a single step is that of a signal about to be delivered: were the tracer killed now, the kernel would
-  // deliver it, and SIGTRAP ends the process (kernel/signal.c: ptrace_stop, exit_ptrace). Go on into an ordinary one.
+  // On into an ordinary stop: from there the kernel restarts the interrupted system call, once the saved registers are
+  // back and the thread is let go (arch/x86/kernel/signal.c: arch_do_signal_or_restart).
   traced.interrupt();
   traced.cont();
-  const ordinary = traced.wait();
-  if (ordinary.kind === 'stopped') return result;
+  yield;
+  mustStand(traced, traced.wait());
+  return BigInt.asIntN(64, traced.registers().get('rax'));
+}
+
+function mustStand(traced: TracedThread, stop: Stop): void {
+  if (stop.kind === 'stopped' || stop.kind === 'syscall') return;
   throw new FerryError('capture.died', `Thread ${traced.tid} ended while it was being queried`);
 }
 
-/** Puts registers and signal mask back. */
+/** Puts signal mask and registers back, in this order: its own registers with all signals blocked would harm it, were the
+ *  tracer killed in between. */
 export function restoreThread(saved: SavedThread): void {
-  saved.traced.setRegisters(saved.registers);
   saved.traced.setSignalMask(saved.signalMask);
+  saved.traced.setRegisters(saved.registers);
 }
 
-/** The address of a `syscall` instruction in the process: in the vDSO where it has one. After a single step over it the
- *  thread stands in a signal stop, as after the interrupt, from which the kernel restarts the interrupted system call
- *  when the saved registers are back and it is let go (arch/x86/kernel/signal.c: arch_do_signal_or_restart). */
+/** Where in the vDSO the last one was found. */
+let vdsoOffset: bigint | undefined;
+
+/** The address of a `syscall` instruction in the process: in the vDSO where it has one. */
 export function findSyscallInstruction(hostPid: number, mappings: readonly Mapping[]): bigint {
   const candidates = [
     ...mappings.filter((m) => m.name === '[vdso]'),
@@ -85,10 +205,18 @@ export function findSyscallInstruction(hostPid: number, mappings: readonly Mappi
       (m) => m.execute && m.read && m.name !== '[vdso]' && m.name !== '[vsyscall]',
     ),
   ];
+  const [first] = candidates;
+  if (first?.name === '[vdso]' && vdsoOffset !== undefined) {
+    // The same in every process of this kernel, but it is looked at all the same.
+    const address = first.start + vdsoOffset;
+    if (readMemory(hostPid, address, 2).equals(SYSCALL_INSTRUCTION)) return address;
+  }
   for (const mapping of candidates) {
     const length = Math.min(Number(mapping.end - mapping.start), 4 << 20);
     const at = readMemory(hostPid, mapping.start, length).indexOf(SYSCALL_INSTRUCTION);
-    if (at >= 0) return mapping.start + BigInt(at);
+    if (at < 0) continue;
+    if (mapping.name === '[vdso]') vdsoOffset = BigInt(at);
+    return mapping.start + BigInt(at);
   }
   throw new FerryError(
     'capture.noSyscall',
@@ -96,67 +224,88 @@ export function findSyscallInstruction(hostPid: number, mappings: readonly Mappi
   );
 }
 
+/** Writes where the process itself may not (proc_pid_mem(5)). */
+function writeCode(hostPid: number, address: bigint, bytes: Buffer): void {
+  using memory = new OwnedFd(call('open', cString(`/proc/${hostPid}/mem`), O_RDWR_CLOEXEC, 0));
+  call('pwrite64', memory.number, bytes, bytes.length, address);
+}
+
 /** A program of queries at work inside a stopped process. Where the tracer dies in the middle, the program finishes on
- *  its own and returns to the saved registers. */
-export class InjectedProgram implements Disposable {
+ *  its own and returns to the saved registers. Order: `map`, `address` and `patch`, `store`, `start`, `stop`, `read`,
+ *  `unmap`. */
+export class InjectedProgram {
   readonly #leader: SavedThread;
-  readonly #instruction: bigint;
   readonly #hostPid: number;
   readonly #region: bigint;
   readonly #length: number;
   readonly #program: ProgramBuilder;
-  #linked: LinkedProgram | undefined;
+  readonly #linked: LinkedProgram;
+  readonly #isWritable: boolean;
 
-  constructor(hostPid: number, leader: SavedThread, instruction: bigint, program: ProgramBuilder) {
-    this.#hostPid = hostPid;
-    this.#leader = leader;
-    this.#instruction = instruction;
+  private constructor(
+    place: { hostPid: number; leader: SavedThread },
+    program: ProgramBuilder,
+    region: { start: bigint; length: number; isWritable: boolean },
+  ) {
+    this.#isWritable = region.isWritable;
+    this.#hostPid = place.hostPid;
+    this.#leader = place.leader;
     this.#program = program;
-    this.#length = regionLengthOf(program, restorer());
-    const address = remoteSyscall(leader, instruction, 'mmap', [
-      0,
-      this.#length,
-      PROT_ALL,
-      MAP_PRIVATE_ANONYMOUS,
-      -1n,
-      0,
-    ]);
-    restoreThread(leader);
-    if (address < 0n) throw sysError('mmap', Number(-address), `process ${hostPid}`);
-    this.#region = address;
+    this.#region = region.start;
+    this.#length = region.length;
+    this.#linked = linkProgram(program, {
+      restorer: restorer(),
+      region: region.start,
+      regionLength: region.length,
+      pid: place.hostPid,
+      flags: 0,
+      serviceBase: 0,
+      identity: 0n,
+    });
   }
 
-  /** Address that a reference will have. Known before `load`, so that frames can be built for it. */
-  address(reference: Parameters<ProgramBuilder['resolve']>[0]): bigint {
-    invariant(this.#linked !== undefined, 'The program is loaded first');
+  /** Maps room for the program into the process. */
+  static *map(
+    place: { hostPid: number; leader: SavedThread; calls: CallPlace },
+    program: ProgramBuilder,
+  ): Steps<InjectedProgram> {
+    const { hostPid, leader, calls } = place;
+    const length = regionLengthOf(program, restorer());
+    const map = (at: bigint, bytes: number, prot: number, flags: number): Steps<bigint> =>
+      remoteSyscall(leader, calls, 'mmap', [at, bytes, prot, flags, -1n, 0]);
+    let start = yield* map(0n, length, PROT_ALL, MAP_PRIVATE_ANONYMOUS);
+    const isWritable = start !== EACCES;
+    if (!isWritable) {
+      // No writable code (PR_SET_MDWE): code and data apart.
+      start = yield* map(0n, length, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS);
+      const code = restorer().blob.length;
+      yield* map(start, code, PROT_READ_EXECUTE, MAP_PRIVATE_ANONYMOUS | MAP_FIXED);
+    }
+    restoreThread(leader);
+    if (start < 0n) throw sysError('mmap', Number(-start), `process ${hostPid}`);
+    return new InjectedProgram(place, program, { start, length, isWritable });
+  }
+
+  /** Where a reference stands in the process. */
+  address(reference: DataRef | ZeroRef): bigint {
     return this.#program.resolve(reference, this.#linked.dataAddress);
   }
 
+  /** Changes the data area before it is stored. */
+  patch(reference: DataRef, bytes: Buffer): void {
+    bytes.copy(this.#linked.image, this.#linked.dataOffset + reference.offset);
+  }
+
   /** Writes code and program into the process. */
-  load(): void {
-    this.#linked = linkProgram(this.#program, {
-      restorer: restorer(),
-      region: this.#region,
-      regionLength: this.#length,
-      pid: this.#hostPid,
-      flags: 0,
-      serviceBase: 0,
-      identity: newIdentity(),
-    });
-    writeMemory(this.#hostPid, this.#region, Buffer.concat([restorer().blob, this.#linked.image]));
+  store(): void {
+    const { blob } = restorer();
+    const bytes = Buffer.concat([blob, this.#linked.image]);
+    if (this.#isWritable) writeMemory(this.#hostPid, this.#region, bytes);
+    else writeCode(this.#hostPid, this.#region, bytes);
   }
 
-  write(reference: Parameters<ProgramBuilder['resolve']>[0], bytes: Buffer): void {
-    writeMemory(this.#hostPid, this.address(reference), bytes);
-  }
-
-  read(reference: Parameters<ProgramBuilder['resolve']>[0], length: number): Buffer {
+  read(reference: DataRef, length: number): Buffer {
     return readMemory(this.#hostPid, this.address(reference), length);
-  }
-
-  /** Reads any memory of the process. */
-  readAt(address: bigint, length: number): Buffer {
-    return readMemory(this.#hostPid, address, length);
   }
 
   /** Sets a thread running at operation `index`, on `stackTop` and with `slots`. */
@@ -170,27 +319,24 @@ export class InjectedProgram implements Disposable {
     registers.set('rax', 0n);
     registers.set('orig_rax', -1n);
     registers.set('eflags', 0x202n);
-    saved.traced.setSignalMask(ALL_SIGNALS);
     saved.traced.setRegisters(registers);
+    saved.traced.setSignalMask(ALL_SIGNALS);
     saved.traced.cont();
   }
 
-  /** Stops a started thread again, wherever it is by now, and puts it back as it was saved. */
-  finish(saved: SavedThread): void {
-    saved.traced.interrupt();
-    const stop = saved.traced.wait();
-    if (stop.kind !== 'stopped') {
-      throw new FerryError(
-        'capture.died',
-        `Thread ${saved.traced.tid} ended while it was being queried`,
-      );
+  /** Stops started threads again, wherever they are by now, and puts them back as they were saved. */
+  *stop(threads: readonly SavedThread[]): Steps<void> {
+    for (const { traced } of threads) traced.interrupt();
+    yield;
+    for (const saved of threads) {
+      mustStand(saved.traced, saved.traced.wait());
+      restoreThread(saved);
     }
-    restoreThread(saved);
   }
 
-  /** Unmaps the program. */
-  [Symbol.dispose](): void {
-    remoteSyscall(this.#leader, this.#instruction, 'munmap', [this.#region, this.#length]);
+  /** Takes it out of the process. */
+  *unmap(calls: CallPlace): Steps<void> {
+    yield* remoteSyscall(this.#leader, calls, 'munmap', [this.#region, this.#length]);
     restoreThread(this.#leader);
   }
 }

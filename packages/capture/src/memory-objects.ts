@@ -1,22 +1,31 @@
 import { FerryError } from '@ferry/core';
-import type { SharedMemory } from '@ferry/image';
-import { type Mapping, type OwnedFd, sys } from '@ferry/linux';
-import { fileReference, mapFilesPath, sharedRuns } from './memory.js';
+import type { SharedMemory, SysvSegment } from '@ferry/image';
+import { call, cString, type Mapping, OwnedFd, sys } from '@ferry/linux';
+import { withContent } from './loose-content.js';
+import { fileReference, hugeShift, isHugeAnonymous, mapFilesPath, sharedRuns } from './memory.js';
 
 const F_GET_SEALS = 1034;
+const O_RDONLY_CLOEXEC = 0o2000000;
+// include/uapi/linux/memfd.h
+const MFD_HUGETLB = 4;
+const MFD_HUGE_SHIFT = 26;
+const MFD_ALLOW_SEALING = 2;
 
-/** Where the pages of a shared memory object can be read: a process that maps it whole or in part. */
-export interface SharedMapping {
-  readonly hostPid: number;
-  readonly pid: number;
-  readonly start: bigint;
-  readonly end: bigint;
-  readonly offset: bigint;
+/** A part of a shared memory object that a process shows writable: through it pages travel. */
+interface ShownPart {
+  readonly from: bigint;
+  readonly to: bigint;
 }
 
 interface KnownObject {
   readonly image: SharedMemory;
   readonly path: string;
+  readonly shown: ShownPart[];
+}
+
+interface ObjectFields {
+  readonly kind: string;
+  readonly name: string;
 }
 
 /** Memory objects that mappings and descriptors of the tree share, each once, by device and inode. */
@@ -25,34 +34,32 @@ export class MemoryObjects {
 
   /** The id of the shared object behind a mapping; undefined when it is an ordinary file's. */
   match(hostPid: number, mapping: Mapping): number | undefined {
-    const kind = objectKind(mapping);
-    if (kind === undefined) return undefined;
-    const path = mapFilesPath(hostPid, mapping);
-    const file = fileReference(path, mapping.name);
-    if (file === undefined) return undefined;
-    return this.#add(file.device, file.inode, path, {
-      kind,
-      name:
-        kind === 'memfd' ? mapping.name.replace(/^\/memfd:/, '').replace(/ \(deleted\)$/, '') : '',
-      size: file.size,
-      mode: file.mode & 0o7777,
-    });
+    const fields = objectFields(mapping);
+    if (fields === undefined) return undefined;
+    const object = this.#add(mapFilesPath(hostPid, mapping), fields, mapping.name);
+    if (object === undefined) return undefined;
+    if (mapping.shared && mapping.flags.includes('mw')) {
+      const to = mapping.offset + (mapping.end - mapping.start);
+      object.shown.push({ from: mapping.offset, to });
+    }
+    return object.image.id;
   }
 
-  /** The id of the object behind a memfd descriptor, open as `fd` in our process. */
-  forDescriptor(device: bigint, inode: bigint, kind: string, name: string, fd: OwnedFd): number {
-    const path = `/proc/self/fd/${fd.number}`;
-    const file = fileReference(path, name);
-    const seals = sys('fcntl', fd.number, F_GET_SEALS);
-    const id = this.#add(device, inode, path, {
-      kind,
-      name,
-      size: file?.size ?? 0n,
-      mode: (file?.mode ?? 0) & 0o7777,
-    });
-    const object = [...this.#objects.values()].find((known) => known.image.id === id);
-    if (object !== undefined && seals > 0) object.image.seals = seals;
-    return id;
+  /** The id of the object behind a memfd or deleted file, open as `fd` in our process. */
+  forDescriptor(_device: bigint, _inode: bigint, kind: string, name: string, fd: OwnedFd): number {
+    const object = this.#add(`/proc/self/fd/${fd.number}`, { kind, name }, name);
+    return object?.image.id ?? 0;
+  }
+
+  /** A System V segment that no process of the tree needs to have attached; readable at `path` in our process. */
+  addSegment(path: string, sysv: SysvSegment): void {
+    const object = this.#add(path, { kind: 'sysv', name: '' }, '');
+    if (object !== undefined) object.image.sysv = sysv;
+  }
+
+  /** The objects found so far. */
+  get images(): SharedMemory[] {
+    return [...this.#objects.values()].map((object) => object.image);
   }
 
   /** Where our process can open the object. */
@@ -63,39 +70,75 @@ export class MemoryObjects {
     return object.path;
   }
 
-  #add(
-    device: bigint,
-    inode: bigint,
-    path: string,
-    fields: { kind: string; name: string; size: bigint; mode: number },
-  ): number {
-    const key = `${device}:${inode}`;
+  #add(path: string, fields: ObjectFields, linkName: string): KnownObject | undefined {
+    const file = fileReference(path, linkName);
+    if (file === undefined) return undefined;
+    const key = `${file.device}:${file.inode}`;
     const known = this.#objects.get(key);
-    if (known !== undefined) return known.image.id;
+    if (known !== undefined) return known;
+    const owner = ownerOf(path);
+    const shift = hugeShift(path);
     const image: SharedMemory = {
       id: this.#objects.size + 1,
       ...fields,
-      device,
-      inode,
+      size: file.size,
+      mode: file.mode & 0o7777,
+      device: file.device,
+      inode: file.inode,
+      mtimeNs: file.mtimeNs,
+      ...owner,
       seals: 0,
-      uid: 0,
-      gid: 0,
       memfdFlags: 0,
+      hugePageShift: shift > 12 && fields.kind !== 'deletedFile' ? shift : 0,
+      sysv: undefined,
       runs: [],
     };
-    this.#objects.set(key, { image, path });
-    return image.id;
+    if (fields.kind === 'memfd') readSeals(image, path);
+    const object = { image, path, shown: [] };
+    this.#objects.set(key, object);
+    return object;
   }
 
   /** All objects, with the runs of pages that hold data; `address` of a run is its offset in the object. */
   finish(): SharedMemory[] {
-    for (const { image, path } of this.#objects.values()) image.runs = sharedRuns(path, image.size);
-    return [...this.#objects.values()].map((object) => object.image);
+    for (const { image, path, shown } of this.#objects.values()) {
+      image.runs = withContent(path, sharedRuns(path, image.size), shown);
+    }
+    return this.images;
   }
 }
 
-function objectKind(mapping: Mapping): string | undefined {
-  if (mapping.name.startsWith('/memfd:')) return 'memfd';
-  if (mapping.name === '/dev/zero (deleted)') return 'anonymous';
+/** Seals and the flags of memfd_create(2) that give them back. */
+function readSeals(image: SharedMemory, path: string): void {
+  using fd = new OwnedFd(call('open', cString(path), O_RDONLY_CLOEXEC, 0));
+  image.seals = Math.max(0, sys('fcntl', fd.number, F_GET_SEALS));
+  image.memfdFlags = MFD_ALLOW_SEALING;
+  if (image.hugePageShift > 0) {
+    image.memfdFlags |= MFD_HUGETLB | (image.hugePageShift << MFD_HUGE_SHIFT);
+  }
+}
+
+function ownerOf(path: string): { uid: number; gid: number } {
+  const stat = Buffer.alloc(144);
+  if (sys('stat', cString(path), stat) < 0) return { uid: 0, gid: 0 };
+  return { uid: stat.readUInt32LE(28), gid: stat.readUInt32LE(32) };
+}
+
+const DELETED = ' (deleted)';
+
+function objectFields(mapping: Mapping): ObjectFields | undefined {
+  const { name } = mapping;
+  if (mapping.inode === 0n || name.startsWith('/[aio]')) return undefined;
+  if (name.startsWith('/memfd:')) {
+    return { kind: 'memfd', name: name.slice('/memfd:'.length).replace(/ \(deleted\)$/, '') };
+  }
+  if (name === `/dev/zero${DELETED}`) return { kind: 'anonymous', name: '' };
+  if (name.startsWith('/SYSV')) return { kind: 'sysv', name: '' };
+  if (isHugeAnonymous(mapping)) {
+    return mapping.shared ? { kind: 'hugetlb', name: '' } : undefined;
+  }
+  if (name.startsWith('/') && name.endsWith(DELETED)) {
+    return { kind: 'deletedFile', name: name.slice(0, -DELETED.length) };
+  }
   return undefined;
 }

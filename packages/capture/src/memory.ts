@@ -14,6 +14,7 @@ import {
 import type { MemoryObjects } from './memory-objects.js';
 
 const PAGE = 4096n;
+const ADDRESS_END = 0x7ffffffff000n;
 const PROT = { read: 1, write: 2, execute: 4 } as const;
 const DELETED = ' (deleted)';
 const KERNEL_AREAS: Record<string, string> = {
@@ -55,6 +56,11 @@ export function describeMapping(
   const area = KERNEL_AREAS[mapping.name];
   if (area !== undefined) return { ...base, kind: area };
   if (mapping.inode === 0n) return { ...base, kind: 'anonymous', anonName: anonName(mapping) };
+  if (isHugeAnonymous(mapping) && !mapping.shared) {
+    const hugePageShift = hugeShift(mapFilesPath(hostPid, mapping));
+    return { ...base, kind: 'anonymous', hugePageShift };
+  }
+  if (isAioRing(mapping)) return { ...base, kind: 'aio' };
   const key = `${mapping.device}:${mapping.inode}`;
   const object = objects.match(hostPid, mapping);
   if (object !== undefined) return { ...base, kind: 'shared', sharedMemoryId: object };
@@ -63,7 +69,7 @@ export function describeMapping(
     file = fileReference(mapFilesPath(hostPid, mapping), mapping.name);
     if (file !== undefined) references.set(key, file);
   }
-  return { ...base, kind: 'file', file, fileWritable: mapping.flags.includes('mw') };
+  return { ...base, kind: 'file', file };
 }
 
 function baseVma(mapping: Mapping): Vma {
@@ -80,10 +86,29 @@ function baseVma(mapping: Mapping): Vma {
     file: undefined,
     sharedMemoryId: 0,
     growsDown: mapping.flags.includes('gd'),
-    flags: [...mapping.flags],
+    // Set while a migration tracks writes; a program's own use of it is refused (blockers.ts).
+    flags: mapping.flags.filter((flag) => flag !== 'uw'),
     anonName: '',
-    fileWritable: false,
+    fileWritable: mapping.flags.includes('mw'),
+    hugePageShift: 0,
   };
+}
+
+/** MAP_HUGETLB without a file of its own. */
+export function isHugeAnonymous(mapping: Mapping): boolean {
+  return mapping.name.startsWith('/anon_hugepage');
+}
+
+/** The ring of an io_setup(2) context. */
+export function isAioRing(mapping: Mapping): boolean {
+  return mapping.name.startsWith('/[aio]');
+}
+
+/** log2 of the page size of a file of hugetlbfs: its block size (statfs(2)). 0 when it cannot be told. */
+export function hugeShift(path: string): number {
+  const statfs = Buffer.alloc(120);
+  if (sys('statfs', cString(path), statfs) < 0) return 0;
+  return Math.log2(Number(statfs.readBigInt64LE(8)));
 }
 
 function anonName(mapping: Mapping): string {
@@ -95,13 +120,26 @@ export function privateRuns(hostPid: number, vmas: readonly Vma[]): PageRun[] {
   using pagemap = new Pagemap(hostPid);
   const runs: PageRun[] = [];
   const push = (range: AddressRange): void => {
-    runs.push({ address: range.start, pages: (range.end - range.start) / PAGE });
+    runs.push({
+      address: range.start,
+      pages: (range.end - range.start) / PAGE,
+    });
   };
   for (const vma of vmas) {
+    if (vma.kind === 'aio') push(vma);
     if (vma.shared || !['anonymous', 'file', 'shared'].includes(vma.kind)) continue;
     for (const range of pagemap.privatePages(vma.start, vma.end)) push(range);
   }
   return runs;
+}
+
+/** Guard pages of a process, wherever they are. */
+function guardRuns(hostPid: number): PageRun[] {
+  using pagemap = new Pagemap(hostPid);
+  return pagemap.guardPages(0n, ADDRESS_END).map(({ start, end }) => ({
+    address: start,
+    pages: (end - start) / PAGE,
+  }));
 }
 
 /** Data of a shared memory object, from its own holes (lseek(2) SEEK_DATA): what any process wrote, mapped or not. */
@@ -141,5 +179,6 @@ export function describeMm(hostPid: number, stat: ProcStat, brk: bigint, vmas: V
     mlockFuture: 0,
     syscallReturnAddress: 0n,
     sigreturnAddress: 0n,
+    guards: guardRuns(hostPid),
   };
 }

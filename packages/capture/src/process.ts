@@ -1,33 +1,41 @@
 import { FerryError } from '@ferry/core';
 import type {
   FileReference,
+  PageRun,
   PendingSignal,
   Process,
   Rlimit,
   Scheduling,
   SeccompFilter,
   Thread,
+  Vma,
 } from '@ferry/image';
 import {
-  parseMappings,
+  type Mapping,
+  type ProcStat,
   procStat,
   procStatus,
+  type Registers,
   readLink,
   readMemory,
   readProc,
   sys,
   tryReadProc,
 } from '@ferry/linux';
+import { aioRings } from './aio.js';
 import { credentialsOf } from './credentials.js';
 import type { FrozenProcess } from './frozen-tree.js';
 import type { GadgetFinder } from './gadgets.js';
 import { type SavedThread, saveThread } from './injection.js';
 import { describeMapping, describeMm, privateRuns } from './memory.js';
 import type { MemoryObjects } from './memory-objects.js';
-import { queryProcess, type ThreadAnswers } from './query.js';
+import type { PidView } from './pid-view.js';
+import { type ProcessAnswers, type QueryInput, queryProcess, type ThreadAnswers } from './query.js';
 import { imageRegisters } from './registers.js';
 import { restartedRegisters } from './restart.js';
+import { runTogether } from './steps.js';
 
+const KCMP = { files: 2, fs: 3 } as const;
 const RLIMIT_NAMES = [
   'Max cpu time',
   'Max file size',
@@ -52,15 +60,18 @@ const RLIM_INFINITY = 0xffffffffffffffffn;
 export interface CaptureContext {
   readonly objects: MemoryObjects;
   readonly gadgets: GadgetFinder;
+  /** See QueryInput. */
+  readonly leftovers: QueryInput['leftovers'];
   readonly references: Map<string, FileReference>;
-  /** Translates a PID of ours into the tree's innermost PID namespace; 0 when it is not there. */
-  readonly innerPid: (hostPid: number) => number;
-  /** An id of /proc/PID/stat (session, group) as the tree's namespace sees it. */
-  readonly innerId: (hostPid: number, name: 'NSpgid' | 'NSsid') => number;
+  /** The mappings of a stopped process, with their flags. */
+  readonly mappingsOf: (hostPid: number) => Mapping[];
+  readonly pids: PidView;
+  /** The pages of a process to be carried; by default all that have content of their own. */
+  readonly runsOf?: (hostPid: number, pid: number, vmas: Vma[]) => PageRun[];
 }
 
 /** A zombie: all that is left of it. */
-export function captureZombie(frozen: FrozenProcess, context: CaptureContext): Process {
+function captureZombie(frozen: FrozenProcess, context: CaptureContext): Process {
   const stat = procStat(frozen.hostPid);
   return {
     ...emptyProcess(frozen, context),
@@ -71,12 +82,24 @@ export function captureZombie(frozen: FrozenProcess, context: CaptureContext): P
   };
 }
 
+/** The parent of a process that has its descriptors (clone(2) CLONE_FILES), or its working directory and umask
+ *  (CLONE_FS), in common with it; else 0. */
+function sharer(
+  { hostPid, parentHostPid, zombie }: FrozenProcess,
+  what: keyof typeof KCMP,
+  context: CaptureContext,
+): number {
+  if (zombie || parentHostPid === 0) return 0;
+  const isShared = sys('kcmp', hostPid, parentHostPid, KCMP[what], 0, 0) === 0;
+  return isShared ? context.pids.outer(parentHostPid) : 0;
+}
+
 function emptyProcess(frozen: FrozenProcess, context: CaptureContext): Process {
   return {
-    pid: context.innerPid(frozen.hostPid),
-    ppid: frozen.parentHostPid === 0 ? 0 : context.innerPid(frozen.parentHostPid),
-    pgid: context.innerId(frozen.hostPid, 'NSpgid'),
-    sid: context.innerId(frozen.hostPid, 'NSsid'),
+    pid: context.pids.outer(frozen.hostPid),
+    ppid: frozen.parentHostPid === 0 ? 0 : context.pids.outer(frozen.parentHostPid),
+    pgid: context.pids.outer(frozen.hostPid, 'NSpgid'),
+    sid: context.pids.outer(frozen.hostPid, 'NSsid'),
     state: 'running',
     exitStatus: 0,
     comm: '',
@@ -93,16 +116,48 @@ function emptyProcess(frozen: FrozenProcess, context: CaptureContext): Process {
     hostPid: frozen.hostPid,
     exitSignal: 17,
     mmOwnerPid: 0,
-    filesOwnerPid: 0,
-    fsOwnerPid: 0,
+    filesOwnerPid: sharer(frozen, 'files', context),
+    fsOwnerPid: sharer(frozen, 'fs', context),
+    namespaceIds: [],
+    innerPids: context.pids.inner(frozen.hostPid),
+    innerPgids: context.pids.inner(frozen.hostPid, 'NSpgid'),
+    innerSids: context.pids.inner(frozen.hostPid, 'NSsid'),
+    childrenPidNamespace: 0,
+    childrenTimeNamespace: 0,
+    controlGroups: [],
+    aioRings: [],
+    hasTerminal: false,
+    terminalFileId: 0,
+    foregroundGroup: 0,
   };
 }
 
-/** One stopped process, without its descriptors. */
-export function captureProcess(frozen: FrozenProcess, context: CaptureContext): Process {
+/** A stopped process with all that is read of it before it is queried. */
+interface PreparedProcess {
+  readonly frozen: FrozenProcess;
+  readonly stat: ProcStat;
+  readonly query: QueryInput;
+}
+
+/** Every stopped process of the tree, without its descriptors, in the given order; zombies among them. */
+export function captureProcesses(
+  all: readonly FrozenProcess[],
+  context: CaptureContext,
+): Process[] {
+  const prepared = all.filter((frozen) => !frozen.zombie).map((frozen) => prepare(frozen, context));
+  const answers = runTogether(prepared.map(({ query }) => queryProcess(query)));
+  const living = new Map(
+    prepared.map((process, i) => [
+      process.frozen.hostPid,
+      captureProcess(process, answers[i]!, context),
+    ]),
+  );
+  return all.map((frozen) => living.get(frozen.hostPid) ?? captureZombie(frozen, context));
+}
+
+function prepare(frozen: FrozenProcess, context: CaptureContext): PreparedProcess {
   const { hostPid } = frozen;
   const stat = procStat(hostPid);
-  const status = procStatus(`/proc/${hostPid}/status`);
   const leader = frozen.threads.find((thread) => thread.hostTid === hostPid);
   if (leader === undefined) {
     throw new FerryError(
@@ -115,9 +170,25 @@ export function captureProcess(frozen: FrozenProcess, context: CaptureContext): 
   }
   const ordered = [leader, ...frozen.threads.filter((thread) => thread !== leader)];
   const saved = ordered.map((thread) => saveThread(thread.traced));
+  const registers = saved.map((thread) => {
+    const codeBefore = (length: number): Buffer =>
+      readMemory(hostPid, thread.registers.get('rip') - BigInt(length), length);
+    return restartedRegisters(thread.registers, codeBefore);
+  });
   const xstates = saved.map((thread) => thread.traced.xstate());
-  const mappings = parseMappings(readProc(`/proc/${hostPid}/smaps`));
-  const answers = queryProcess({ process: frozen, saved, mappings, xstates });
+  const mappings = context.mappingsOf(hostPid);
+  const { leftovers } = context;
+  return { frozen, stat, query: { hostPid, saved, registers, xstates, mappings, leftovers } };
+}
+
+function captureProcess(
+  { frozen, stat, query }: PreparedProcess,
+  answers: ProcessAnswers,
+  context: CaptureContext,
+): Process {
+  const { hostPid, saved, registers, xstates, mappings } = query;
+  const status = procStatus(`/proc/${hostPid}/status`);
+  const leader = frozen.threads.find((thread) => thread.hostTid === hostPid)!;
   const vmas = mappings.map((m) =>
     describeMapping(hostPid, m, context.objects, context.references),
   );
@@ -126,9 +197,15 @@ export function captureProcess(frozen: FrozenProcess, context: CaptureContext): 
   const { syscallReturn, sigreturn } = context.gadgets.find(hostPid, mappings);
   mm.syscallReturnAddress = syscallReturn;
   mm.sigreturnAddress = sigreturn;
-  mm.runs = privateRuns(hostPid, vmas);
+  mm.runs =
+    context.runsOf?.(hostPid, context.pids.outer(hostPid), vmas) ?? privateRuns(hostPid, vmas);
   const threads = saved.map((thread, i) =>
-    captureThread(hostPid, thread, xstates[i]!, answers.threads[i]!),
+    captureThread(hostPid, context, {
+      saved: thread,
+      registers: registers[i]!,
+      xstate: xstates[i]!,
+      answers: answers.threads[i]!,
+    }),
   );
   return {
     ...emptyProcess(frozen, context),
@@ -142,11 +219,14 @@ export function captureProcess(frozen: FrozenProcess, context: CaptureContext): 
       cwd: readLink(`/proc/${hostPid}/cwd`),
       root: readLink(`/proc/${hostPid}/root`),
       umask: Number.parseInt(status.get('Umask') ?? '0022', 8),
+      cwdFileId: 0,
+      rootFileId: 0,
     },
     rlimits: parseLimits(readProc(`/proc/${hostPid}/limits`)),
     actions: answers.actions,
     pending: pending(saved[0]!, 'process'),
     intervalTimers: answers.intervalTimers,
+    aioRings: aioRings(hostPid, vmas),
     posixTimers: answers.posixTimers.map((timer) => ({
       ...timer,
       notifyTid: timer.notifyTid === 0 ? 0 : innerTid(hostPid, timer.notifyTid),
@@ -160,31 +240,38 @@ export function captureProcess(frozen: FrozenProcess, context: CaptureContext): 
         (tryReadProc(`/proc/${hostPid}/coredump_filter`) ?? '33').trim(),
         16,
       ),
-      autogroup: '',
-      loginuid: 0xffffffff,
+      autogroup: /nice (-?\d+)/.exec(tryReadProc(`/proc/${hostPid}/autogroup`) ?? '')?.[1] ?? '',
+      loginuid: Number((tryReadProc(`/proc/${hostPid}/loginuid`) ?? '4294967295').trim()),
+      machineCheckPolicy: answers.machineCheckPolicy,
+      tscMode: answers.tscMode,
+      memoryDeny: answers.memoryDeny,
+      memoryMerge: answers.memoryMerge,
+      ioFlusher: answers.ioFlusher,
     },
   };
 }
 
-function captureThread(
-  hostPid: number,
-  saved: SavedThread,
-  xstate: Buffer,
-  answers: ThreadAnswers,
-): Thread {
+interface AskedThread {
+  readonly saved: SavedThread;
+  /** With which it goes on elsewhere. */
+  readonly registers: Registers;
+  readonly xstate: Buffer;
+  readonly answers: ThreadAnswers;
+}
+
+function captureThread(hostPid: number, context: CaptureContext, thread: AskedThread): Thread {
+  const { saved, registers, xstate, answers } = thread;
   const { traced } = saved;
-  const path = `/proc/${hostPid}/task/${traced.tid}`;
-  const status = procStatus(`${path}/status`);
+  const status = procStatus(`/proc/${hostPid}/task/${traced.tid}/status`);
+  const tids = context.pids.split(status.get('NSpid') ?? '');
   const rseq = traced.rseq();
   const robust = Buffer.alloc(16);
   sys('get_robust_list', traced.tid, robust, robust.subarray(8));
-  const codeBefore = (length: number): Buffer =>
-    readMemory(hostPid, saved.registers.get('rip') - BigInt(length), length);
   const mode = Number(status.get('Seccomp') ?? 0);
   return {
-    tid: innermost(status.get('NSpid') ?? String(traced.tid)),
-    comm: (tryReadProc(`${path}/comm`) ?? '').replace(/\n$/, ''),
-    registers: imageRegisters(restartedRegisters(saved.registers, codeBefore)),
+    tid: tids.outer,
+    comm: nameOf(status.get('Name') ?? ''),
+    registers: imageRegisters(registers),
     xstate,
     signalMask: saved.signalMask,
     altstack: answers.altstack,
@@ -202,7 +289,14 @@ function captureThread(
     ioPriority: Math.max(0, sys('ioprio_get', 1, traced.tid)),
     hostTid: traced.tid,
     personality: answers.personality,
+    innerTids: tids.inner,
   };
+}
+
+/** The `Name:` of a status file, in which the kernel writes a newline and a backslash as two characters each
+ *  (fs/proc/array.c: proc_task_name). */
+function nameOf(text: string): string {
+  return text.replace(/\\(n|\\)/g, (_, what: string) => (what === 'n' ? '\n' : what));
 }
 
 /** Oldest filter first: the order in which they are installed. */
@@ -237,18 +331,27 @@ function pending(saved: SavedThread, which: 'thread' | 'process'): PendingSignal
   return saved.traced.pendingSignals(which).map((siginfo) => ({ siginfo }));
 }
 
+/** As the process itself numbers its threads. */
 function innerTid(hostPid: number, tid: number): number {
   const status = tryReadProc(`/proc/${hostPid}/task/${tid}/status`) ?? '';
   return innermost(/^NSpid:\s+(.*)$/m.exec(status)?.[1] ?? String(tid));
 }
 
 /** The last number of a line like `NSpid: 4242 17`. */
-export function innermost(list: string): number {
+function innermost(list: string): number {
   return Number(list.trim().split(/\s+/).at(-1));
 }
 
 /** /proc/PID/limits, which needs no privilege over the process (prlimit(2) does). */
 export function parseLimits(text: string): Rlimit[] {
+  if (text !== lastLimits?.text) lastLimits = { text, limits: limitsOf(text) };
+  return [...lastLimits.limits];
+}
+
+/** The processes of a tree mostly have the same. */
+let lastLimits: { readonly text: string; readonly limits: readonly Rlimit[] } | undefined;
+
+function limitsOf(text: string): Rlimit[] {
   const lines = text.split('\n');
   const value = (word: string): bigint => (word === 'unlimited' ? RLIM_INFINITY : BigInt(word));
   return RLIMIT_NAMES.flatMap((name, resource) => {

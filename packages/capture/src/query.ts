@@ -2,17 +2,16 @@ import { FerryError } from '@ferry/core';
 import {
   type DataRef,
   frameLength,
-  type Label,
   ProgramBuilder,
+  type Slot,
   signalFrame,
   type ZeroRef,
 } from '@ferry/dumpbin';
 import type { AltStack, IntervalTimer, PosixTimer, SignalAction } from '@ferry/image';
-import { type Mapping, parseMappings, readProc, tryReadProc } from '@ferry/linux';
-import type { FrozenProcess } from './frozen-tree.js';
-import { findSyscallInstruction, InjectedProgram, type SavedThread } from './injection.js';
+import { type Mapping, parseMappings, type Registers, readProc, tryReadProc } from '@ferry/linux';
+import { CallPlace, InjectedProgram, type SavedThread } from './injection.js';
 import { imageRegisters } from './registers.js';
-import { restartedRegisters } from './restart.js';
+import type { Steps } from './steps.js';
 
 // prctl(2)
 const PR = {
@@ -23,16 +22,23 @@ const PR = {
   getChildSubreaper: 37,
   getTidAddress: 40,
   getThpDisable: 42,
+  getTsc: 25,
+  getMceKill: 34,
+  getIoFlusher: 58,
+  getMdwe: 66,
+  getMemoryMerge: 68,
 } as const;
 /** All signals but SIGKILL and SIGSTOP. */
 const SIGNALS = Array.from({ length: 64 }, (_, i) => i + 1).filter((s) => s !== 9 && s !== 19);
 const MCL_FUTURE = 2;
 const MCL_ONFAULT = 4;
 const THREAD_BLOCK = 64;
+const PROCESS_BLOCK = 80;
 // struct rt_sigframe: return address, uc_flags, uc_link, uc_stack
 const FRAME_ALTSTACK = 24;
 const STACK = 4096;
-const SLOTS = 512;
+/** Bytes of a thread's slots. */
+const SLOTS = 128;
 const QUERY_TIMEOUT_MS = 5000;
 
 /** What only the process itself can tell. */
@@ -46,6 +52,11 @@ export interface ProcessAnswers {
   readonly dumpable: number;
   readonly childSubreaper: boolean;
   readonly thpDisabled: boolean;
+  readonly machineCheckPolicy: number;
+  readonly tscMode: number;
+  readonly memoryDeny: number;
+  readonly memoryMerge: boolean;
+  readonly ioFlusher: boolean;
   /** In the order of the threads asked. */
   readonly threads: ThreadAnswers[];
 }
@@ -60,93 +71,130 @@ export interface ThreadAnswers {
 }
 
 export interface QueryInput {
-  readonly process: FrozenProcess;
+  readonly hostPid: number;
+  /** The leader first. */
   readonly saved: readonly SavedThread[];
-  readonly mappings: readonly Mapping[];
+  /** Of each thread: what it goes on with when nobody puts its own registers back. */
+  readonly registers: readonly Registers[];
   readonly xstates: readonly Buffer[];
+  readonly mappings: readonly Mapping[];
+  /** To be carried out before the process runs on, and not at all where it never does: each takes two turns of the process
+   *  on a processor, which others may want too. */
+  readonly leftovers: (() => Steps<void>)[];
 }
 
-/** Runs one batch of queries inside a stopped process: one system call to map it in, one to take it away again. */
-export function queryProcess(input: QueryInput): ProcessAnswers {
-  const leader = input.saved[0]!;
-  const instruction = findSyscallInstruction(input.process.hostPid, input.mappings);
+/** Runs one batch of queries inside a stopped process, in room that one system call maps. That it is taken away again is
+ *  put among `input.leftovers`. */
+export function* queryProcess(input: QueryInput): Steps<ProcessAnswers> {
+  const { hostPid, saved } = input;
+  const leader = saved[0]!;
   const plan = new QueryPlan(input);
-  using injected = new InjectedProgram(input.process.hostPid, leader, instruction, plan.program);
-  injected.load();
-  plan.run(injected);
-  return plan.answers(injected);
+  const injected = yield* calling(input, (calls) =>
+    InjectedProgram.map({ hostPid, leader, calls }, plan.program),
+  );
+  input.leftovers.push(() => calling(input, (calls) => injected.unmap(calls)));
+  return yield* plan.run(injected);
 }
 
-interface ThreadPlan {
-  readonly entry: Label;
-  readonly index: number;
-  readonly answers: DataRef;
-  readonly done: DataRef;
-  readonly frame: DataRef;
-  readonly stack: ZeroRef;
-  readonly slots: ZeroRef;
+/** With a place for system calls of the first thread, whose stack is as before afterwards. */
+function* calling<T>(
+  { hostPid, saved, mappings }: QueryInput,
+  body: (calls: CallPlace) => Steps<T>,
+): Steps<T> {
+  const calls = CallPlace.prepare(hostPid, saved[0]!, mappings);
+  try {
+    return yield* body(calls);
+  } finally {
+    calls.leave();
+  }
 }
 
+/** The program of queries: operations that every thread runs, each with slots of its own that say where its answers go;
+ *  the leader first asks for the process. */
 class QueryPlan {
   readonly program = new ProgramBuilder();
   readonly #input: QueryInput;
+  readonly #timerIds: PosixTimer[];
   readonly #actions: DataRef;
   readonly #itimers: DataRef;
-  readonly #timerIds: PosixTimer[];
   readonly #timers: DataRef;
   readonly #process: DataRef;
-  readonly #threads: ThreadPlan[];
+  /** THREAD_BLOCK bytes of each thread, then a word of each that becomes 1 when it is done. */
+  readonly #answers: DataRef;
+  readonly #done: DataRef;
+  readonly #slots: DataRef;
+  readonly #frames: DataRef;
+  readonly #frameLength: number;
+  readonly #stacks: ZeroRef;
+  readonly #threadEntry: number;
+  readonly #resultSlot = this.program.slot();
 
   constructor(input: QueryInput) {
     this.#input = input;
     const b = this.program;
-    this.#timerIds = posixTimersOf(input.process.hostPid);
+    const count = input.saved.length;
+    this.#timerIds = posixTimersOf(input.hostPid);
     this.#actions = b.reserve(SIGNALS.length * 32);
     this.#itimers = b.reserve(3 * 32);
     this.#timers = b.reserve(this.#timerIds.length * 48);
-    this.#process = b.reserve(64);
-    const timeout = b.words(2, 0);
-    this.#threads = input.saved.map((_, i) => this.#emitThread(i, timeout));
+    this.#process = b.reserve(PROCESS_BLOCK);
+    this.#answers = b.reserve(count * THREAD_BLOCK);
+    this.#done = b.reserve(count * 8);
+    this.#slots = b.reserve(count * SLOTS);
+    this.#frameLength = Math.ceil(Math.max(...input.xstates.map(frameLength)) / 64) * 64;
+    this.#frames = b.reserve(count * this.#frameLength, 64);
+    this.#stacks = b.zeroed(count * STACK, 16);
+    this.#emitProcess();
+    this.#threadEntry = b.operationCount;
+    this.#emitThread();
   }
 
-  #emitThread(i: number, timeout: DataRef): ThreadPlan {
+  /** What each slot of a thread holds, in the order of `#slotsOf`. */
+  #emitThread(): void {
     const b = this.program;
-    const plan: ThreadPlan = {
-      entry: b.label(),
-      index: b.operationCount,
-      answers: b.reserve(THREAD_BLOCK),
-      done: b.reserve(8),
-      frame: b.reserve(frameLength(this.#input.xstates[i]!), 64),
-      stack: b.zeroed(STACK, 16),
-      slots: b.zeroed(SLOTS, 16),
-    };
-    b.place(plan.entry);
-    if (i === 0) this.#emitProcess();
     const any = { expect: 'any' } as const;
-    // Straight into the frame, so that returning on its own keeps the alternate stack too.
-    b.sys('sigaltstack', [0, plan.frame.plus(FRAME_ALTSTACK)], 'sigaltstack', any);
-    b.sys('prctl', [PR.getTidAddress, plan.answers.plus(24)], 'tid address', any);
-    b.sys('prctl', [PR.getPdeathsig, plan.answers.plus(32)], 'parent death signal', any);
-    this.#ask('prctl', [PR.getSecurebits], plan.answers.plus(40));
-    this.#ask('prctl', [PR.getTimerSlack], plan.answers.plus(48));
-    this.#ask('personality', [0xffffffff], plan.answers.plus(56));
-    b.op('store', [plan.done, 1, 8], 'done');
+    const [altstack, frameAltstack, tidAddress, deathSignal] = [0, 0, 0, 0].map(() => b.slot());
+    const [securebits, timerSlack, personality, done, frame] = [0, 0, 0, 0, 0].map(() => b.slot());
+    const timeout = b.words(2, 0);
+    b.sys('sigaltstack', [0, altstack!], 'sigaltstack', any);
+    // Into the frame as well, so that returning on its own keeps the alternate stack too.
+    b.sys('sigaltstack', [0, frameAltstack!], 'sigaltstack', any);
+    b.sys('prctl', [PR.getTidAddress, tidAddress!], 'tid address', any);
+    b.sys('prctl', [PR.getPdeathsig, deathSignal!], 'parent death signal', any);
+    this.#ask('prctl', [PR.getSecurebits], securebits!);
+    this.#ask('prctl', [PR.getTimerSlack], timerSlack!);
+    this.#ask('personality', [0xffffffff], personality!);
+    b.op('store', [done!, 1, 8], 'done');
     // Not a futex or poll: interrupted, those overwrite the restart block of the call that the freeze interrupted.
     b.sys('ppoll', [0, 0, timeout, 0, 8], 'wait for the tracer', any);
-    b.op('return', [plan.frame], 'return on its own');
-    return plan;
+    b.op('return', [frame!], 'return on its own');
   }
 
-  #resultSlot = this.program.slot();
+  /** The slots of thread `i`: the first is for results. */
+  #slotsOf(i: number, injected: InjectedProgram): Buffer {
+    const answers = injected.address(this.#answers.plus(i * THREAD_BLOCK));
+    const frame = injected.address(this.#frames.plus(i * this.#frameLength));
+    const words = [
+      0n,
+      answers,
+      frame + BigInt(FRAME_ALTSTACK),
+      ...[24n, 32n, 40n, 48n, 56n].map((at) => answers + at),
+      injected.address(this.#done.plus(i * 8)),
+      frame,
+    ];
+    const out = Buffer.alloc(SLOTS);
+    for (const [slot, word] of words.entries()) out.writeBigUInt64LE(word, slot * 8);
+    return out;
+  }
 
   /** A system call whose result is the answer. */
   #ask(
     name: 'prctl' | 'personality' | 'brk' | 'timer_getoverrun',
     args: (number | bigint)[],
-    into: DataRef,
+    into: DataRef | Slot,
   ): void {
     this.program.sys(name, args, name, { expect: 'any', into: this.#resultSlot });
-    this.program.store(this.#resultSlot, into, 8, name);
+    this.program.op('store', [into, this.#resultSlot, 8], name);
   }
 
   #emitProcess(): void {
@@ -165,63 +213,75 @@ class QueryPlan {
     this.#ask('brk', [0], this.#process);
     this.#ask('prctl', [PR.getDumpable], this.#process.plus(8));
     b.sys('prctl', [PR.getChildSubreaper, this.#process.plus(16)], 'child subreaper', any);
-    this.#ask('prctl', [PR.getThpDisable], this.#process.plus(24));
+    this.#ask('prctl', [PR.getThpDisable, 0, 0, 0, 0], this.#process.plus(24));
+    this.#ask('prctl', [PR.getMceKill, 0, 0, 0, 0], this.#process.plus(32));
+    b.sys('prctl', [PR.getTsc, this.#process.plus(40)], 'TSC', any);
+    this.#ask('prctl', [PR.getMdwe, 0, 0, 0, 0], this.#process.plus(48));
+    this.#ask('prctl', [PR.getMemoryMerge, 0, 0, 0, 0], this.#process.plus(56));
+    this.#ask('prctl', [PR.getIoFlusher, 0, 0, 0, 0], this.#process.plus(64));
   }
 
-  run(injected: InjectedProgram): void {
-    const { saved, process, xstates } = this.#input;
-    saved.forEach((thread, i) => {
-      const plan = this.#threads[i]!;
-      const codeBefore = (length: number): Buffer =>
-        injected.readAt(thread.registers.get('rip') - BigInt(length), length);
-      const frame = signalFrame(
-        {
-          registers: imageRegisters(restartedRegisters(thread.registers, codeBefore)),
-          xstate: xstates[i]!,
-          signalMask: thread.signalMask,
-          altstack: undefined,
-        },
-        injected.address(plan.frame),
-        0n,
-      );
-      injected.write(plan.frame, frame);
+  *run(injected: InjectedProgram): Steps<ProcessAnswers> {
+    const { saved, registers, xstates, hostPid } = this.#input;
+    for (const [i, thread] of saved.entries()) {
+      const frameAt = this.#frames.plus(i * this.#frameLength);
+      const state = {
+        registers: imageRegisters(registers[i]!),
+        xstate: xstates[i]!,
+        signalMask: thread.signalMask,
+        altstack: undefined,
+      };
+      injected.patch(frameAt, signalFrame(state, injected.address(frameAt), 0n));
+      injected.patch(this.#slots.plus(i * SLOTS), this.#slotsOf(i, injected));
+    }
+    injected.store();
+    for (const [i, thread] of saved.entries()) {
       injected.start(
         thread,
-        plan.index,
-        injected.address(plan.stack) + BigInt(STACK),
-        injected.address(plan.slots),
+        i === 0 ? 0 : this.#threadEntry,
+        injected.address(this.#stacks.plus((i + 1) * STACK)),
+        injected.address(this.#slots.plus(i * SLOTS)),
       );
-    });
+    }
+    yield;
     const deadline = performance.now() + QUERY_TIMEOUT_MS;
-    saved.forEach((thread, i) => {
-      while (injected.read(this.#threads[i]!.done, 8).readUInt8(0) !== 1) {
-        if (performance.now() > deadline) {
-          throw new FerryError(
-            'capture.query',
-            `Process ${process.hostPid} did not answer its queries`,
-          );
-        }
+    while (!this.#allDone(injected)) {
+      if (performance.now() > deadline) {
+        throw new FerryError('capture.query', `Process ${hostPid} did not answer its queries`);
       }
-      injected.finish(thread);
-    });
+      yield;
+    }
+    yield* injected.stop(saved);
+    return this.#answersFrom(injected);
+  }
+
+  #allDone(injected: InjectedProgram): boolean {
+    const count = this.#input.saved.length;
+    const words = injected.read(this.#done, count * 8);
+    for (let i = 0; i < count; i++) if (words[i * 8] !== 1) return false;
+    return true;
   }
 
   #mlockFuture(injected: InjectedProgram): number {
-    const { mappings, process } = this.#input;
+    const { mappings, hostPid } = this.#input;
     if (!mappings.some((mapping) => mapping.flags.includes('lo'))) return 0;
     const address = injected.address(this.#process);
-    const own = parseMappings(readProc(`/proc/${process.hostPid}/smaps`)).find(
+    const own = parseMappings(readProc(`/proc/${hostPid}/smaps`)).find(
       (mapping) => mapping.start <= address && address < mapping.end,
     );
     if (!own?.flags.includes('lo')) return 0;
     return own.flags.includes('lf') ? MCL_FUTURE | MCL_ONFAULT : MCL_FUTURE;
   }
 
-  answers(injected: InjectedProgram): ProcessAnswers {
-    const actions = injected.read(this.#actions, SIGNALS.length * 32);
-    const itimers = injected.read(this.#itimers, 96);
-    const timers = injected.read(this.#timers, Math.max(1, this.#timerIds.length * 48));
-    const process = injected.read(this.#process, 64);
+  #answersFrom(injected: InjectedProgram): ProcessAnswers {
+    const start = this.#actions.offset;
+    const all = injected.read(this.#actions, this.#done.offset - start);
+    const from = (reference: DataRef): Buffer => all.subarray(reference.offset - start);
+    const actions = from(this.#actions);
+    const itimers = from(this.#itimers);
+    const timers = from(this.#timers);
+    const process = from(this.#process);
+    const answers = from(this.#answers);
     return {
       actions: SIGNALS.map((signal, i) =>
         decodeAction(signal, actions.subarray(i * 32, i * 32 + 32)),
@@ -238,12 +298,12 @@ class QueryPlan {
       dumpable: process.readUInt32LE(8),
       childSubreaper: process.readUInt32LE(16) !== 0,
       thpDisabled: process.readBigInt64LE(24) > 0n,
-      threads: this.#threads.map((plan) =>
-        decodeThread(
-          injected.read(plan.answers, THREAD_BLOCK),
-          injected.read(plan.frame.plus(FRAME_ALTSTACK), 24),
-        ),
-      ),
+      machineCheckPolicy: Number(process.readBigInt64LE(32)),
+      tscMode: process.readUInt32LE(40),
+      memoryDeny: Math.max(0, Number(process.readBigInt64LE(48))),
+      memoryMerge: process.readBigInt64LE(56) > 0n,
+      ioFlusher: process.readBigInt64LE(64) > 0n,
+      threads: this.#input.saved.map((_, i) => decodeThread(answers.subarray(i * THREAD_BLOCK))),
     };
   }
 }
@@ -274,12 +334,13 @@ function decodeItimer(which: number, bytes: Buffer): IntervalTimer {
   return { which, intervalUs: microseconds(0), valueUs: microseconds(16) };
 }
 
-function decodeThread(bytes: Buffer, altstack: Buffer): ThreadAnswers {
+/** One thread's answers; the first 24 bytes are a stack_t. */
+function decodeThread(bytes: Buffer): ThreadAnswers {
   return {
     altstack: {
-      address: altstack.readBigUInt64LE(0),
-      flags: altstack.readUInt32LE(8),
-      size: altstack.readBigUInt64LE(16),
+      address: bytes.readBigUInt64LE(0),
+      flags: bytes.readUInt32LE(8),
+      size: bytes.readBigUInt64LE(16),
     },
     tidAddress: bytes.readBigUInt64LE(24),
     parentDeathSignal: bytes.readUInt32LE(32),

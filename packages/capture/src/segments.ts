@@ -1,3 +1,4 @@
+import { FerryError } from '@ferry/core';
 import type { TreeImage } from '@ferry/image';
 
 /** A run of pages to be carried: where it is read on the source and where it belongs in the restored tree. */
@@ -24,7 +25,7 @@ export function pageSegments(image: TreeImage): PageSegment[] {
     }
   }
   for (const object of image.sharedMemory) {
-    for (const run of object.runs)
+    for (const run of object.runs.filter(({ content }) => content === undefined))
       segments.push(...sharedSegments(image, object.id, run.address, Number(run.pages)));
   }
   return segments;
@@ -38,8 +39,8 @@ interface Part {
   readonly to: bigint;
 }
 
-/** Splits a run of an object (`offset`, `pages`) over the mappings that show it. Parts that no process maps are left
- *  out here: they are reached through a descriptor (a memfd's content travels with the object). */
+/** Splits a run of an object (`offset`, `pages`) over the mappings that show it.
+ *  @throws FerryError capture.memoryNotMapped for a part that no process maps writable and shared */
 function sharedSegments(
   image: TreeImage,
   id: number,
@@ -49,6 +50,7 @@ function sharedSegments(
   const parts: Part[] = image.processes.flatMap((process) =>
     (process.mm?.vmas ?? [])
       .filter((vma) => vma.kind === 'shared' && vma.sharedMemoryId === id)
+      .filter((vma) => vma.shared && vma.fileWritable)
       .map((vma) => ({
         hostPid: process.hostPid,
         pid: process.pid,
@@ -62,8 +64,11 @@ function sharedSegments(
   for (let at = offset; at < end; ) {
     const part = parts.find((candidate) => candidate.from <= at && at < candidate.to);
     if (part === undefined) {
-      at += 4096n;
-      continue;
+      throw new FerryError(
+        'capture.memoryNotMapped',
+        `Shared memory object ${id} holds more than can be moved without a mapping of it`,
+        { remedy: 'map it whole and writable in one process, or make it smaller' },
+      );
     }
     const stop = part.to < end ? part.to : end;
     const address = part.start + (at - part.from);

@@ -2,7 +2,18 @@ import { readFileSync } from 'node:fs';
 import { arch, release } from 'node:os';
 import { type Blocker, FerryError } from '@ferry/core';
 import type { PageRead } from '@ferry/dumpbin';
-import { type FileReference, type HostFacts, IMAGE_FORMAT, type TreeImage } from '@ferry/image';
+import {
+  type ControlGroup,
+  type FileObject,
+  type FileReference,
+  type HostFacts,
+  IdMap,
+  IMAGE_FORMAT,
+  type Ipc,
+  type Process,
+  type TreeImage,
+  useInnerIds,
+} from '@ferry/image';
 import {
   call,
   childrenOf,
@@ -12,6 +23,7 @@ import {
   OwnedFd,
   parseMappings,
   procStat,
+  readLink,
   readMemory,
   readProc,
   sys,
@@ -20,13 +32,35 @@ import {
   tryReadProc,
 } from '@ferry/linux';
 import { findBlockers } from './blockers.js';
-import { captureFiles, collectDescriptors } from './files/descriptors.js';
+import { DirtyTracker } from './dirty-tracker.js';
+import {
+  type CollectedDescriptors,
+  captureFiles,
+  collectDescriptors,
+} from './files/descriptors.js';
 import { passingBlockers } from './files/passing-blockers.js';
 import { FrozenTree } from './frozen-tree.js';
-import { GadgetFinder } from './gadgets.js';
+import { gadgetFinder } from './gadgets.js';
+import { finishConnects } from './interrupted-connect.js';
+import { LEADER_EXITED, leaderExited } from './leader-exited.js';
+import { privateRuns } from './memory.js';
 import { MemoryObjects } from './memory-objects.js';
-import { type CaptureContext, captureProcess, captureZombie, innermost } from './process.js';
+import type { GivenMount } from './namespaces/added-mounts.js';
+import { controlGroupsOf } from './namespaces/cgroups.js';
+import { heldNamespaces } from './namespaces/held.js';
+import {
+  type CapturedNamespaces,
+  captureNamespaces,
+  type NamespaceProcess,
+} from './namespaces/namespaces.js';
+import { NotedMappings } from './noted-mappings.js';
+import { PidView } from './pid-view.js';
+import { type CaptureContext, captureProcesses } from './process.js';
 import { type PageSegment, pageSegments } from './segments.js';
+import { semaphoreUndoBlockers } from './semaphore-undo.js';
+import { sharingBlockers } from './sharing.js';
+import { runTogether } from './steps.js';
+import { captureIpc } from './sysv-ipc.js';
 
 /** What a look at a running tree tells, without stopping it. */
 export interface ScanReport {
@@ -41,25 +75,41 @@ export interface TreeCaptureOptions {
   /** Standard descriptors whose other end is outside the tree are handed over by the restoring side: inodes of the
    *  pipes that are the container's log. */
   readonly externalInodes?: readonly bigint[];
+  /** Whoever restores makes the namespaces of the root (a container's runtime): they are not carried. */
+  readonly namespacesGiven?: boolean;
+  /** Then: what is mounted for the tree; without, mounts that it has added are not looked for. */
+  readonly givenMounts?: readonly GivenMount[];
+  /** Likewise what is set below /proc/sys, by path. */
+  readonly givenSettings?: Readonly<Record<string, string>>;
 }
 
 /** How long the tree runs before each further attempt to capture it. */
 const PAUSES_MS = [1, 2, 5, 10, 20];
+/** How often what blocks a running tree is looked at again. */
+const LOOKS_AGAIN = 2;
+/** How many of these are for messages that will be lost when nobody reads them. */
+const READER_PAUSES = 2;
+/** A process that is about to end does so when it gets a processor. */
+const ENDING_MS_MAX = 5000;
 
 type Phase = 'running' | 'frozen' | 'done';
 
-/** The capture of one process tree: scan, freeze, capture, then thaw or kill. Synchronous: ptrace belongs to the thread
+/** The capture of one process tree: scan, (track, dirtyPages...,) freeze, capture, then thaw or kill. Synchronous: ptrace belongs to the thread
  *  that seized. Disposing thaws whatever is still frozen. */
 export class TreeCapture implements Disposable {
   readonly #root: number;
   readonly #options: TreeCaptureOptions;
-  readonly #gadgets = new GadgetFinder();
+  readonly #gadgets = gadgetFinder;
+  readonly #noted = new NotedMappings();
+  /** What queries have left in the stopped processes. */
+  readonly #leftovers: CaptureContext['leftovers'] = [];
   #frozen: FrozenTree | undefined;
   #phase: Phase = 'running';
   #release: ((outcome: 'thawed' | 'killed') => void) | undefined;
   /** Every blocker that the last capture met is one that passes. */
   #mayPass = false;
   #image: TreeImage | undefined;
+  #tracker: DirtyTracker | undefined;
   #objects = new MemoryObjects();
   readonly #sources = new Map<string, OwnedFd>();
 
@@ -77,8 +127,20 @@ export class TreeCapture implements Disposable {
     return new TreeCapture(rootHostPid, options);
   }
 
-  /** Looks at the running tree: what could not be carried, what a destination must have. Changes nothing. */
+  /** Looks at the running tree: what could not be carried, what a destination must have. Changes nothing. What blocks is
+   *  looked at again: a child that was forked meanwhile makes its parent's pipe look as if it led outside. */
   scan(): ScanReport {
+    const key = ({ code, pid, object }: Blocker) => `${code} ${pid} ${object}`;
+    let report = this.#look();
+    for (let i = 0; i < LOOKS_AGAIN && report.blockers.length > 0; i++) {
+      const before = new Set(report.blockers.map(key));
+      report = this.#look();
+      report = { ...report, blockers: report.blockers.filter((found) => before.has(key(found))) };
+    }
+    return report;
+  }
+
+  #look(): ScanReport {
     const pids = this.#list();
     const blockers: Blocker[] = [];
     const context = this.#context();
@@ -87,15 +149,18 @@ export class TreeCapture implements Disposable {
     for (const hostPid of pids) {
       try {
         const stat = procStat(hostPid);
-        const pid = context.innerPid(hostPid);
-        if (stat.state === 'Z') continue;
+        const pid = context.pids.outer(hostPid);
+        if (stat.state === 'Z') {
+          if (threadsOf(hostPid).length > 1) blockers.push(leaderExited(hostPid, stat.comm));
+          continue;
+        }
         processes.push({ hostPid, pid, command: stat.comm });
         const mappings = parseMappings(readProc(`/proc/${hostPid}/smaps`));
+        this.#noted.set(hostPid, mappings);
         this.#gadgets.find(hostPid, mappings);
         blockers.push(
           ...findBlockers({
             hostPid,
-            rootHostPid: this.#root,
             pid,
             command: stat.comm,
             mappings,
@@ -108,18 +173,32 @@ export class TreeCapture implements Disposable {
         if (isLiving(hostPid)) throw error;
       }
     }
-    const collected = collectDescriptors(processes, { scanning: true });
-    const files = captureFiles(collected, this.#fileOptions(true, new MemoryObjects()));
-    files.release('thawed');
-    blockers.push(...files.blockers);
+    if (processes.length > 0) blockers.push(...this.#sharedBlockers(processes));
     return {
       // A process that ended meanwhile blocks nothing: what was half gone when it was looked at is gone now.
-      blockers: blockers.filter(({ pid }) => isLiving(pid)),
+      blockers: blockers.filter(({ pid, code }) => code === LEADER_EXITED || isLiving(pid)),
       facts: this.#facts(this.#root),
       processes,
       residentBytes,
       mappedFiles: [...context.references.values()],
     };
+  }
+
+  /** What cannot be carried of what processes have together. */
+  #sharedBlockers(processes: { hostPid: number; pid: number; command: string }[]): Blocker[] {
+    const collected = collectDescriptors(processes, { scanning: true });
+    const spaces = this.#namespaces(processes, collected, true);
+    const files = captureFiles(collected, {
+      ...this.#fileOptions(true, new MemoryObjects()),
+      namespaceId: spaces.idOf,
+    });
+    files.release('thawed');
+    return [
+      ...sharingBlockers(processes),
+      ...semaphoreUndoBlockers(processes),
+      ...files.blockers,
+      ...spaces.blockers,
+    ];
   }
 
   /** Stops every thread of the tree. */
@@ -133,72 +212,171 @@ export class TreeCapture implements Disposable {
    *  to be accepted) is given some milliseconds, in which the tree runs.
    *  @throws FerryError capture.blocked when something cannot be carried; the tree stays frozen until `thaw` */
   capture(): TreeImage {
-    for (const pauseMs of PAUSES_MS) {
+    return this.#persist((i) => this.#captureOnce({ awaitsReaders: i < READER_PAUSES }));
+  }
+
+  /** Tries again, after the tree has run for a moment, as long as what stands in the way passes by itself. */
+  #persist<T>(attempt: (i: number) => T): T {
+    const deadline = performance.now() + ENDING_MS_MAX;
+    const pauses = [...PAUSES_MS];
+    for (let i = 0; ; i++) {
       try {
-        return this.#captureOnce();
+        return attempt(i);
       } catch (error) {
-        if (!this.#mayPass) throw error;
+        const ending = this.#isEnding() && performance.now() < deadline;
+        const pauseMs = pauses.shift() ?? (ending ? PAUSES_MS.at(-1) : undefined);
+        if (pauseMs === undefined || !(this.#mayPass || ending)) throw error;
         this.#runOn(pauseMs);
       }
     }
-    return this.#captureOnce();
+  }
+
+  /** Whether a process of the stopped tree was caught between its last instruction and its end: it has no memory left. */
+  #isEnding(): boolean {
+    return [...(this.#frozen?.processes.values() ?? [])].some(
+      ({ hostPid, zombie }) => !zombie && (tryReadProc(`/proc/${hostPid}/maps`) ?? '') === '',
+    );
+  }
+
+  /** Stops the tree for as long as it takes to learn its layout, and has writes to its memory tracked from then on. Later
+   *  captures list only the pages that `dirtyPages` has not given since.
+   *  @returns processes and mappings, without descriptors and without pages; for how long the tree stood; what of it
+   *    could not be tracked */
+  track(): { layout: TreeImage; stopMs: number; warnings: readonly string[] } {
+    const before = performance.now();
+    this.freeze();
+    let layout: TreeImage;
+    try {
+      layout = this.#persist(() => this.#layoutOf(this.#frozen!));
+      this.untrack();
+      this.#tracker = DirtyTracker.start(this.#frozen!, layout);
+    } finally {
+      this.thaw();
+    }
+    return { layout, stopMs: performance.now() - before, warnings: this.#tracker.warnings };
+  }
+
+  /** Pages of the running tree that were written since they were last given here, or never given. Only those that the
+   *  layout which `track` gave has room for. */
+  dirtyPages(): PageSegment[] {
+    if (this.#tracker === undefined) throw new FerryError('capture.phase', 'Nothing is tracked');
+    for (const hostPid of this.#tracker.hostPids) this.#noted.note(hostPid);
+    return this.#tracker.take();
+  }
+
+  #layoutOf(frozen: FrozenTree): TreeImage {
+    this.#mayPass = false;
+    const context = { ...this.#context(), runsOf: () => [] };
+    const processes = captureProcesses(this.#ordered(frozen), context);
+    return this.#imageOf(processes, [], context.objects);
   }
 
   /** Lets the frozen tree run for a while. */
   #runOn(pauseMs: number): void {
-    this.#closeSources();
-    this.#release?.('thawed');
-    this.#release = undefined;
+    this.putBack();
     this.#frozen?.release();
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pauseMs);
     this.#frozen = FrozenTree.freeze(this.#root);
   }
 
-  #captureOnce(): TreeImage {
+  /** Undoes what the last capture did to the tree, which stays frozen: it can be captured again. */
+  putBack(): void {
+    this.#closeSources();
+    this.#release?.('thawed');
+    this.#release = undefined;
+    this.#takeLeftoversAway();
+  }
+
+  #takeLeftoversAway(): void {
+    runTogether(this.#leftovers.splice(0).map((takeAway) => takeAway()));
+  }
+
+  #captureOnce({ awaitsReaders }: { awaitsReaders: boolean }): TreeImage {
     this.#expect('frozen');
     this.#mayPass = false;
     const frozen = this.#frozen!;
     const context = this.#context();
     this.#objects = context.objects;
     const ordered = this.#ordered(frozen);
-    const processes = ordered.map((p) =>
-      p.zombie ? captureZombie(p, context) : captureProcess(p, context),
-    );
-    const owners = processes
-      .filter((p) => p.state !== 'zombie')
-      .map((p) => ({ pid: p.pid, hostPid: p.hostPid, command: p.comm }));
-    const files = captureFiles(
-      collectDescriptors(owners, { scanning: false }),
-      this.#fileOptions(false, context.objects),
-    );
+    const processes = captureProcesses(ordered, context);
+    const named = (p: Process) => ({ pid: p.pid, hostPid: p.hostPid, command: p.comm });
+    const everybody = processes.map(named);
+    const owners = processes.filter((p) => p.state !== 'zombie').map(named);
+    const collected = collectDescriptors(owners, { scanning: false });
+    const spaces = this.#namespaces(everybody, collected, false);
+    const { namespaces } = spaces;
+    const files = captureFiles(collected, {
+      ...this.#fileOptions(false, context.objects),
+      awaitsReaders,
+      namespaceId: spaces.idOf,
+    });
     this.#release = files.release;
-    if (files.blockers.length > 0) {
-      this.#mayPass = files.blockers.every(({ code }) => passingBlockers.has(code));
+    const blockers = [...files.blockers, ...spaces.blockers];
+    if (blockers.length > 0) {
+      this.#mayPass = blockers.every(({ code }) => passingBlockers.has(code));
       throw new FerryError(
         'capture.blocked',
-        files.blockers.map((b) => `${b.command} (${b.pid}), ${b.object}: ${b.reason}`).join('; '),
+        blockers.map((b) => `${b.command} (${b.pid}), ${b.object}: ${b.reason}`).join('; '),
         {
-          remedy: files.blockers.map((b) => b.remedy).join('; '),
+          remedy: blockers.map((b) => b.remedy).join('; '),
         },
       );
     }
-    for (const process of processes) process.descriptors = files.descriptorsOf(process.pid);
+    const filesById = new Map(files.files.map((file) => [file.id, file]));
+    for (const process of processes) {
+      // Those that it has in common with its parent stand there.
+      const descriptors = files.descriptorsOf(process.pid);
+      if (process.filesOwnerPid === 0) process.descriptors = descriptors;
+      finishConnects(process, descriptors, filesById, (thread) =>
+        frozen.processes
+          .get(process.hostPid)
+          ?.threads.find(({ hostTid }) => hostTid === thread.hostTid)
+          ?.traced.registers(),
+      );
+      Object.assign(process, spaces.of(process.hostPid));
+      process.controlGroups = this.#controlGroups(process.hostPid);
+      if (process.fs !== undefined) Object.assign(process.fs, files.foldersOf(process.pid));
+      Object.assign(process, files.terminalOf(process.pid));
+    }
+    this.#image = {
+      ...this.#imageOf(processes, files.files, context.objects),
+      namespaces,
+    };
+    const ids = idMapsOf(this.#root);
+    if (ids !== undefined) useInnerIds(this.#image, ids);
+    return this.#image;
+  }
+
+  #imageOf(processes: Process[], files: FileObject[], objects: MemoryObjects): TreeImage {
     const root = processes[0]!;
     root.ppid = 0;
-    this.#image = {
+    const ipc = this.#captureIpc(objects);
+    return {
       format: IMAGE_FORMAT,
       host: this.#facts(this.#root),
       rootPid: root.pid,
       processes,
-      files: files.files,
-      sharedMemory: context.objects.finish(),
+      files,
+      sharedMemory: objects.finish(),
       realtimeNs: clockNs(0),
       monotonicNs: clockNs(1),
       boottimeNs: clockNs(7),
       ownPidNamespace: root.pid === 1,
       hostname: '',
+      namespaces: [],
+      ipc,
     };
-    return this.#image;
+  }
+
+  /** Before the shared memory objects are finished: it adds segments to them. */
+  #captureIpc(objects: MemoryObjects): Ipc {
+    const { ipc, release } = captureIpc(this.#root, objects);
+    const releaseFiles = this.#release;
+    this.#release = (outcome) => {
+      release();
+      releaseFiles?.(outcome);
+    };
+    return ipc;
   }
 
   /** Where the page contents of a captured image are to be read, and where they belong. */
@@ -236,13 +414,24 @@ export class TreeCapture implements Disposable {
   /** Lets the tree run on as if nothing had been. */
   thaw(): void {
     if (this.#phase !== 'frozen') return;
-    this.#phase = 'done';
+    this.#phase = 'running';
     this.#closeSources();
     try {
       this.#release?.('thawed');
     } finally {
-      this.#frozen?.release();
+      this.#release = undefined;
+      try {
+        this.#takeLeftoversAway();
+      } finally {
+        this.#frozen?.release();
+      }
     }
+  }
+
+  /** Ends the tracking that `track` began. Repeatable; the end of this process does it as well. */
+  untrack(): void {
+    this.#tracker?.[Symbol.dispose]();
+    this.#tracker = undefined;
   }
 
   /** Ends every process of the tree and waits until they are gone. */
@@ -255,6 +444,7 @@ export class TreeCapture implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.untrack();
     this.thaw();
   }
 
@@ -284,32 +474,54 @@ export class TreeCapture implements Disposable {
 
   /** Parents before children, siblings oldest first. */
   #ordered(frozen: FrozenTree) {
-    return this.#list().flatMap((pid) => frozen.processes.get(pid) ?? []);
+    const pids = [this.#root];
+    for (const pid of pids) pids.push(...(frozen.processes.get(pid)?.children ?? []));
+    return pids.flatMap((pid) => frozen.processes.get(pid) ?? []);
   }
 
   #context(): CaptureContext {
-    const status = (hostPid: number): string => tryReadProc(`/proc/${hostPid}/status`) ?? '';
     return {
       objects: new MemoryObjects(),
       gadgets: this.#gadgets,
+      leftovers: this.#leftovers,
+      mappingsOf: (hostPid) => this.#noted.of(hostPid),
       references: new Map(),
-      innerPid: (hostPid) =>
-        innermost(/^NSpid:\s+(.*)$/m.exec(status(hostPid))?.[1] ?? String(hostPid)),
-      innerId: (hostPid, name) =>
-        innermost(new RegExp(`^${name}:\\s+(.*)$`, 'm').exec(status(hostPid))?.[1] ?? '0'),
+      runsOf: (hostPid, pid, vmas) =>
+        this.#tracker?.finish(hostPid, pid, vmas) ?? privateRuns(hostPid, vmas),
+      pids: new PidView(this.#root),
     };
   }
 
   #fileOptions(scanning: boolean, objects: MemoryObjects) {
     return {
       scanning,
-      rootPid: innermost(
-        /^NSpid:\s+(.*)$/m.exec(tryReadProc(`/proc/${this.#root}/status`) ?? '')?.[1] ??
-          String(this.#root),
-      ),
+      pids: new PidView(this.#root),
       externalInodes: this.#options.externalInodes ?? [],
       sharedMemoryId: objects.forDescriptor.bind(objects),
     };
+  }
+
+  #controlGroups(hostPid: number): ControlGroup[] {
+    if (hostPid !== this.#root) return controlGroupsOf(hostPid, this.#root);
+    return (this.#options.namespacesGiven ?? false) ? [] : controlGroupsOf(hostPid, 'self');
+  }
+
+  /** Closes what was collected when it fails. */
+  #namespaces(
+    processes: readonly NamespaceProcess[],
+    collected: CollectedDescriptors,
+    scanning: boolean,
+  ): CapturedNamespaces {
+    const rootGiven = this.#options.namespacesGiven ?? false;
+    try {
+      const held = heldNamespaces(collected);
+      const { givenMounts, givenSettings } = this.#options;
+      const given = { rootGiven, givenMounts, givenSettings };
+      return captureNamespaces(processes, { scanning, ...given, held });
+    } catch (error) {
+      collected[Symbol.dispose]();
+      throw error;
+    }
   }
 
   #facts(hostPid: number): HostFacts {
@@ -329,6 +541,13 @@ export class TreeCapture implements Disposable {
       vvarSize: size(['[vvar]', '[vvar_vclock]']),
     };
   }
+}
+
+/** How the user namespace of a process translates ids; undefined when we are in it. */
+function idMapsOf(hostPid: number): { users: IdMap; groups: IdMap } | undefined {
+  if (readLink(`/proc/${hostPid}/ns/user`) === readLink('/proc/self/ns/user')) return undefined;
+  const map = (name: string) => new IdMap(readProc(`/proc/${hostPid}/${name}`));
+  return { users: map('uid_map'), groups: map('gid_map') };
 }
 
 function vdsoHash(hostPid: number, mappings: readonly Mapping[]): bigint {

@@ -1,5 +1,13 @@
 import { deepStrictEqual, ok, strictEqual } from 'node:assert';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ProgramBuilder } from '@ferry/dumpbin';
@@ -9,6 +17,7 @@ import type { EmitContext } from '../../dumpbin/src/files/emit.js';
 import { fileEmitters } from '../../dumpbin/src/files/registry.js';
 import { interpret } from '../../dumpbin/test/support/interpret.js';
 import { captureFiles, collectDescriptors } from '../src/files/descriptors.js';
+import { PidView } from '../src/pid-view.js';
 
 const self = { pid: process.pid, hostPid: process.pid, command: 'mocha' };
 const O = {
@@ -40,7 +49,7 @@ function capture(fds: readonly number[], scanning = false) {
   ]);
   const captured = captureFiles(
     { ...collected, descriptions, tables, [Symbol.dispose]: () => collected[Symbol.dispose]() },
-    { scanning, sharedMemoryId: () => 1 },
+    { scanning, sharedMemoryId: () => 1, namespaceId: () => 0, pids: new PidView(process.pid) },
   );
   captured.release('thawed');
   const idOf = (fd: number) =>
@@ -90,7 +99,7 @@ describe('descriptors of a tree', () => {
     const image = {
       rootPid: self.pid,
       files,
-      processes: [{ pid: self.pid, descriptors: descriptorsOf(self.pid) }],
+      processes: [{ pid: self.pid, innerPids: [], descriptors: descriptorsOf(self.pid) }],
       realtimeNs: BigInt(Date.now()) * 1_000_000n,
     } as unknown as TreeImage;
     const places = new Map(files.map(({ id }, i) => [id, SERVICE_BASE + 16 + i]));
@@ -101,6 +110,8 @@ describe('descriptors of a tree', () => {
       serviceBase: SERVICE_BASE,
       fdOf: (id) => places.get(id)!,
       file: (id) => files.find((file) => file.id === id)!,
+      objectsEnd: SERVICE_BASE + 16 + files.length,
+      spaceFd: () => 0,
       sharedMemoryFd: () => -1,
       once: (key) => !done.has(key) && done.add(key) !== undefined,
     };
@@ -180,20 +191,24 @@ describe('descriptors of a tree', () => {
     strictEqual(readFileSync(path, 'utf8'), 'new content');
   });
 
-  it('refuses a file whose name is gone while another one is left', () => {
+  it('carries a file whose name is gone by another one that is left', () => {
     const path = join(folder, 'a');
     const fd = openFile(path, O.rdwr | O.creat);
-    call('link', cString(path), cString(join(folder, 'b')));
+    mkdirSync(join(folder, 'below'));
+    const other = join(folder, 'below/b');
+    call('link', cString(path), cString(other));
     unlinkSync(path);
-    const { blockers } = capture([fd]);
-    strictEqual(blockers[0]?.code, 'file.hardLinkElsewhere');
-    ok(blockers[0].object.includes(path), blockers[0].object);
+    carry([fd]);
+    write(fd, 'one file');
+    strictEqual(readFileSync(other, 'utf8'), 'one file');
+    ok(!existsSync(path));
   });
 
   it('refuses deleted files that are too large, naming the file and a way out', () => {
     const path = join(folder, 'large');
     const fd = openFile(path, O.rdwr | O.creat);
-    call('ftruncate', fd, 17 * 1024 * 1024);
+    const piece = Buffer.alloc(13 * 1024 * 1024, 'x');
+    for (let i = 0; i < 5; i++) call('pwrite64', fd, piece, piece.length, i * piece.length);
     unlinkSync(path);
     const [blocker] = capture([fd], true).blockers;
     strictEqual(blocker?.code, 'file.deletedTooLarge');
@@ -460,15 +475,25 @@ describe('descriptors of a tree', () => {
     }
   });
 
+  it('carries watches on files, under their numbers', () => {
+    const fd = own(call('inotify_init1', O.nonblock));
+    mkdirSync(join(folder, 'below'));
+    const gone = call('inotify_add_watch', fd, cString(folder), 0x100);
+    const kept = call('inotify_add_watch', fd, cString(join(folder, 'below')), 0x100);
+    call('inotify_rm_watch', fd, gone);
+    read(fd);
+    carry([fd]);
+    writeFileSync(join(folder, 'below/new'), '');
+    const event = Buffer.from(read(fd), 'latin1');
+    deepStrictEqual([event.readInt32LE(0), event.readUInt32LE(4)], [kept, 0x100]);
+  });
+
   it('names what it cannot carry', () => {
-    const fds = [own(call('inotify_init1', 0)), own(call('fanotify_init', 0, 0))];
-    const { blockers } = capture(fds, true);
+    const fd = own(call('userfaultfd', 1));
+    const { blockers } = capture([fd], true);
     deepStrictEqual(
       blockers.map(({ code, object }) => [code, object.split(' ')[1]]),
-      [
-        ['file.inotify', `${fds[0]}`],
-        ['file.fanotify', `${fds[1]}`],
-      ],
+      [['file.userfaultfd', `${fd}`]],
     );
   });
 

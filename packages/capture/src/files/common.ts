@@ -108,18 +108,6 @@ export function isAtPath(path: string, descriptor: Descriptor): boolean {
   return there !== undefined && there.device === device && there.inode === inode;
 }
 
-/** Reads `length` bytes from the start of a file; fewer when it is shorter. */
-export function readWhole(fd: OwnedFd, length: number): Buffer {
-  const content = Buffer.alloc(length);
-  let done = 0;
-  while (done < length) {
-    const n = call('pread64', fd.number, content.subarray(done), length - done, done);
-    if (n === 0) break;
-    done += n;
-  }
-  return content.subarray(0, done);
-}
-
 /** Size and the like of an open file, now. */
 export function statFd(fd: OwnedFd): ReturnType<typeof parseStat> {
   const raw = Buffer.alloc(144);

@@ -1,10 +1,12 @@
 import type { Blocker } from '@ferry/core';
 import type { FileObject } from '@ferry/image';
 import type { OwnedFd } from '@ferry/linux';
+import type { PidView } from '../pid-view.js';
+import type { SocketNetworks } from './socket-networks.js';
 
 /** A process of the tree, as the capture of its descriptors sees it. */
 export interface FileOwnerProcess {
-  /** Pid in the innermost PID namespace of the tree (what the image stores). */
+  /** Pid in the PID namespace of the tree's root (what the image stores). */
   readonly pid: number;
   /** Pid in our own namespace: for /proc and pidfd_open. */
   readonly hostPid: number;
@@ -45,11 +47,17 @@ export interface DescriptorStat {
 export interface FileContext {
   /** The tree, parents before children. */
   readonly processes: readonly FileOwnerProcess[];
+  /** How the tree's PID namespaces number processes. */
+  readonly pids: PidView;
   /** True in the scan before the freeze: nothing that changes or consumes state may be done, and content need not be
    *  read. The result is thrown away; only blockers count. */
   readonly scanning: boolean;
   /** Inodes of pipes that are known to lead to whoever started the tree (a container's log). */
   readonly externalInodes: readonly bigint[];
+  /** Which network namespaces sockets belong to. */
+  readonly networks: Pick<SocketNetworks, 'of'>;
+  /** What the image calls a namespace ("net:[4026531840]"): 0 when the root is in it, undefined when it is not carried. */
+  namespaceId(link: string): number | undefined;
   /** The file object id of a descriptor of the tree (kcmp-identified); undefined when that process has no such fd.
    *  Used for epoll targets and the like. All descriptors are identified before the first capture. */
   idOf(pid: number, fd: number): number | undefined;
@@ -71,7 +79,10 @@ export interface FileContext {
   /** One value per capture, made on first use (socket tables from sock_diag). */
   shared<T>(key: string, make: () => T): T;
   /** Reports what cannot be carried. */
-  block(blocker: Omit<Blocker, 'pid' | 'command'>, descriptor: Descriptor): void;
+  block(blocker: Omit<Blocker, 'pid' | 'command'>, descriptor: Pick<Descriptor, 'process'>): void;
+  /** Tells that something of a description cannot be carried which a program does not rely on: messages that it has not
+   *  read and that nobody can send again, of kinds that may be lost anyway. It gets a moment to read them first. */
+  lose(what: string, descriptor: Descriptor): void;
   /** Id of the shared memory object behind a memfd or shared file: for `Memfd`. */
   sharedMemoryId(device: bigint, inode: bigint, kind: string, name: string, fd: OwnedFd): number;
 }

@@ -1,12 +1,20 @@
 import { type Blocker, invariant, SysError } from '@ferry/core';
 import type { FileDescriptor, FileObject } from '@ferry/image';
+import { AF } from '@ferry/linux';
 import { objectText } from './common.js';
 import type { Descriptor, FileCapture, FileContext, FileOwnerProcess } from './context.js';
 import { groupByDescription, isSameDescription } from './identify.js';
 import { locksOf } from './locks.js';
+import { lostFolder } from './lost-folder.js';
+import { mountNamespaceOf } from './mount-prefix.js';
 import { ownerOf } from './owner.js';
 import { DescriptorReader } from './read-descriptors.js';
 import { fileCaptures } from './registry.js';
+import { NO_TERMINAL, type SessionTerminal, sessionTerminal } from './session-terminal.js';
+import { SocketNetworks } from './socket-networks.js';
+import { refuseOtherNamespace } from './socket-refusals.js';
+import { socketKind } from './socket-table.js';
+import { adoptInFlight } from './unix-queue.js';
 
 /** Every descriptor of a tree, with those that share an open file description brought together. Closing it closes the
  *  duplicates that captures made. */
@@ -17,6 +25,7 @@ export interface CollectedDescriptors extends Disposable {
   /** One per open file description. */
   readonly descriptions: readonly { id: number; descriptor: Descriptor; all: Descriptor[] }[];
   readonly reader: DescriptorReader;
+  readonly networks: SocketNetworks;
 }
 
 /** Lists all descriptors of all processes of a tree and identifies shared descriptions. `scanning`: the processes run;
@@ -27,6 +36,7 @@ export function collectDescriptors(
   options: { scanning: boolean },
 ): CollectedDescriptors {
   const reader = new DescriptorReader();
+  const networks = new SocketNetworks();
   const tables = new Map<number, readonly Descriptor[]>();
   const all: Descriptor[] = [];
   for (const process of processes) {
@@ -45,7 +55,11 @@ export function collectDescriptors(
     tables,
     descriptions: ordered.map((group, i) => ({ id: i + 1, descriptor: group[0]!, all: group })),
     reader,
-    [Symbol.dispose]: () => reader[Symbol.dispose](),
+    networks,
+    [Symbol.dispose]: () => {
+      networks[Symbol.dispose]();
+      reader[Symbol.dispose]();
+    },
   };
 }
 
@@ -57,13 +71,22 @@ export interface CaptureFilesOptions {
   /** The scan before the freeze: see FileContext.scanning. */
   readonly scanning: boolean;
   readonly externalInodes?: readonly bigint[];
+  readonly pids: FileContext['pids'];
   readonly sharedMemoryId: FileContext['sharedMemoryId'];
+  /** What a program has not read blocks, for it to read it; without, it is lost where it may be. */
+  readonly awaitsReaders?: boolean;
+  /** See FileContext. */
+  readonly namespaceId: FileContext['namespaceId'];
 }
 
 export interface CapturedFiles {
   readonly files: FileObject[];
   /** The descriptor table of a process (pid as the image has it). */
   descriptorsOf(pid: number): FileDescriptor[];
+  /** File objects that stand for a working and a root directory which have no path any more; 0 for others. */
+  foldersOf(pid: number): { cwdFileId: number; rootFileId: number };
+  /** Its controlling terminal: see Process. */
+  terminalOf(pid: number): SessionTerminal;
   readonly blockers: Blocker[];
   /** Undoes what captures left changed in the objects and closes every duplicate. Once only. */
   release(outcome: 'thawed' | 'killed'): void;
@@ -96,12 +119,17 @@ class FilesCapture implements FileContext {
   readonly externalInodes: readonly bigint[];
   readonly descriptions: Description[];
   readonly sharedMemoryId: FileContext['sharedMemoryId'];
+  readonly pids: FileContext['pids'];
+  readonly networks: FileContext['networks'];
+  readonly namespaceId: FileContext['namespaceId'];
   readonly #collected: CollectedDescriptors;
   readonly #byId = new Map<number, Description>();
   readonly #byFd = new Map<number, Map<number, number>>();
   readonly #byInode = new Map<string, number[]>();
   readonly #shared = new Map<string, unknown>();
   readonly #blockers: Blocker[] = [];
+  readonly #lost = new Map<Descriptor, string>();
+  readonly #awaitsReaders: boolean;
   #undo: ((outcome: 'thawed' | 'killed') => void)[] = [];
   #nextId = 1;
 
@@ -109,8 +137,12 @@ class FilesCapture implements FileContext {
     this.#collected = collected;
     this.scanning = options.scanning;
     this.sharedMemoryId = options.sharedMemoryId;
+    this.networks = collected.networks;
+    this.pids = options.pids;
+    this.namespaceId = options.namespaceId;
     this.processes = collected.processes;
     this.externalInodes = options.externalInodes ?? [];
+    this.#awaitsReaders = options.awaitsReaders ?? false;
     this.descriptions = [];
     for (const pid of collected.tables.keys()) this.#byFd.set(pid, new Map());
     for (const { id, descriptor, all } of collected.descriptions) {
@@ -121,7 +153,25 @@ class FilesCapture implements FileContext {
 
   run(): CapturedFiles {
     const files: FileObject[] = [];
-    // The list grows while it is walked: captures adopt what is in flight.
+    const folders = new Map(
+      this.processes.map((process) => [
+        process.pid,
+        {
+          cwdFileId: this.#adoptFolder(process, 'cwd'),
+          rootFileId: this.#adoptFolder(process, 'root'),
+        },
+      ]),
+    );
+    const terminals = new Map(
+      this.processes.map((process) => [
+        process.pid,
+        sessionTerminal(process, this, (descriptor) => this.#adoptUnheld(descriptor)),
+      ]),
+    );
+    // The list grows while it is walked: what is in flight may have something in flight in it.
+    for (let i = 0; !this.scanning && i < this.descriptions.length; i++) {
+      adoptInFlight(this.descriptions[i]!.descriptor, this);
+    }
     for (let i = 0; i < this.descriptions.length; i++) {
       const file = this.#captureOne(this.descriptions[i]!);
       if (file !== undefined) files.push(file);
@@ -129,6 +179,8 @@ class FilesCapture implements FileContext {
     return {
       files,
       descriptorsOf: (pid) => this.#descriptorsOf(pid),
+      terminalOf: (pid) => terminals.get(pid) ?? NO_TERMINAL,
+      foldersOf: (pid) => folders.get(pid) ?? { cwdFileId: 0, rootFileId: 0 },
       blockers: this.#blockers,
       release: (outcome) => this.release(outcome),
     };
@@ -190,9 +242,20 @@ class FilesCapture implements FileContext {
     return this.#shared.get(key) as T;
   }
 
-  block(blocker: Omit<Blocker, 'pid' | 'command'>, descriptor: Descriptor): void {
-    const { hostPid: pid, command } = descriptor.process;
+  block(blocker: Omit<Blocker, 'pid' | 'command'>, { process }: Pick<Descriptor, 'process'>): void {
+    const { hostPid: pid, command } = process;
     this.#blockers.push({ ...blocker, pid, command });
+  }
+
+  lose(what: string, descriptor: Descriptor): void {
+    if (this.scanning) return;
+    if (!this.#awaitsReaders) {
+      this.#lost.set(descriptor, what);
+      return;
+    }
+    const reason = `${what} wait to be read`;
+    const remedy = 'try again once the program has read them';
+    this.block({ code: 'file.unread', object: objectText(descriptor), reason, remedy }, descriptor);
   }
 
   #add(id: number, descriptor: Descriptor, all: readonly Descriptor[]): void {
@@ -206,6 +269,20 @@ class FilesCapture implements FileContext {
     else same.push(id);
   }
 
+  #adoptFolder(process: FileOwnerProcess, name: 'cwd' | 'root'): number {
+    const folder = lostFolder(process, name, this);
+    if (folder === undefined) return 0;
+    const { device, inode } = folder.stat;
+    return this.shared(`lostFolder:${device}:${inode}`, () => this.#adoptUnheld(folder));
+  }
+
+  /** What no descriptor of the tree refers to, and yet is needed. */
+  #adoptUnheld(descriptor: Descriptor): number {
+    const id = this.#nextId;
+    this.#add(id, descriptor, []);
+    return id;
+  }
+
   #captureOne({ id, descriptor, all }: Description): FileObject | undefined {
     try {
       const capture = captureFor(descriptor);
@@ -217,12 +294,44 @@ class FilesCapture implements FileContext {
       if (kind === undefined) return undefined;
       const { flags, position } = descriptor;
       const owner = ownerOf(descriptor, this);
-      return { id, flags, position, owner, locks: locksOf(descriptor, all, this), kind };
+      const lost = this.#lost.get(descriptor) ?? '';
+      const locks = locksOf(descriptor, all, this);
+      const places = this.#placesOf(descriptor);
+      if (places.networkNamespaceId === undefined && kind.$case !== 'external') {
+        return refuseOtherNamespace(descriptor, this);
+      }
+      const { networkNamespaceId = 0, mountNamespaceId } = places;
+      return {
+        id,
+        flags,
+        position,
+        owner,
+        locks,
+        lost,
+        networkNamespaceId,
+        mountNamespaceId,
+        kind,
+      };
     } catch (error) {
       // Closed, or its process ended, since it was listed.
       if (this.scanning && error instanceof SysError && isGone(error)) return undefined;
       throw error;
     }
+  }
+
+  /** The namespaces that it must be made in; undefined: one that is not carried. */
+  #placesOf(descriptor: Descriptor): {
+    networkNamespaceId: number | undefined;
+    mountNamespaceId: number;
+  } {
+    const kind = socketKind(descriptor);
+    const network = kind === undefined ? undefined : this.networks.of(descriptor)?.link;
+    const hasPath = descriptor.link.startsWith('/') || kind?.domain === AF.unix;
+    const mount = hasPath ? mountNamespaceOf(descriptor, this).link : undefined;
+    return {
+      networkNamespaceId: network === undefined ? 0 : this.namespaceId(network),
+      mountNamespaceId: (mount === undefined ? 0 : this.namespaceId(mount)) ?? 0,
+    };
   }
 
   #blockUnknown(descriptor: Descriptor): void {

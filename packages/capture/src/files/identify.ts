@@ -32,6 +32,7 @@ export function groupByDescription(
 
 /** Whether two descriptors share their open file description. */
 export function isSameDescription(a: Descriptor, b: Descriptor): boolean {
+  if (a.fd < 0 || b.fd < 0) return false; // a folder that no descriptor refers to
   return likeness(a) === likeness(b) && compare(a, b, false) === 0;
 }
 

@@ -9,35 +9,42 @@ import {
   SO,
   SOCK,
   SOL,
+  socketOption,
+  tryReadProc,
 } from '@ferry/linux';
 import { refuse } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 import { membershipsOf } from './multicast.js';
 import { readPacketFilter, type SocketFacts } from './socket-probe.js';
 import { peekDatagrams, withoutPeekOffset } from './socket-queue.js';
+import { refuseFilter, refuseUrgent } from './socket-refusals.js';
 import { isTreeSocket, NetworkTable, socketKind } from './socket-table.js';
 import { checkPair } from './tcp-pairs.js';
 import { captureTcpState, parseTcpInfo, silence, TCP, type TcpInfo } from './tcp-state.js';
-import { refuseFilter } from './unix-socket.js';
 
-const IPPROTO = { tcp: 6, udp: 17, mptcp: 262 } as const;
+const IPPROTO = { icmp: 1, tcp: 6, udp: 17, icmpv6: 58, udpLite: 136, mptcp: 262 } as const;
+/** Datagrams of these that wait can be sent again as packets. */
+const RESENT: readonly number[] = [IPPROTO.udp, IPPROTO.udpLite];
 const SIOCINQ = 0x541b;
+const SIOCOUTQ = 0x5411;
 const POLLPRI = 2;
+const TCP_INFO = 11;
+/** struct tcp_info: tcpi_segs_in */
+const TCP_SEGMENTS_IN = 140;
 const READ_SHUTDOWN = 1;
 const BOTH_SHUTDOWN = 3;
 
-/** TCP, UDP and listening MPTCP sockets over IPv4 and IPv6. */
+/** TCP, UDP, UDP-Lite, ICMP, raw and listening MPTCP sockets over IPv4 and IPv6. */
 export const inetSocketCapture: FileCapture = {
   matches(descriptor) {
     const kind = socketKind(descriptor);
     if (kind?.domain !== AF.inet && kind?.domain !== AF.inet6) return false;
-    if (kind.type === SOCK.raw) return false;
+    if (kind.type === SOCK.raw) return true;
     return Object.values(IPPROTO).some((protocol) => protocol === kind.protocol);
   },
   capture(descriptor, ctx) {
-    const kind = socketKind(descriptor)!;
-    const value =
-      kind.protocol === IPPROTO.udp ? captureUdp(descriptor, ctx) : captureTcp(descriptor, ctx);
+    const isStream = socketKind(descriptor)!.type === SOCK.stream;
+    const value = isStream ? captureTcp(descriptor, ctx) : captureDatagrams(descriptor, ctx);
     return value && { $case: 'inet', value };
   },
 };
@@ -51,15 +58,8 @@ interface Looked {
 function common(descriptor: Descriptor, ctx: FileContext): Looked | undefined {
   const kind = socketKind(descriptor)!;
   const fd = descriptor.dup().number;
-  const probe = NetworkTable.of(descriptor.process, ctx).probe(kind);
+  const probe = NetworkTable.of(descriptor, ctx).probe(kind);
   const facts = probe.read(fd);
-  if (facts.cookie !== probe.cookie) {
-    return refuse(descriptor, ctx, {
-      code: 'socket.otherNamespace',
-      reason: 'the socket belongs to another network namespace than its process',
-      remedy: 'close it, or start the program in the network namespace it uses',
-    });
-  }
   if (facts.filterLength === undefined) return refuseFilter(descriptor, ctx);
   if (facts.upperProtocol === 'tls') return refuseKernelTls(descriptor, ctx);
   const local = parseAddress(facts.local);
@@ -88,8 +88,27 @@ function common(descriptor: Descriptor, ctx: FileContext): Looked | undefined {
     pendingInodes: [],
     packetFilter: readPacketFilter(fd, facts),
     memberships: [],
+    foreignAddress: false,
+    wasRefused: false,
   };
+  if (!ctx.scanning && local.port !== 0 && remote.port === 0) {
+    socket.foreignAddress = isForeign(descriptor, { socket, facts }, ctx);
+  }
   return { socket, facts };
+}
+
+/** Whether the host has not the address that a socket is bound to: then only IP_FREEBIND lets it be bound again. */
+function isForeign(descriptor: Descriptor, { socket, facts }: Looked, ctx: FileContext): boolean {
+  const isAny = socket.localAddress.every((byte) => byte === 0);
+  if (isAny || socket.options.some(isFreeBind)) return false;
+  return NetworkTable.of(descriptor, ctx).isForeignAddress(socket.family, facts.local);
+}
+
+/** IP_FREEBIND, IP_TRANSPARENT, IPV6_TRANSPARENT, IPV6_FREEBIND. */
+function isFreeBind({ level, name }: SocketOption): boolean {
+  return level === SOL.ip
+    ? name === 15 || name === 19
+    : level === SOL.ipv6 && (name === 75 || name === 78);
 }
 
 function refuseKernelTls(descriptor: Descriptor, ctx: FileContext): undefined {
@@ -164,7 +183,7 @@ function listening(
 ): InetSocket | undefined {
   socket.backlog = info.backlog;
   if (info.waiting === 0) return socket;
-  const all = NetworkTable.of(descriptor.process, ctx).inet(IPPROTO.tcp);
+  const all = NetworkTable.of(descriptor, ctx).inet(IPPROTO.tcp);
   const children = all.filter((entry) => entry.inode === 0 && isChildOf(entry, socket));
   const clients = children.map((child) => all.find((entry) => isOtherEnd(entry, child)));
   const lost = clients.filter(
@@ -217,6 +236,7 @@ function closed(descriptor: Descriptor, socket: InetSocket): InetSocket {
   socket.wasConnected = true;
   socket.options = socket.options.filter((option) => !isNegotiated(option));
   socket.wasReset = (events & POLL.error) !== 0;
+  socket.wasRefused = socket.wasReset && isRefused(fd);
   socket.shutdown = BOTH_SHUTDOWN;
   const length = ioctlInt(fd, SIOCINQ);
   if (length > 0) {
@@ -226,13 +246,19 @@ function closed(descriptor: Descriptor, socket: InetSocket): InetSocket {
   return socket;
 }
 
+/** Whether the first thing that came back was the reset: then nobody listened. */
+function isRefused(fd: number): boolean {
+  const segments = socketOption(fd, SOL.tcp, TCP_INFO, TCP_SEGMENTS_IN + 4);
+  return segments?.length === TCP_SEGMENTS_IN + 4 && segments.readUInt32LE(TCP_SEGMENTS_IN) <= 1;
+}
+
 /** A handshake whose answer is awaited: the same SYN goes out again. getpeername(2) does not tell its target. */
 function connecting(
   descriptor: Descriptor,
   { socket, facts }: Looked,
   ctx: FileContext,
 ): InetSocket | undefined {
-  const all = NetworkTable.of(descriptor.process, ctx).inet(IPPROTO.tcp);
+  const all = NetworkTable.of(descriptor, ctx).inet(IPPROTO.tcp);
   const entry = all.find((candidate) => candidate.inode === Number(socket.inode));
   if (entry === undefined || entry.state !== TCP.synSent) {
     return refuse(descriptor, ctx, {
@@ -243,7 +269,7 @@ function connecting(
   }
   socket.remoteAddress = entry.remoteAddress;
   socket.remotePort = entry.remotePort;
-  socket.tcp = captureTcpState(descriptor.dup().number, facts.reuseAddress).tcp;
+  socket.tcp = captureTcpState(descriptor.dup().number, setOptions(facts)).tcp;
   return socket;
 }
 
@@ -253,24 +279,19 @@ function connected(
   ctx: FileContext,
 ): InetSocket | undefined {
   const fd = descriptor.dup().number;
-  if ((pollNow(fd, POLLPRI) & POLLPRI) !== 0) {
-    return refuse(descriptor, ctx, {
-      code: 'socket.urgentData',
-      reason: 'urgent data (MSG_OOB) waits to be read',
-      remedy: 'try again once the program has read it',
-    });
-  }
+  if ((pollNow(fd, POLLPRI) & POLLPRI) !== 0) return refuseUrgent(descriptor, ctx);
   socket.options = socket.options.filter((option) => !isNegotiated(option));
   const isOffset = facts.options.some(
     ({ level, name }) => level === SOL.socket && name === SO.peekOffset,
   );
-  const look = () => captureTcpState(fd, facts.reuseAddress);
+  const look = () => captureTcpState(fd, setOptions(facts));
   const take = () => {
     const taken = isOffset ? withoutPeekOffset(fd, look) : look();
     socket.state = taken.state;
     socket.tcp = taken.tcp;
+    return taken.isWhole;
   };
-  take();
+  if (!take()) return refuseUrgent(descriptor, ctx);
   ctx.onRelease((outcome) => {
     if (outcome === 'killed') silence(fd);
   });
@@ -278,31 +299,66 @@ function connected(
   return socket;
 }
 
+function setOptions({ reuseAddress, options }: SocketFacts) {
+  const isInline = ({ level, name }: SocketOption) => level === SOL.socket && name === SO.oobInline;
+  return { reuseAddress, isOobInline: options.some(isInline) };
+}
+
 /** TCP_MAXSEG and TCP_WINDOW_CLAMP of a connection are its state, not somebody's wish. */
 function isNegotiated({ level, name }: SocketOption): boolean {
   return level === SOL.tcp && (name === 2 || name === 10);
 }
 
-function captureUdp(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
+/** Everything but TCP. What waits in a raw or an ICMP socket is not carried. */
+function captureDatagrams(descriptor: Descriptor, ctx: FileContext): InetSocket | undefined {
   const looked = common(descriptor, ctx);
   if (looked === undefined || ctx.scanning) return looked?.socket;
   const { socket } = looked;
   const fd = descriptor.dup().number;
   const events = pollNow(fd, POLL.in | POLL.readHangUp);
   socket.memberships = membershipsOf(descriptor, socket.family, ctx);
-  if (socket.remotePort !== 0) {
+  if (socket.type === SOCK.raw) socket.remoteAddress = rawPeer(descriptor, socket);
+  const resent = RESENT.includes(socket.protocol) && socket.type === SOCK.dgram;
+  if (socket.remotePort !== 0 && resent) {
     socket.state = TCP.established;
-    socket.shutdown = udpShutdown(descriptor, ctx);
+    socket.shutdown = udpShutdown(descriptor, socket.protocol, ctx);
   }
+  if ((events & POLL.error) !== 0) ctx.lose('errors', descriptor);
+  if (resent && ioctlInt(fd, SIOCOUTQ) > 0) return refuseCorked(descriptor, ctx);
   if ((events & POLL.in) !== 0 && (socket.shutdown & READ_SHUTDOWN) === 0) {
-    socket.receiveQueue = queueOf(fd);
+    if (resent) socket.receiveQueue = queueOf(fd);
+    else ctx.lose('packets', descriptor);
   }
   return socket;
 }
 
-function udpShutdown(descriptor: Descriptor, ctx: FileContext): number {
+/** Parts of a datagram can be read by nobody before it is sent. */
+function refuseCorked(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.corked',
+    reason: 'a datagram is not complete yet (UDP_CORK, MSG_MORE), or was not sent yet',
+    remedy: 'try again once the program has sent it',
+  });
+}
+
+/** The address a raw socket is connected to, which has no port and which getpeername(2) does not tell; empty for none.
+ *  `  1: 0100007F:0001 00000000:0000 07 …`, the inode is the tenth word. */
+function rawPeer({ process, stat }: Descriptor, { family }: InetSocket): Buffer {
+  const table = tryReadProc(`/proc/${process.hostPid}/net/${family === AF.inet ? 'raw' : 'raw6'}`);
+  for (const line of (table ?? '').split('\n')) {
+    const words = line.trim().split(/\s+/);
+    if (words[9] !== `${stat.inode}`) continue;
+    const address = Buffer.from(words[2]!.split(':')[0]!, 'hex');
+    // Each word of four bytes is printed as a number.
+    for (let at = 0; at + 4 <= address.length; at += 4) address.subarray(at, at + 4).reverse();
+    return address.every((byte) => byte === 0) ? NOTHING : address;
+  }
+  return NOTHING;
+}
+
+function udpShutdown(descriptor: Descriptor, protocol: number, ctx: FileContext): number {
   const { inode } = descriptor.stat;
-  const all = NetworkTable.of(descriptor.process, ctx).inet(IPPROTO.udp);
+  const all = NetworkTable.of(descriptor, ctx).inet(protocol);
   return all.find((entry) => entry.inode === Number(inode))?.shutdown ?? 0;
 }
 

@@ -1,17 +1,16 @@
-import { readLink } from '@ferry/linux';
 import { refuse } from './common.js';
 import type { FileCapture } from './context.js';
 
 const LINK = /^(cgroup|ipc|mnt|net|pid|time|user|uts):\[(\d+)\]$/;
 
-/** /proc/PID/ns/*: carried when it is a namespace that the tree itself is in. */
+/** /proc/PID/ns/*: of a namespace that the tree's root is in, or that is carried. */
 export const namespaceCapture: FileCapture = {
   matches: (descriptor) => LINK.test(descriptor.link),
   capture(descriptor, ctx) {
     const type = LINK.exec(descriptor.link)![1]!;
-    const root = ctx.processes[0]!.hostPid;
-    if (readLink(`/proc/${root}/ns/${type}`) === descriptor.link) {
-      return { $case: 'namespace', value: { type } };
+    const namespaceId = ctx.namespaceId(descriptor.link);
+    if (namespaceId !== undefined) {
+      return { $case: 'namespace', value: { type, namespaceId } };
     }
     return refuse(descriptor, ctx, {
       code: 'file.namespace',

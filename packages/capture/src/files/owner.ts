@@ -7,18 +7,19 @@ const F_GETSIG = 11;
 const F_GETOWN_EX = 16;
 const F_OWNER_PGRP = 2;
 
-/** Who gets signals about a description (F_SETOWN_EX, F_SETSIG). Asked of those that can send any: sockets, pipes,
- *  terminals, and whatever has O_ASYNC; a duplicate of every regular file would cost too much. */
+/** Who gets signals about a description (F_SETOWN_EX, F_SETSIG). Of anonymous files, which
+ *  there may be many of, only those are asked that have O_ASYNC. */
 export function ownerOf(descriptor: Descriptor, ctx: FileContext): FileOwner | undefined {
-  if (ctx.scanning || isPathOnly(descriptor)) return undefined;
+  if (isPathOnly(descriptor)) return undefined;
   const type = typeOf(descriptor);
-  const isSender = type === 'socket' || type === 'fifo';
-  if (!isSender && (descriptor.flags & O_ASYNC) === 0) return undefined;
+  if (ctx.scanning && type !== 'directory') return undefined;
+  if (type === undefined && (descriptor.flags & O_ASYNC) === 0) return undefined;
   const fd = descriptor.dup().number;
   const raw = Buffer.alloc(8);
   call('fcntl', fd, F_GETOWN_EX, raw);
   const kind = raw.readInt32LE(0);
   const hostPid = raw.readInt32LE(4);
+  if (type === 'directory' && hostPid !== 0) return refuseWatch(descriptor, ctx);
   const signal = call('fcntl', fd, F_GETSIG);
   if (hostPid === 0) return signal === 0 ? undefined : { pid: 0, type: kind, signal };
   const pid = innerPid(hostPid, kind, ctx);
@@ -30,6 +31,15 @@ export function ownerOf(descriptor: Descriptor, ctx: FileContext): FileOwner | u
   });
 }
 
+/** A folder has an owner when it is watched with F_NOTIFY; for what, the kernel does not tell. */
+function refuseWatch(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'file.dnotify',
+    reason: 'the folder is watched with F_NOTIFY (dnotify), which the kernel does not show',
+    remedy: 'use inotify(7) in the program',
+  });
+}
+
 /** The kernel tells pids as our PID namespace numbers them. */
 function innerPid(hostPid: number, kind: number, ctx: FileContext): number | undefined {
   const process = ctx.processes.find((candidate) => candidate.hostPid === hostPid);
@@ -38,7 +48,7 @@ function innerPid(hostPid: number, kind: number, ctx: FileContext): number | und
     const status = procStatus(`/proc/${hostPid}/status`);
     const group = Number(status.get('Tgid'));
     const isInside = ctx.processes.some((candidate) => candidate.hostPid === group);
-    if (isInside) return Number(status.get('NSpid')!.split('\t').at(-1));
+    if (isInside) return ctx.pids.outer(hostPid);
   } catch {
     // A group without a leader has no /proc entry.
   }
@@ -46,10 +56,14 @@ function innerPid(hostPid: number, kind: number, ctx: FileContext): number | und
   return innerGroup(hostPid, ctx);
 }
 
-function innerGroup(hostGroup: number, ctx: FileContext): number | undefined {
+/** A process group of ours as the tree's PID namespace numbers it; undefined when no process of the tree is in it. */
+export function innerGroup(
+  hostGroup: number,
+  ctx: Pick<FileContext, 'processes' | 'pids'>,
+): number | undefined {
   for (const { hostPid } of ctx.processes) {
     const groups = procStatus(`/proc/${hostPid}/status`).get('NSpgid')?.split('\t').map(Number);
-    if (groups?.[0] === hostGroup) return groups.at(-1);
+    if (groups?.[0] === hostGroup) return ctx.pids.outer(hostPid, 'NSpgid');
   }
   return undefined;
 }

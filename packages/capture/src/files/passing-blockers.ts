@@ -1,5 +1,7 @@
 /** Blockers that are moments in a program's life: it has only to run on for them to pass. */
 export const passingBlockers: ReadonlySet<string> = new Set([
+  'file.unread',
+  'socket.corked',
   'socket.handshake',
   'socket.tcpPending',
   'socket.unixPending',

@@ -1,30 +1,37 @@
+import { tryReadProc } from '@ferry/linux';
 import { refuse } from './common.js';
-import type { FileCapture } from './context.js';
+import type { FileCapture, FileContext } from './context.js';
 
 const LINK = /^(anon_inode:\[pidfd\]|pidfd:\[\d+\])$/;
 const PIDFD_THREAD = 0o200;
 
-/** pidfd_open(2) of a process of the tree, in the hands of one process. */
+/** pidfd_open(2) of a process or thread of the tree, or of one that has ended. */
 export const pidfdCapture: FileCapture = {
   matches: (descriptor) => LINK.test(descriptor.link),
   capture(descriptor, ctx) {
     const hostPid = Number(/^Pid:\t(-?\d+)$/m.exec(descriptor.info)?.[1] ?? -1);
-    const target = ctx.processes.find((process) => process.hostPid === hostPid);
-    const id = ctx.idOf(descriptor.process.pid, descriptor.fd);
-    const holders = id === undefined ? [] : ctx.holdersOf(id);
-    const isPrivate = holders.length > 0 && holders.every((h) => h.process === descriptor.process);
-    const isThread = (descriptor.flags & PIDFD_THREAD) !== 0;
-    if (target !== undefined && isPrivate && !isThread) {
-      return { $case: 'pidfd', value: { pid: target.pid, thread: false } };
+    const { inode } = descriptor.stat;
+    const thread = (descriptor.flags & PIDFD_THREAD) !== 0;
+    if (hostPid < 0) {
+      return { $case: 'pidfd', value: { pid: 0, thread: false, ended: true, inode } };
     }
+    const pid = innerPid(hostPid, ctx);
+    if (pid !== undefined) return { $case: 'pidfd', value: { pid, thread, ended: false, inode } };
     return refuse(descriptor, ctx, {
       code: 'file.pidfd',
-      reason: isThread
-        ? 'a pidfd of a single thread cannot be carried yet'
-        : target === undefined
-          ? 'a pidfd of a process that has ended, or is outside the tree, cannot be carried yet'
-          : 'a pidfd that several processes share cannot be carried yet',
-      remedy: 'close the pidfd',
+      reason: `it stands for process ${hostPid}, which is outside the tree`,
+      remedy: 'close the pidfd, or dump at a common ancestor of both processes',
     });
   },
 };
+
+/** A process or thread of the tree, or a child of one that waits to be reaped. */
+function innerPid(hostPid: number, ctx: FileContext): number | undefined {
+  const status = tryReadProc(`/proc/${hostPid}/status`) ?? '';
+  const number = (name: string) =>
+    Number(new RegExp(`^${name}:\\s+(\\d+)$`, 'm').exec(status)?.[1] ?? 0);
+  const isInside = (pid: number) => ctx.processes.some((process) => process.hostPid === pid);
+  const isZombie = /^State:\s+Z/m.test(status) && isInside(number('PPid'));
+  if (!isInside(number('Tgid')) && !isZombie) return undefined;
+  return ctx.pids.outer(hostPid);
+}

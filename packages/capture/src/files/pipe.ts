@@ -13,6 +13,7 @@ import {
   typeOf,
 } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
+import { namelessOf } from './nameless.js';
 import { referenceOf } from './path.js';
 import { hasWriter, type PipeContent, pipeCapacity, pipeContent } from './pipe-content.js';
 
@@ -54,20 +55,16 @@ export const fifoCapture: FileCapture = {
     if (pipe.isOpenOutside) return external(descriptor, ctx);
     const file = referenceOf(descriptor, ctx);
     if (file === undefined) return undefined;
-    if (file.deleted) {
-      return refuse(descriptor, ctx, {
-        code: 'file.deletedFifo',
-        reason: 'the FIFO was unlinked while it is open',
-        remedy: 'close it, or use a pipe',
-      });
-    }
+    const nameless = file.deleted ? namelessOf(descriptor, file.path, ctx) : undefined;
+    if (file.deleted && nameless === undefined) return undefined;
     const { content, packets } = firstTime(descriptor, ctx) ? pipe : NOTHING;
     const { capacity } = pipe;
     const isReader = canRead(descriptor.flags) && !canWrite(descriptor.flags);
     const hungUp =
       isReader && !ctx.scanning && (pollNow(descriptor.dup().number, POLLIN) & POLLHUP) !== 0;
     const pipeId = descriptor.stat.inode;
-    return { $case: 'fifo', value: { file, pipeId, capacity, content, packets, hungUp } };
+    const value = { file, nameless, pipeId, capacity, content, packets, hungUp };
+    return { $case: 'fifo', value };
   },
 };
 

@@ -7,6 +7,7 @@ const O_DIRECTORY = 0o200000;
 const PATH_MAX = 4096;
 const STAT_SIZE = 144;
 const RLIMIT_NOFILE = 7;
+const S_IFDIR = 0o40000;
 const COMMON_INODE = /^anon_inode:\[(eventfd|eventpoll|timerfd|signalfd)\]$/;
 
 /** Reads the descriptor tables of processes: three lookups relative to /proc/PID/fd and fdinfo for each descriptor,
@@ -92,7 +93,7 @@ export class DescriptorReader implements Disposable {
     if (alike !== undefined) {
       return socket === undefined ? alike : { ...alike, inode: BigInt(socket) };
     }
-    if (sys('newfstatat', table.number, name, this.#stat, 0) < 0) return undefined;
+    if (sys('newfstatat', table.number, name, this.#stat, 0) < 0) return statOfLost(link);
     const stat = parseStat(this.#stat);
     if (family !== '') this.#alike.set(family, stat);
     return stat;
@@ -132,6 +133,15 @@ export class DescriptorReader implements Disposable {
     this.#duplicates.push(duplicate);
     return duplicate;
   }
+}
+
+/** A folder of descriptors of a process that has ended is open and cannot be looked at (fs/proc/fd.c: proc_fd_getattr);
+ *  whatever else cannot was closed in between. */
+function statOfLost(link: string): DescriptorStat | undefined {
+  const inode = BigInt(/^\/proc\/(\d+)\/.*fd(info)?$/.exec(link)?.[1] ?? 0);
+  if (inode === 0n) return undefined;
+  const none = { device: 0n, rdev: 0n, size: 0n, mtimeNs: 0n, links: 0, uid: 0, gid: 0 };
+  return { ...none, inode, mode: S_IFDIR };
 }
 
 function gone(result: number, fd: number, process: FileOwnerProcess): undefined {

@@ -19,18 +19,6 @@ const REFUSALS: readonly Refusal[] = [
       'kernel.io_uring_disabled=2',
   },
   {
-    link: /^anon_inode:\[?inotify\]?$/,
-    code: 'file.inotify',
-    reason: 'inotify watches cannot be carried yet',
-    remedy: 'turn off file watching or live reload in the program',
-  },
-  {
-    link: /^anon_inode:\[?fanotify\]?$/,
-    code: 'file.fanotify',
-    reason: 'fanotify groups belong to the host they watch',
-    remedy: 'run the watcher outside the container',
-  },
-  {
     link: /^anon_inode:\[?perf_event\]?$/,
     code: 'file.perfEvent',
     reason: 'performance counters belong to the host they count on',
@@ -43,9 +31,9 @@ const REFUSALS: readonly Refusal[] = [
     remedy: 'turn off the collector or profiler that uses it',
   },
   {
-    link: /^anon_inode:\[?bpf[-_]/,
+    link: /^anon_inode:\[?bpf[-_](?!map)/,
     code: 'file.bpf',
-    reason: 'BPF programs and maps belong to the kernel they are loaded into',
+    reason: 'BPF programs belong to the kernel they are loaded into',
     remedy: 'unload them, or run the program that loads them outside the container',
   },
   {

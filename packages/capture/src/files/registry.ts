@@ -1,3 +1,4 @@
+import { bpfMapCapture } from './bpf-map.js';
 import type { FileCapture } from './context.js';
 import { deviceCapture } from './device.js';
 import { directoryCapture } from './directory.js';
@@ -6,12 +7,16 @@ import { eventfdCapture } from './eventfd.js';
 import { inetSocketCapture } from './inet-socket.js';
 import { memfdCapture } from './memfd.js';
 import { namespaceCapture } from './namespace.js';
+import { netlinkCapture } from './netlink.js';
+import { fanotifyCapture, inotifyCapture } from './notify.js';
 import { otherSocketCapture } from './other-socket.js';
+import { packetCapture } from './packet.js';
 import { pidfdCapture } from './pidfd.js';
 import { fifoCapture, pipeCapture } from './pipe.js';
 import { refusedCapture } from './refused.js';
 import { regularCapture } from './regular.js';
 import { signalfdCapture } from './signalfd.js';
+import { terminalCapture } from './terminal.js';
 import { timerfdCapture } from './timerfd.js';
 import { unixSocketCapture } from './unix-socket.js';
 
@@ -20,11 +25,15 @@ export const fileCaptures: readonly FileCapture[] = [
   pipeCapture,
   unixSocketCapture,
   inetSocketCapture,
+  netlinkCapture,
+  packetCapture,
   otherSocketCapture,
   memfdCapture,
+  bpfMapCapture,
   refusedCapture,
   regularCapture,
   directoryCapture,
+  terminalCapture,
   deviceCapture,
   fifoCapture,
   eventfdCapture,
@@ -33,4 +42,6 @@ export const fileCaptures: readonly FileCapture[] = [
   signalfdCapture,
   namespaceCapture,
   pidfdCapture,
+  inotifyCapture,
+  fanotifyCapture,
 ];

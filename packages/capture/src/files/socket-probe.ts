@@ -32,7 +32,7 @@ const TCP_INFO = 11;
 const TCP_INFO_SIZE = 104;
 const TCP_ULP = 31;
 /** Room for each option's value, in words of 4 bytes, and for each fact's. */
-const OPTION_WORDS = 4;
+const OPTION_WORDS = 10;
 const FACT_SIZE = ADDRESS_SIZE;
 const NOTHING = Buffer.alloc(0);
 

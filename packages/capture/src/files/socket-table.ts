@@ -1,19 +1,24 @@
 import {
+  AF,
   call,
+  ERRNO,
   type InetDiag,
   inNetworkNamespace,
   listInetSockets,
+  listPacketSockets,
   listUnixSockets,
   OwnedFd,
+  type PacketDiag,
   readLink,
   SO,
   SOCK,
   SOL,
   SyscallBatch,
+  sys,
   type UnixDiag,
 } from '@ferry/linux';
 import { typeOf } from './common.js';
-import type { Descriptor, FileContext, FileOwnerProcess } from './context.js';
+import type { Descriptor, FileContext } from './context.js';
 import { SocketProbe } from './socket-probe.js';
 
 /** What a socket is. */
@@ -68,18 +73,25 @@ export function isTreeSocket(inode: number, one: Descriptor, ctx: FileContext): 
 
 /** What the kernel lists of a network namespace, each list asked for once a capture. */
 export class NetworkTable {
-  readonly #hostPid: number;
+  readonly #where: number | string;
   readonly #probes = new Map<string, SocketProbe>();
+  readonly #foreign = new Map<string, boolean>();
   #unix: Map<number, UnixDiag> | undefined;
   #waiting: Map<number, UnixDiag> | undefined;
+  #packet: Map<number, PacketDiag> | undefined;
   readonly #inet = new Map<number, InetDiag[]>();
 
-  private constructor(hostPid: number) {
-    this.#hostPid = hostPid;
+  private constructor(where: number | string) {
+    this.#where = where;
   }
 
-  /** The table of the network namespace that a process is in. */
-  static of(process: FileOwnerProcess, ctx: FileContext): NetworkTable {
+  /** The table of the network namespace that a socket belongs to. */
+  static of(descriptor: Descriptor, ctx: FileContext): NetworkTable {
+    const network = ctx.networks.of(descriptor);
+    if (network !== undefined) {
+      return ctx.shared(`network:${network.link}`, () => new NetworkTable(network.path));
+    }
+    const { process } = descriptor;
     // What is in flight was taken into this process; it belongs to the tree's namespace.
     const hostPid = process.hostPid === ourPid ? ctx.processes[0]!.hostPid : process.hostPid;
     const namespace = ctx.shared(`networkOf:${hostPid}`, () => readLink(`/proc/${hostPid}/ns/net`));
@@ -93,7 +105,7 @@ export class NetworkTable {
     let probe = this.#probes.get(key);
     if (probe === undefined) {
       using fresh = inNetworkNamespace(
-        this.#hostPid,
+        this.#where,
         () => new OwnedFd(call('socket', kind.domain, kind.type | SOCK.cloexec, kind.protocol)),
       );
       probe = new SocketProbe(fresh.number, kind);
@@ -102,12 +114,38 @@ export class NetworkTable {
     return probe;
   }
 
+  /** Whether the hosts of this network have not the address of a sockaddr. */
+  isForeignAddress(family: number, sockaddr: Buffer): boolean {
+    const address = Buffer.from(sockaddr);
+    address.writeUInt16BE(0, 2);
+    const key = address.toString('latin1');
+    let isForeign = this.#foreign.get(key);
+    if (isForeign === undefined) {
+      using socket = inNetworkNamespace(
+        this.#where,
+        () => new OwnedFd(call('socket', family, SOCK.dgram | SOCK.cloexec, 0)),
+      );
+      const bound = sys('bind', socket.number, address, family === AF.inet ? 16 : 28);
+      isForeign = bound === -ERRNO.EADDRNOTAVAIL;
+      this.#foreign.set(key, isForeign);
+    }
+    return isForeign;
+  }
+
   /** UNIX sockets by inode. */
   get unix(): Map<number, UnixDiag> {
     this.#unix ??= new Map(
-      inNetworkNamespace(this.#hostPid, listUnixSockets).map((entry) => [entry.inode, entry]),
+      inNetworkNamespace(this.#where, listUnixSockets).map((entry) => [entry.inode, entry]),
     );
     return this.#unix;
+  }
+
+  /** Packet sockets by inode; without the kernel's module for that, none. */
+  get packet(): Map<number, PacketDiag> {
+    this.#packet ??= new Map(
+      inNetworkNamespace(this.#where, packetSockets).map((entry) => [entry.inode, entry]),
+    );
+    return this.#packet;
   }
 
   /** The listening UNIX socket that has not accepted a client yet, by the client's inode. */
@@ -121,17 +159,25 @@ export class NetworkTable {
     return this.#waiting;
   }
 
-  /** Every TCP (6) or UDP (17) socket, of both families, but those that listen or are closed. */
+  /** Every TCP (6), UDP (17) or UDP-Lite (136) socket, of both families, but those that listen or are closed. */
   inet(protocol: number): InetDiag[] {
     let list = this.#inet.get(protocol);
     if (list === undefined) {
       const states = protocol === 6 ? OPEN_STATES : 0xfff;
-      list = inNetworkNamespace(this.#hostPid, () =>
+      list = inNetworkNamespace(this.#where, () =>
         [2, 10].flatMap((family) => listInetSockets({ family, protocol, states })),
       );
       this.#inet.set(protocol, list);
     }
     return list;
+  }
+}
+
+function packetSockets(): PacketDiag[] {
+  try {
+    return listPacketSockets();
+  } catch {
+    return [];
   }
 }
 

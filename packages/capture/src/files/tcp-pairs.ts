@@ -10,7 +10,7 @@ interface Captured {
 /** Ends of one connection are captured one after the other, and the kernel's timers go on meanwhile: bytes may cross
  *  between the two looks. When the second look shows that they did, the first end is looked at again, until the two
  *  agree: each has received no more than the other has sent, and had no more acknowledged than the other received. */
-export function checkPair(socket: InetSocket, take: () => void, ctx: FileContext): void {
+export function checkPair(socket: InetSocket, take: () => unknown, ctx: FileContext): void {
   const seen = ctx.shared('tcpEnds', () => new Map<string, Captured>());
   const local = end(socket.localAddress, socket.localPort);
   const remote = end(socket.remoteAddress, socket.remotePort);

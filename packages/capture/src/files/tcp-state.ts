@@ -89,6 +89,9 @@ class RepairLook {
   readonly received = int(0);
   readonly receivedAfter = int(0);
   readonly readable = int(0);
+  /** As `readable`, beyond a place where urgent data is or was. */
+  readonly readableInLine = int(0);
+  readonly inLine = int(0);
   readonly written = int(0);
   readonly unacknowledged = int(0);
   readonly unsent = int(0);
@@ -117,6 +120,9 @@ class RepairLook {
       set(TCP_REPAIR_QUEUE, RECEIVE_QUEUE),
       get(TCP_QUEUE_SEQ, this.received),
       ioctl(SIOCINQ, this.readable),
+      set(SO.oobInline, 1, SOL.socket),
+      ioctl(SIOCINQ, this.readableInLine),
+      { name: 'setsockopt', args: [SOL.socket, SO.oobInline, this.inLine, 4] },
       get(TCP_INFO, this.info),
       get(TCP_REPAIR_WINDOW, this.window),
       get(TCP_QUEUE_SEQ, this.receivedAfter),
@@ -133,8 +139,9 @@ class RepairLook {
   }
 
   /** @throws SysError EPERM without CAP_NET_ADMIN in the socket's network namespace */
-  take(fd: number, reuseAddress: number): void {
+  take(fd: number, { reuseAddress, isOobInline }: SetOptions): void {
     this.reuse.writeInt32LE(reuseAddress, 0);
+    this.inLine.writeInt32LE(isOobInline ? 1 : 0, 0);
     for (let tries = 0; tries < TRIES; tries++) {
       this.#batch.run(fd);
       const entered = this.#batch.result(0);
@@ -148,30 +155,39 @@ class RepairLook {
   }
 }
 
+/** What a look changes and puts back. */
+interface SetOptions {
+  readonly reuseAddress: number;
+  readonly isOobInline: boolean;
+}
+
 let look: RepairLook | undefined;
 
 /** What a connection must have to go on elsewhere: sequence numbers, queues, what was negotiated, and its state, which
  *  may have changed since it was last looked at.
+ *  `isWhole`: nothing lies behind a place of urgent data, where no look reaches.
  *  @param fd  in any state from ESTABLISHED to LAST_ACK, or SYN_SENT
  *  @throws SysError EPERM without CAP_NET_ADMIN in the socket's network namespace */
 export function captureTcpState(
   fd: number,
-  reuseAddress: number,
-): { state: number; tcp: TcpState } {
+  set: SetOptions,
+): { state: number; tcp: TcpState; isWhole: boolean } {
   look ??= new RepairLook();
-  look.take(fd, reuseAddress);
+  look.take(fd, set);
   const info = parseTcpInfo(look.info);
   const { state } = info;
   const received = look.received.readUInt32LE(0);
   const length = look.readable.readInt32LE(0);
+  const isInOne = look.readableInLine.readInt32LE(0) === length;
   const mssClamp = look.segment.readInt32LE(0);
   const windowClamp = look.clamp.readInt32LE(0);
   const timestamp = look.timestamp.readUInt32LE(0);
   const window = Buffer.from(look.window);
-  const send = sendSide(fd, state, { look, reuseAddress });
+  const receiveQueue = length === 0 ? NOTHING : peekStream(fd, length);
+  const send = sendSide(fd, state, { look, reuseAddress: set.reuseAddress });
   const tcp = {
     receiveSequence: (received - (hasReceivedFin(state) ? 1 : 0)) >>> 0,
-    receiveQueue: length === 0 ? NOTHING : peekStream(fd, length),
+    receiveQueue,
     ...send,
     mssClamp,
     sendWindowScale: info.sendScale,
@@ -183,7 +199,7 @@ export function captureTcpState(
     window,
     windowClamp,
   };
-  return { state, tcp };
+  return { state, tcp, isWhole: isInOne && receiveQueue.length >= length };
 }
 
 function sendSide(

@@ -1,11 +1,13 @@
 import type { UnixCredentials, UnixMessage } from '@ferry/image';
 import {
   call,
+  ioctlInt,
   OwnedFd,
   POLL,
   pollNow,
   type ReceivedMessage,
   SO,
+  SOCK,
   SOL,
   unixName,
 } from '@ferry/linux';
@@ -13,7 +15,9 @@ import type { Descriptor, FileContext } from './context.js';
 import { DescriptorReader } from './read-descriptors.js';
 import type { SocketFacts } from './socket-probe.js';
 import { closeAll, peekConnected, peekDatagrams, rightsOf, withOption } from './socket-queue.js';
+import { socketKind } from './socket-table.js';
 
+const SIOCINQ = 0x541b;
 const SCM_CREDENTIALS = 2;
 const OVERFLOW_ID = 65534;
 const AF_UNIX_NAME = 2;
@@ -38,6 +42,21 @@ export function captureUnixQueue(
     sourceAddress: unixName(message.name.subarray(AF_UNIX_NAME)),
     credentials: credentialsOf(message, ctx),
   }));
+}
+
+/** Whether descriptors wait in a socket's queue: fdinfo tells (Linux 5.12). */
+export function hasInFlight({ info, link }: Pick<Descriptor, 'info' | 'link'>): boolean {
+  return link.startsWith('socket:[') && /^scm_fds: *[1-9]/m.test(info);
+}
+
+/** Takes up what is in flight in a socket's queue, before anything is captured: other sockets may be connected to it. */
+export function adoptInFlight(descriptor: Descriptor, ctx: FileContext): void {
+  if (!hasInFlight(descriptor)) return;
+  const fd = descriptor.dup().number;
+  const kind = socketKind(descriptor);
+  const messages =
+    kind?.type === SOCK.dgram ? peekDatagrams(fd) : peekConnected(fd, ioctlInt(fd, SIOCINQ));
+  for (const message of messages) adoptRights(descriptor, message, ctx);
 }
 
 /** Descriptions in flight: known ones are recognised, others become file objects of their own. */

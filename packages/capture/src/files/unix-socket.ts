@@ -1,6 +1,8 @@
+import { dirname } from 'node:path';
 import type { FileObject, UnixPath, UnixSocket } from '@ferry/image';
 import {
   AF,
+  OwnedFd,
   POLL,
   peerAddress,
   pollNow,
@@ -9,20 +11,23 @@ import {
   SOCK,
   SOL,
   socketOption,
+  sys,
   tryReadProc,
   type UnixDiag,
   unixName,
 } from '@ferry/linux';
 import { externalKind, refuse, standardFdOf } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
-import { mountPrefix } from './path.js';
+import { mountPrefix } from './mount-prefix.js';
 import { statPath } from './read-descriptors.js';
 import { readPacketFilter } from './socket-probe.js';
+import { refuseFilter, refuseOtherNamespace, refuseUrgent } from './socket-refusals.js';
 import { isTreeSocket, NetworkTable, socketKind } from './socket-table.js';
-import { captureUnixQueue, parseCredentials } from './unix-queue.js';
+import { captureUnixQueue, hasInFlight, parseCredentials } from './unix-queue.js';
 
 const ESTABLISHED = 1;
 const LISTENING = 10;
+const POLLPRI = 2;
 const SHUTDOWN_BOTH = 3;
 const S_IFMT = 0o170000;
 const S_IFSOCK = 0o140000;
@@ -32,7 +37,7 @@ const S_IFSOCK = 0o140000;
 export const unixSocketCapture: FileCapture = {
   matches: (descriptor) => socketKind(descriptor)?.domain === AF.unix,
   capture(descriptor, ctx) {
-    const table = NetworkTable.of(descriptor.process, ctx);
+    const table = NetworkTable.of(descriptor, ctx);
     const entry = table.unix.get(Number(descriptor.stat.inode));
     if (entry === undefined) return elsewhere(descriptor, ctx);
     const peer = peerOf(descriptor, entry, table, ctx);
@@ -111,6 +116,10 @@ function external(descriptor: Descriptor, ctx: FileContext): FileObject['kind'] 
 }
 
 function outside(descriptor: Descriptor, ctx: FileContext): undefined {
+  // The other end may be in flight in a queue of the tree, which a scan does not look into.
+  if (ctx.scanning && ctx.descriptions.some((each) => hasInFlight(each.descriptor))) {
+    return undefined;
+  }
   const raw = socketOption(descriptor.dup().number, SOL.socket, SO.peerCredentials, 12);
   const pid = raw?.readInt32LE(0) ?? 0;
   const comm = tryReadProc(`/proc/${pid}/comm`)?.trim();
@@ -123,12 +132,7 @@ function outside(descriptor: Descriptor, ctx: FileContext): undefined {
 }
 
 function elsewhere(descriptor: Descriptor, ctx: FileContext): undefined {
-  if (ctx.scanning) return undefined;
-  return refuse(descriptor, ctx, {
-    code: 'socket.otherNamespace',
-    reason: 'the socket belongs to another network namespace than its process',
-    remedy: 'close it, or start the program in the network namespace it uses',
-  });
+  return ctx.scanning ? undefined : refuseOtherNamespace(descriptor, ctx);
 }
 
 /** Clients that wait in a listening socket's queue must be of the tree, to be made again. */
@@ -156,11 +160,14 @@ function describe(
 ): UnixSocket | undefined {
   const kind = socketKind(descriptor)!;
   const fd = descriptor.dup().number;
-  const facts = NetworkTable.of(descriptor.process, ctx).probe(kind).read(fd);
+  const facts = NetworkTable.of(descriptor, ctx).probe(kind).read(fd);
   if (facts.filterLength === undefined) return refuseFilter(descriptor, ctx);
   const isListening = entry.state === LISTENING;
   const isConnected = entry.state === ESTABLISHED;
   const isDatagram = entry.type === SOCK.dgram;
+  if (!ctx.scanning && isConnected && entry.type === SOCK.stream) {
+    if ((pollNow(fd, POLLPRI) & POLLPRI) !== 0) return refuseUrgent(descriptor, ctx);
+  }
   const hasQueue = !ctx.scanning && !isListening && (isDatagram || facts.readable > 0);
   return {
     inode: BigInt(entry.inode),
@@ -183,33 +190,59 @@ function describe(
   };
 }
 
-export function refuseFilter(descriptor: Descriptor, ctx: FileContext): undefined {
-  return refuse(descriptor, ctx, {
-    code: 'socket.bpfFilter',
-    reason: 'an eBPF program filters its packets, which the kernel does not give back',
-    remedy: 'use a classic BPF filter (SO_ATTACH_FILTER), or none',
-  });
-}
-
-/** The file that the socket's path names, as its process sees it. */
+/** The file that a socket's path names, as its process sees it. The kernel gives the file itself (SIOCUNIXFILE), and so
+ *  the directory that a relative path belonged to, and where the file was moved. */
 function pathOf(descriptor: Descriptor, entry: UnixDiag, ctx: FileContext): UnixPath | undefined {
   const { name, fileInode } = entry;
   if (name.length === 0 || name[0] === 0) return undefined;
-  const path = name.toString('utf8');
+  const text = name.toString('utf8');
   const { process } = descriptor;
-  const isAbsolute = path.startsWith('/');
-  const directory = isAbsolute ? '' : readLink(`/proc/${process.hostPid}/cwd`);
-  const full = isAbsolute ? path : `${directory}/${path}`;
-  const there = statPath(mountPrefix(process, ctx) + full);
-  const isOwn =
-    there !== undefined &&
-    (there.mode & S_IFMT) === S_IFSOCK &&
-    Number(BigInt.asUintN(32, there.inode)) === fileInode;
-  return {
-    present: isOwn,
-    mode: isOwn ? there.mode & 0o7777 : 0,
-    uid: isOwn ? there.uid : 0,
-    gid: isOwn ? there.gid : 0,
-    directory,
+  const bound = boundPath(descriptor);
+  const isAbsolute = text.startsWith('/');
+  const directory = isAbsolute
+    ? ''
+    : (directoryOf(bound, text) ?? readLink(`/proc/${process.hostPid}/cwd`));
+  const full = isAbsolute ? text : `${directory}/${text}`;
+  const prefix = mountPrefix({ process, info: '' }, ctx);
+  const ownFile = (path: string) => {
+    const there = statPath(prefix + path);
+    const isOwn =
+      there !== undefined &&
+      (there.mode & S_IFMT) === S_IFSOCK &&
+      Number(BigInt.asUintN(32, there.inode)) === fileInode;
+    return isOwn ? there : undefined;
   };
+  const atName = ownFile(full);
+  const isFree = statPath(prefix + full) === undefined;
+  // Datagrams that wait are sent again by name.
+  const canMove = atName === undefined && isFree && entry.type !== SOCK.dgram;
+  const elsewhere = canMove && bound !== undefined && ownFile(bound);
+  const own = atName ?? (elsewhere || undefined);
+  return {
+    present: own !== undefined,
+    mode: own === undefined ? 0 : own.mode & 0o7777,
+    uid: own?.uid ?? 0,
+    gid: own?.gid ?? 0,
+    directory,
+    renamedTo: elsewhere ? bound! : '',
+  };
+}
+
+const SIOCUNIXFILE = 0x89e0;
+
+/** Where the file of a bound socket is now, or was when it was removed; undefined when the kernel does not tell (it asks
+ *  for CAP_NET_ADMIN). */
+function boundPath(descriptor: Descriptor): string | undefined {
+  const fd = sys('ioctl', descriptor.dup().number, SIOCUNIXFILE, 0);
+  if (fd < 0) return undefined;
+  using file = new OwnedFd(fd);
+  return readLink(`/proc/self/fd/${file.number}`).replace(/ \(deleted\)$/, '');
+}
+
+/** The directory from which a relative path leads to where the file is; that of the file when it has another name. */
+function directoryOf(bound: string | undefined, text: string): string | undefined {
+  if (bound === undefined) return undefined;
+  const own = text.replace(/^(\.\/)+/, '');
+  if (bound.endsWith(`/${own}`)) return bound.slice(0, -own.length - 1) || '/';
+  return own.includes('/') ? undefined : dirname(bound);
 }

@@ -9,6 +9,7 @@ import type { EmitContext } from '../../../dumpbin/src/files/emit.js';
 import { fileEmitters } from '../../../dumpbin/src/files/registry.js';
 import { interpret } from '../../../dumpbin/test/support/interpret.js';
 import { captureFiles, collectDescriptors } from '../../src/files/descriptors.js';
+import { PidView } from '../../src/pid-view.js';
 
 const self = { pid: process.pid, hostPid: process.pid, command: 'mocha' };
 /** Restored sockets stand from here on, originals at whatever number the kernel gives. */
@@ -52,7 +53,12 @@ export function capture(fds: readonly number[], outcome: 'thawed' | 'killed' = '
   ]);
   const captured = captureFiles(
     { ...collected, descriptions, tables, [Symbol.dispose]: () => collected[Symbol.dispose]() },
-    { scanning: false, sharedMemoryId: () => 1 },
+    {
+      scanning: false,
+      sharedMemoryId: () => 1,
+      namespaceId: () => 0,
+      pids: new PidView(process.pid),
+    },
   );
   captured.release(outcome);
   const idOf = (fd: number) =>
@@ -218,6 +224,8 @@ export function makeRig() {
       image: { files, processes: [], sharedMemory: [], rootPid: self.pid } as unknown as TreeImage,
       serviceBase: SERVICE_BASE,
       fdOf: (id) => SERVICE_BASE + 16 + position(id),
+      objectsEnd: SERVICE_BASE + 16 + files.length,
+      spaceFd: () => 0,
       sharedMemoryFd: () => -1,
       file: (id) => files[position(id)]!,
       once: (key) => !done.has(key) && done.add(key).size > 0,

@@ -1,0 +1,136 @@
+import { readdirSync } from 'node:fs';
+import { errorText } from '@ferry/core';
+import type { PageRun, Process, TreeImage, Vma } from '@ferry/image';
+import { parseMappings, readProc, sysError, TRACKING_FLAGS, WriteTracking } from '@ferry/linux';
+import type { FrozenProcess, FrozenTree } from './frozen-tree.js';
+import { CallPlace, remoteSyscall, restoreThread, saveThread } from './injection.js';
+import { privateRuns } from './memory.js';
+import { PageSet } from './page-set.js';
+import type { PageSegment } from './segments.js';
+import { runAlone } from './steps.js';
+import { pageRuns, TrackedSpace } from './tracked-space.js';
+
+/** Notes which pages of a tree's processes are written, from a moment on in which all of it stood. Ending it, and the end
+ *  of the process that does it, leave nothing behind in the tree. */
+export class DirtyTracker implements Disposable {
+  readonly #spaces = new Map<number, TrackedSpace>();
+  /** Processes whose memory has to be sent while they stand, and why. */
+  readonly warnings: string[] = [];
+
+  /** Starts with every process of a stopped tree, whose layout `image` is. */
+  static start(frozen: FrozenTree, image: TreeImage): DirtyTracker {
+    const tracker = new DirtyTracker();
+    for (const process of image.processes) {
+      const stopped = frozen.processes.get(process.hostPid);
+      if (process.mm === undefined || stopped === undefined || stopped.zombie) continue;
+      try {
+        tracker.#add(process, stopped);
+      } catch (error) {
+        tracker.warnings.push(
+          `Writes of ${process.comm} (${process.pid}) cannot be tracked: ${errorText(error)}`,
+        );
+      }
+    }
+    return tracker;
+  }
+
+  #add(process: Process, stopped: FrozenProcess): void {
+    const { hostPid } = process;
+    const tracking = trackWrites(stopped);
+    try {
+      this.#spaces.set(hostPid, new TrackedSpace(process, process.mm!, tracking));
+    } catch (error) {
+      tracking[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Of the processes that are tracked. */
+  get hostPids(): number[] {
+    return [...this.#spaces.keys()];
+  }
+
+  /** How many processes are tracked. */
+  get size(): number {
+    return this.#spaces.size;
+  }
+
+  /** What the skeletons lack now; from here on it counts as sent. The tree runs on. */
+  take(): PageSegment[] {
+    const segments: PageSegment[] = [];
+    for (const space of this.#living()) {
+      const { hostPid, pid } = space;
+      for (const { address, pages } of takenOf(space)) {
+        segments.push({ hostPid, pid, address, targetAddress: address, pages: Number(pages) });
+      }
+    }
+    return segments;
+  }
+
+  /** With the tree stopped: the same for one process, which is `vmas` now. One that is new, or runs another program than
+   *  it did, is sent whole. */
+  finish(hostPid: number, pid: number, vmas: readonly Vma[]): PageRun[] {
+    const space = this.#spaces.get(hostPid);
+    if (space?.isAlive()) return space.finish(vmas);
+    const owed = new PageSet();
+    for (const run of privateRuns(hostPid, vmas))
+      owed.add({ start: run.address, end: run.address + run.pages * 4096n });
+    for (const former of this.#spaces.values()) {
+      if (former.pid === pid) for (const range of former.sentWithin(vmas)) owed.add(range);
+    }
+    return pageRuns(owed.all());
+  }
+
+  #living(): TrackedSpace[] {
+    return [...this.#spaces.values()].filter((space) => space.isAlive());
+  }
+
+  [Symbol.dispose](): void {
+    for (const space of this.#spaces.values()) space[Symbol.dispose]();
+    this.#spaces.clear();
+  }
+}
+
+/** Nothing of a process that ends, or runs another program, while it is looked at. */
+export function takenOf(space: Pick<TrackedSpace, 'take' | 'isAlive'>): readonly PageRun[] {
+  try {
+    return space.take();
+  } catch (error) {
+    if (space.isAlive()) throw error;
+    return [];
+  }
+}
+
+/** Has a stopped process make a userfaultfd and close it again, once we have a duplicate; it closes it by itself when we end
+ *  in between. */
+function trackWrites({ hostPid, threads }: FrozenProcess): WriteTracking {
+  const leader = threads.find(({ hostTid }) => hostTid === hostPid);
+  if (leader === undefined) throw new Error('its first thread has ended');
+  const mappings = parseMappings(readProc(`/proc/${hostPid}/maps`));
+  const saved = saveThread(leader.traced);
+  const calls = CallPlace.prepare(hostPid, saved, mappings);
+  // Nobody else opens anything: whoever shares its descriptors is stopped.
+  const closing = calls.closing(saved, lowestFree(hostPid));
+  try {
+    const make = remoteSyscall(saved, closing, 'userfaultfd', [TRACKING_FLAGS]);
+    const fd = Number(runAlone(make));
+    if (fd < 0) throw sysError('userfaultfd', -fd, `process ${hostPid}`);
+    try {
+      return WriteTracking.adopt(hostPid, fd);
+    } finally {
+      runAlone(remoteSyscall(saved, calls, 'close', [fd]));
+    }
+  } finally {
+    restoreThread(saved);
+    closing.leave();
+    calls.leave();
+  }
+}
+
+/** The descriptor that the process opens next. */
+function lowestFree(hostPid: number): number {
+  const taken = new Set(readdirSync(`/proc/${hostPid}/fd`).map(Number));
+  let fd = 0;
+  while (taken.has(fd)) fd += 1;
+  return fd;
+}

@@ -1,0 +1,62 @@
+import { statSync } from 'node:fs';
+import { call, cString, OwnedFd, readLink } from '@ferry/linux';
+import { O_CLOEXEC, statFd } from './common.js';
+import type { Descriptor, FileContext, FileOwnerProcess } from './context.js';
+import { mountPrefix } from './mount-prefix.js';
+import { lstatPath } from './read-descriptors.js';
+
+const O_PATH_DIRECTORY = 0o10200000;
+const DELETED = ' (deleted)';
+
+/** A working or root directory that was removed, as a descriptor that no process has; undefined for one that is there. */
+export function lostFolder(
+  process: FileOwnerProcess,
+  name: 'cwd' | 'root',
+  ctx: FileContext,
+): Descriptor | undefined {
+  const path = `/proc/${process.hostPid}/${name}`;
+  let link: string;
+  try {
+    link = readLink(path);
+  } catch {
+    return undefined; // it has ended
+  }
+  if (!link.endsWith(DELETED)) {
+    blockHidden(process, { name, path, link }, ctx);
+    return undefined;
+  }
+  const fd = new OwnedFd(call('open', cString(path), O_PATH_DIRECTORY | O_CLOEXEC, 0));
+  ctx.onRelease(() => fd[Symbol.dispose]());
+  const stat = statFd(fd);
+  const there = lstatPath(mountPrefix({ process, info: '' }, ctx) + link);
+  if (there?.inode === stat.inode && there.device === stat.device) return undefined;
+  return {
+    process,
+    fd: -1,
+    link,
+    stat,
+    info: '',
+    position: 0n,
+    flags: O_PATH_DIRECTORY,
+    closeOnExec: false,
+    dup: () => fd,
+  };
+}
+
+/** A directory is entered by its path again: that must lead to it, and not to what has been mounted over it. */
+function blockHidden(
+  process: FileOwnerProcess,
+  { name, path, link }: { name: 'cwd' | 'root'; path: string; link: string },
+  ctx: FileContext,
+): void {
+  const { dev, ino } = statSync(path, { bigint: true });
+  const found = lstatPath(mountPrefix({ process, info: '' }, ctx) + link);
+  if (found === undefined || (found.device === dev && found.inode === ino)) return;
+  const blocker = {
+    code: 'file.hiddenFolder',
+    object: `${name === 'cwd' ? 'working' : 'root'} directory ${link}`,
+    reason: 'something else is mounted over it, so that its path does not lead there',
+    remedy: 'change to another directory first, or unmount what covers it',
+  };
+  ctx.block(blocker, { process });
+}

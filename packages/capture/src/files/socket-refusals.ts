@@ -1,0 +1,28 @@
+import { refuse } from './common.js';
+import type { Descriptor, FileContext } from './context.js';
+
+/** What no kind of socket can have. Each returns undefined, as captures do after a blocker. */
+
+export function refuseFilter(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.bpfFilter',
+    reason: 'an eBPF program filters its packets, which the kernel does not give back',
+    remedy: 'use a classic BPF filter (SO_ATTACH_FILTER), or none',
+  });
+}
+
+export function refuseUrgent(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.urgentData',
+    reason: 'urgent data (MSG_OOB), or the place where it was, waits to be read',
+    remedy: 'try again once the program has read it',
+  });
+}
+
+export function refuseOtherNamespace(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.otherNamespace',
+    reason: 'the socket belongs to another network namespace than its process',
+    remedy: 'close it, or start the program in the network namespace it uses',
+  });
+}

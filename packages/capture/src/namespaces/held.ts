@@ -1,0 +1,32 @@
+import { SysError } from '@ferry/core';
+import type { CollectedDescriptors } from '../files/descriptors.js';
+import { socketKind } from '../files/socket-table.js';
+import type { HeldNamespace, NamespaceType } from './namespaces.js';
+
+const LINK = /^(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]$/;
+
+/** Namespaces that descriptors of the tree keep: files of /proc/PID/ns, and the network namespaces of sockets. What is
+ *  closed meanwhile is left out. */
+export function heldNamespaces({
+  descriptions,
+  networks,
+}: Pick<CollectedDescriptors, 'descriptions' | 'networks'>): HeldNamespace[] {
+  const found = new Map<string, HeldNamespace>();
+  for (const { descriptor } of descriptions) {
+    const { link, process, fd } = descriptor;
+    const type = LINK.exec(link)?.[1] as NamespaceType | undefined;
+    const object = `descriptor ${fd} -> ${link}`;
+    if (type !== undefined) {
+      found.set(link, { type, link, path: `/proc/${process.hostPid}/fd/${fd}`, process, object });
+      continue;
+    }
+    try {
+      const network = socketKind(descriptor) && networks.of(descriptor);
+      if (network === undefined || found.has(network.link)) continue;
+      found.set(network.link, { type: 'net', ...network, process, object });
+    } catch (error) {
+      if (!(error instanceof SysError)) throw error;
+    }
+  }
+  return [...found.values()];
+}

@@ -1,0 +1,204 @@
+import { SysError } from '@ferry/core';
+import type { NetworkNamespace } from '@ferry/image';
+import {
+  inNamespace,
+  NETLINK_HEADER,
+  netlinkAttribute,
+  netlinkAttributes,
+  netlinkDump,
+} from '@ferry/linux';
+import { attribute, indexOf, kindOf, nameOf, type Refusal } from './network-links.js';
+import { networkRefusals } from './network-refusals.js';
+
+const NETLINK_ROUTE = 0;
+const NETLINK_NETFILTER = 12;
+const RTM = { getLink: 18, getAddress: 22, getRoute: 26, getNeighbour: 30, getRule: 34 } as const;
+/** nf_tables: requests for each kind, in the order in which they depend on each other. */
+const NFT = {
+  table: 1,
+  chain: 4,
+  set: 10,
+  element: 13,
+  object: 19,
+  rule: 7,
+  flowtable: 23,
+} as const;
+const NFT_SUBSYSTEM = 10 << 8;
+const IFLA = { link: 5, linkNamespace: 37, extMask: 29 } as const;
+const SKIP_STATISTICS = 8;
+const LOOPBACK = 1;
+/** Kinds of device that can be made again. */
+const KINDS = new Set([
+  ...['dummy', 'veth', 'bridge', 'vlan', 'macvlan', 'macvtap', 'ipvlan', 'ipvtap', 'tun', 'ifb'],
+  ...['bond', 'vrf', 'vxlan', 'gre', 'gretap', 'ip6gre', 'ip6gretap', 'sit', 'ipip', 'ip6tnl'],
+  ...['geneve', 'nlmon', 'team', 'vti', 'vti6', 'erspan', 'ip6erspan', 'xfrm'],
+]);
+
+/** A network namespace as rtnetlink(7) and nf_tables tell it. Changes nothing.
+ *  @param path  a way to it
+ *  @param outside  a way to the one that its devices may lead to, and whether that is carried too */
+export function captureNetwork(
+  path: string,
+  outside: { path: string; isCarried: boolean },
+): {
+  content: NetworkNamespace;
+  refusals: Refusal[];
+} {
+  const content = inNamespace('net', path, (): NetworkNamespace => {
+    return {
+      ...routing(),
+      filters: filters(),
+      connections: [],
+      outerLinks: [],
+      outerAddresses: [],
+    };
+  });
+  const refusals = content.links.flatMap((link) => linkRefusal(link, content));
+  const outer = inNamespace('net', outside.path, () => outerEnds(content, outside.isCarried));
+  if (outer.indexes.length > 0) {
+    Object.assign(content, { outerLinks: outer.links, outerAddresses: outer.addresses });
+  }
+  const { links, filters: found } = content;
+  const others = inNamespace('net', path, () => networkRefusals(links, found));
+  refusals.push(...outer.refusals, ...others);
+  return { content, refusals };
+}
+
+/** Devices that each network namespace has by itself once their modules are loaded (net/core/sysctl_net_core.c:
+ *  fb_tunnels_only_for_init_net). */
+const FALLBACK = new Set([
+  ...['tunl0', 'gre0', 'gretap0', 'erspan0', 'ip_vti0', 'ip6_vti0', 'sit0', 'ip6tnl0', 'ip6gre0'],
+]);
+
+/** What a container has added to the network that its host gave it: devices that lead nowhere outside, and rules.
+ *  @param path  a way to the namespace */
+export function givenNetworkRefusals(path: string): Refusal[] {
+  return inNamespace('net', path, () => {
+    const { links } = routing();
+    const found = filters();
+    const tables = found.filter((message) => (message.readUInt16LE(4) & 0xff) === 0).length;
+    const refusals = networkRefusals(links, found);
+    for (const link of links) {
+      const isGiven = attribute(link, IFLA.linkNamespace) !== undefined || kindOf(link) === '';
+      if (isGiven || indexOf(link) === LOOPBACK || FALLBACK.has(nameOf(link))) continue;
+      refusals.push({
+        code: 'network.added',
+        object: `network device ${nameOf(link)} (${kindOf(link)})`,
+        reason: 'it was made inside the container, whose network its host makes anew',
+        remedy: `remove it (ip link del ${nameOf(link)}), or make it in a network namespace below the container's`,
+      });
+    }
+    if (tables > 0) {
+      refusals.push({
+        code: 'network.added',
+        object: `${tables} tables of nftables`,
+        reason: 'rules were set inside the container, whose network its host makes anew',
+        remedy: 'set them outside, or remove them: nft flush ruleset',
+      });
+    }
+    return refusals;
+  });
+}
+
+function routing() {
+  const route = (type: number, payload: Buffer): Buffer[] =>
+    netlinkDump(NETLINK_ROUTE, { type, payload });
+  const mask = Buffer.alloc(4);
+  mask.writeUInt32LE(SKIP_STATISTICS);
+  const all = Buffer.concat([Buffer.alloc(16), netlinkAttribute(IFLA.extMask, mask)]);
+  return {
+    links: route(RTM.getLink, all),
+    addresses: route(RTM.getAddress, Buffer.alloc(8)),
+    routes: route(RTM.getRoute, Buffer.alloc(12)),
+    rules: route(RTM.getRule, Buffer.alloc(12)),
+    neighbours: route(RTM.getNeighbour, Buffer.alloc(12)),
+  };
+}
+
+/** Tables, chains, sets with their elements, objects and rules. Empty where the kernel has no nf_tables. */
+function filters(): Buffer[] {
+  const dump = (request: number, attributes = Buffer.alloc(0), family = 0): Buffer[] => {
+    const payload = Buffer.concat([Buffer.from([family, 0, 0, 0]), attributes]);
+    try {
+      return netlinkDump(NETLINK_NETFILTER, { type: NFT_SUBSYSTEM | request, payload });
+    } catch (error) {
+      if (error instanceof SysError && ['EINVAL', 'EOPNOTSUPP', 'ENOENT'].includes(error.errno))
+        return [];
+      if (error instanceof SysError && error.errno === 'EPROTONOSUPPORT') return [];
+      throw error;
+    }
+  };
+  const sets = dump(NFT.set);
+  const elements = sets.flatMap((set) => {
+    const names = [...netlinkAttributes(set, NETLINK_HEADER + 4)];
+    const of = Buffer.concat(
+      names
+        .filter(([type]) => type === 1 || type === 2)
+        .map(([type, value]) => netlinkAttribute(type, value)),
+    );
+    return dump(NFT.element, of, set.readUInt8(NETLINK_HEADER));
+  });
+  return [
+    ...dump(NFT.table),
+    ...dump(NFT.chain),
+    ...dump(NFT.object),
+    ...sets,
+    ...elements,
+    ...dump(NFT.rule),
+    ...dump(NFT.flowtable),
+  ];
+}
+
+function linkRefusal(link: Uint8Array, _content: NetworkNamespace): Refusal[] {
+  if (indexOf(link) === LOOPBACK) return [];
+  const kind = kindOf(link);
+  const object = `network device ${nameOf(link)}`;
+  if (kind === '') {
+    return [
+      {
+        code: 'network.device',
+        object,
+        reason: 'it is a device of this host, not one that software makes',
+        remedy: 'move it back (ip link set NAME netns 1), and use macvlan or ipvlan in its place',
+      },
+    ];
+  }
+  if (!KINDS.has(kind)) {
+    const reason = `network devices of kind ${kind} cannot be carried yet`;
+    return [{ code: 'network.kind', object, reason, remedy: 'remove it first' }];
+  }
+  return [];
+}
+
+/** The other ends of veth pairs that are in the thread's network namespace. */
+function outerEnds(content: NetworkNamespace, isCarried: boolean) {
+  const refusals: Refusal[] = [];
+  const indexes: number[] = [];
+  const needed = content.links.filter(
+    (link) => attribute(link, IFLA.linkNamespace) !== undefined && kindOf(link) !== '',
+  );
+  if (needed.length === 0) return { indexes, links: [], addresses: [], refusals };
+  const outside = routing();
+  for (const link of needed) {
+    const peer = attribute(link, IFLA.link)?.readInt32LE(0) ?? 0;
+    const end = outside.links.find((other) => indexOf(other) === peer);
+    const back = end === undefined ? 0 : attribute(end, IFLA.link)?.readInt32LE(0);
+    if (kindOf(link) === 'veth' && end !== undefined && kindOf(end) === 'veth') {
+      if (back === indexOf(link) && !isCarried) {
+        indexes.push(peer);
+        continue;
+      }
+    }
+    refusals.push({
+      code: 'network.outside',
+      object: `network device ${nameOf(link)}`,
+      reason: `it is joined to device ${peer} of a network namespace outside the tree`,
+      remedy: 'remove it first, or dump a tree that has both',
+    });
+  }
+  const addresses = outside.addresses.filter((address) => {
+    return indexes.includes(address.readInt32LE(NETLINK_HEADER + 4));
+  });
+  const links = outside.links.filter((link) => indexes.includes(indexOf(link)));
+  return { indexes, links, addresses, refusals };
+}

@@ -1,0 +1,103 @@
+import { readdirSync, statSync } from 'node:fs';
+import type { KernelSetting } from '@ferry/image';
+import { inFreshNamespace, inNamespace, readProcBytes } from '@ferry/linux';
+
+/** Below /proc/sys, what belongs to an IPC or a network namespace. */
+const FOLDERS = {
+  ipc: [
+    ...['kernel/shmmax', 'kernel/shmall', 'kernel/shmmni', 'kernel/shm_rmid_forced', 'kernel/sem'],
+    ...['kernel/msgmax', 'kernel/msgmnb', 'kernel/msgmni', 'fs/mqueue'],
+  ],
+  net: ['net'],
+} as const;
+/** Files that do something when written, that only look like a value, or that another file sets too. */
+const LEFT_OUT = [
+  /\/(flush|stable_secret|nf_conntrack_count|random\/|dev_snmp6)/,
+  /^net\/(core|unix)\/(rps_|flow_limit|bpf_)/,
+  /_(ms)$/,
+];
+
+/** Settings that differ from those of a new namespace. */
+export function changedSettings(type: 'ipc' | 'net', where: number | string): KernelSetting[] {
+  const own = inNamespace(type, where, () => readSettings(FOLDERS[type]));
+  const fresh = freshSettings(type);
+  const usual = (name: string): Buffer | undefined =>
+    fresh.get(name) ?? fresh.get(name.replace(/\/(conf|neigh)\/[^/]+\//, '/$1/default/'));
+  const changed: KernelSetting[] = [];
+  for (const [name, value] of own) {
+    if (!(usual(name)?.equals(value) ?? false)) changed.push({ name, value });
+  }
+  // What is set for all devices changes each of them, so that theirs come after.
+  const rank = ({ name }: KernelSetting): number =>
+    /\/all\//.test(name) || !/\/(conf|neigh)\//.test(name) ? 0 : /\/default\//.test(name) ? 1 : 2;
+  return changed.sort((a, b) => rank(a) - rank(b));
+}
+
+/** What the kernel derives from a device, and what a new namespace takes over from the host as that is set then: it tells
+ *  nothing of the container. */
+const NOT_ITS_OWN = [
+  /\/neigh\//,
+  // Devices are given with their settings.
+  /^net\/ipv6\/conf\/(?!all\/|default\/)/,
+  /^net\/ipv4\/(conf\/|tcp_[rw]mem$|tcp_congestion_control$|tcp_fastopen_key$)/,
+];
+const FORWARDING = 'net/ipv4/ip_forward';
+
+/** Settings that a container has changed, whose namespaces are made anew with what its configuration sets. */
+export function addedSettings(
+  changed: readonly KernelSetting[],
+  given: Readonly<Record<string, string>>,
+): { code: string; object: string; reason: string; remedy: string }[] {
+  const words = (text: string) => text.trim().split(/\s+/).join(' ');
+  return changed.flatMap(({ name, value }) => {
+    const text = words(Buffer.from(value).toString());
+    const isTaken =
+      NOT_ITS_OWN.some((kind) => kind.test(name)) || (name === FORWARDING && text === '0');
+    if (isTaken || words(given[name] ?? '') === text) return [];
+    const key = name.replaceAll('/', '.');
+    return [
+      {
+        code: 'namespace.setting',
+        object: `/proc/sys/${name} is ${text}`,
+        reason: 'it was set inside the container, whose namespaces are made anew by its host',
+        remedy: `set it in the container's spec (sysctl: { "${key}": "${text}" })`,
+      },
+    ];
+  });
+}
+
+const knownFresh = new Map<'ipc' | 'net', Map<string, Buffer>>();
+
+/** Those of a new namespace; the scan before a freeze has them looked up already. */
+function freshSettings(type: 'ipc' | 'net'): Map<string, Buffer> {
+  const known = knownFresh.get(type);
+  if (known !== undefined) return known;
+  const fresh = inFreshNamespace(type, () => readSettings(FOLDERS[type]));
+  knownFresh.set(type, fresh);
+  return fresh;
+}
+
+function readSettings(folders: readonly string[]): Map<string, Buffer> {
+  const found = new Map<string, Buffer>();
+  const visit = (name: string): void => {
+    const path = `/proc/sys/${name}`;
+    let stat: { isDirectory(): boolean; mode: number };
+    try {
+      stat = statSync(path);
+    } catch {
+      return;
+    }
+    if (stat.isDirectory()) {
+      for (const entry of readdirSync(path)) visit(`${name}/${entry}`);
+      return;
+    }
+    if ((stat.mode & 0o600) !== 0o600 || LEFT_OUT.some((pattern) => pattern.test(name))) return;
+    try {
+      found.set(name, readProcBytes(path));
+    } catch {
+      // Some can be read only while something else is set.
+    }
+  };
+  for (const folder of folders) visit(folder);
+  return found;
+}

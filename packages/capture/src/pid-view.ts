@@ -1,0 +1,39 @@
+import { tryReadProc } from '@ferry/linux';
+
+export type NumberName = 'NSpid' | 'NSpgid' | 'NSsid';
+
+/** The numbers that processes, groups and sessions have in the PID namespace of the tree's root and in those nested in
+ *  it. /proc/PID/status lists them from ours inward (proc_pid_status(5)). Lives for one look at the tree, in which none of
+ *  them changes. */
+export class PidView {
+  readonly #texts = new Map<number, string>();
+  /** How far inward the root's number stands. */
+  readonly #level: number;
+
+  constructor(rootHostPid: number) {
+    const { length } = this.#list(rootHostPid, 'NSpid').trim().split(/\s+/);
+    this.#level = length - 1;
+  }
+
+  /** What the image calls a process; 0 when the root's namespace has no number for it. */
+  outer(hostPid: number, name: NumberName = 'NSpid'): number {
+    return this.split(this.#list(hostPid, name)).outer;
+  }
+
+  /** Its numbers in the namespaces below the root's, the innermost last. */
+  inner(hostPid: number, name: NumberName = 'NSpid'): number[] {
+    return this.split(this.#list(hostPid, name)).inner;
+  }
+
+  /** Both for what a status file says of a task ("4242 17"). */
+  split(list: string): { outer: number; inner: number[] } {
+    const numbers = list === '' ? [] : list.trim().split(/\s+/).map(Number);
+    return { outer: numbers[this.#level] ?? 0, inner: numbers.slice(this.#level + 1) };
+  }
+
+  #list(hostPid: number, name: NumberName): string {
+    const text = this.#texts.get(hostPid) ?? tryReadProc(`/proc/${hostPid}/status`) ?? '';
+    this.#texts.set(hostPid, text);
+    return new RegExp(`^${name}:\\s+(.*)$`, 'm').exec(text)?.[1] ?? '';
+  }
+}

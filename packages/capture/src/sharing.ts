@@ -1,0 +1,95 @@
+import type { Blocker } from '@ferry/core';
+import { procStat, readLink, sys, tryReadProc } from '@ferry/linux';
+import { awaitBorrowers } from './borrowed-memory.js';
+
+/** kcmp(2) */
+const KCMP = { vm: 1, files: 2, fs: 3 } as const;
+const EQUAL = 0;
+const LESS = 1;
+
+interface SharingProcess {
+  readonly hostPid: number;
+  readonly command: string;
+}
+
+type What = keyof typeof KCMP;
+
+const WORDS: Record<What, string> = {
+  vm: 'memory',
+  files: 'a table of descriptors',
+  fs: 'a working directory',
+};
+
+/** Processes of a running tree that share, without being threads, what cannot be carried as shared: memory at all (a
+ *  vfork(2) child), the rest with any other process than the parent (clone(2) CLONE_FILES, CLONE_FS).
+ *  @param processes  the tree, without zombies */
+export function sharingBlockers(processes: readonly SharingProcess[]): Blocker[] {
+  const parents = new Map(processes.map(({ hostPid }) => [hostPid, parentOf(hostPid)]));
+  awaitBorrowers(
+    processes.map(({ hostPid }) => ({ hostPid, parentHostPid: parents.get(hostPid) ?? 0 })),
+  );
+  return (Object.keys(KCMP) as What[]).flatMap((what) =>
+    sharingGroups(processes, what).flatMap((group) => {
+      const pids = new Set(group.map(({ hostPid }) => hostPid));
+      const apart = group.filter(({ hostPid }) => !pids.has(parents.get(hostPid) ?? 0));
+      // The first has what its descendants share.
+      const fromAfar = what === 'vm' ? group.slice(1) : apart.slice(1);
+      const jailed = what === 'fs' ? group.slice(1).filter(isJailed) : [];
+      return [...new Set([...fromAfar, ...jailed])].map((process) =>
+        blocker(process, group[0]!, what),
+      );
+    }),
+  );
+}
+
+/** Groups of two and more, each in the order of the tree. kcmp(2) orders what it compares, so that n processes take a
+ *  sort, not n² comparisons. */
+function sharingGroups(processes: readonly SharingProcess[], what: What): SharingProcess[][] {
+  const compare = (a: SharingProcess, b: SharingProcess): number =>
+    sys('kcmp', a.hostPid, b.hostPid, KCMP[what], 0, 0);
+  const order = new Map(processes.map((process, i) => [process, i]));
+  const sorted = [...processes].sort((a, b) => {
+    const result = compare(a, b);
+    return result === EQUAL ? 0 : result === LESS ? -1 : 1;
+  });
+  const groups: SharingProcess[][] = [];
+  for (const [i, process] of sorted.entries()) {
+    const before = sorted[i - 1];
+    if (before !== undefined && compare(before, process) === EQUAL) groups.at(-1)!.push(process);
+    else groups.push([process]);
+  }
+  const inOrder = (group: SharingProcess[]): SharingProcess[] =>
+    group.sort((a, b) => order.get(a)! - order.get(b)!);
+  return groups.filter(({ length }) => length > 1).map(inOrder);
+}
+
+/** The root directory is changed while another one still opens its files. */
+function isJailed({ hostPid }: SharingProcess): boolean {
+  try {
+    return readLink(`/proc/${hostPid}/root`) !== '/';
+  } catch (error) {
+    if (tryReadProc(`/proc/${hostPid}/maps`) === undefined) return false;
+    throw error;
+  }
+}
+
+function parentOf(hostPid: number): number {
+  return tryReadProc(`/proc/${hostPid}/stat`) === undefined ? 0 : procStat(hostPid).ppid;
+}
+
+function blocker(process: SharingProcess, other: SharingProcess, what: What): Blocker {
+  return {
+    code: `process.shared_${what}`,
+    pid: process.hostPid,
+    command: process.command,
+    object: `${WORDS[what]} shared with process ${other.hostPid} (${other.command})`,
+    reason:
+      what === 'vm'
+        ? 'processes that share memory without being threads are not carried yet'
+        : 'processes that share it without being parent and child are not carried yet',
+    remedy:
+      what === 'vm'
+        ? 'try again: a vfork child has it only until it executes its program'
+        : 'let them be made without CLONE_FILES and CLONE_FS',
+  };
+}

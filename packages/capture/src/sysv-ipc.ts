@@ -1,0 +1,150 @@
+import type { Ipc, IpcPermissions, Message, MessageQueue, SemaphoreSet } from '@ferry/image';
+import { call, cString, OwnedFd, readLink, readProc, sys, sysError } from '@ferry/linux';
+import type { MemoryObjects } from './memory-objects.js';
+import { namedQueues } from './message-queues.js';
+
+const CLONE_NEWIPC = 0x08000000;
+const O_RDONLY_CLOEXEC = 0o2000000;
+// include/uapi/linux/ipc.h, msg.h, sem.h, shm.h
+const IPC_STAT = 2;
+const IPC_NOWAIT = 0o4000;
+const MSG_COPY = 0o40000;
+const GETPID = 11;
+const GETALL = 13;
+const SHM_RDONLY = 0o10000;
+const SHM_DEST = 0o1000;
+const PERMISSION_BITS = 0o777;
+const TYPE_LENGTH = 8;
+
+/** One line of /proc/sysvipc/{shm,msg,sem} by column name. */
+type Row = ReadonlyMap<string, number>;
+
+/** System V IPC of a tree, seen from inside its namespace. Segments become shared memory objects: those that the tree
+ *  has attached are known by now, the others are added when the namespace is the tree's own.
+ *  Changes nothing: messages are copied (MSG_COPY), segments attached read-only and let go by `release`. */
+export function captureIpc(
+  rootHostPid: number,
+  objects: MemoryObjects,
+): { ipc: Ipc; release: () => void } {
+  const isOwn = readLink(`/proc/${rootHostPid}/ns/ipc`) !== readLink('/proc/self/ns/ipc');
+  const attached: bigint[] = [];
+  const release = (): void => {
+    for (const address of attached.splice(0)) sys('shmdt', address);
+  };
+  const ipc = inIpcNamespace(rootHostPid, () => {
+    captureSegments(objects, isOwn ? attached : undefined);
+    return {
+      ownNamespace: isOwn,
+      queues: isOwn ? rows('msg').map(captureQueue) : [],
+      semaphores: isOwn ? rows('sem').map(captureSemaphores) : [],
+      posixQueues: isOwn ? namedQueues() : [],
+    };
+  });
+  return { ipc, release };
+}
+
+/** Who changed which set of semaphores last, in the IPC namespace of a process: by our PIDs, the ids of the sets. Sets of
+ *  which nothing may be seen are passed over. */
+export function semaphoreUsers(hostPid: number): Map<number, number> {
+  const users = new Map<number, number>();
+  inIpcNamespace(hostPid, () => {
+    for (const row of rows('sem')) {
+      const id = row.get('semid') ?? 0;
+      for (let i = 0; i < (row.get('nsems') ?? 0); i++) {
+        const pid = sys('semctl', id, i, GETPID, 0);
+        if (pid < 0) break;
+        if (pid > 0) users.set(pid, id);
+      }
+    }
+  });
+  return users;
+}
+
+/** Runs `body` with the calling thread in the IPC namespace of a process (setns(2)). */
+function inIpcNamespace<T>(hostPid: number, body: () => T): T {
+  using own = new OwnedFd(call('open', cString('/proc/self/ns/ipc'), O_RDONLY_CLOEXEC, 0));
+  using other = new OwnedFd(call('open', cString(`/proc/${hostPid}/ns/ipc`), O_RDONLY_CLOEXEC, 0));
+  call('setns', other.number, CLONE_NEWIPC);
+  try {
+    return body();
+  } finally {
+    call('setns', own.number, CLONE_NEWIPC);
+  }
+}
+
+function rows(kind: 'shm' | 'msg' | 'sem'): Row[] {
+  const [head = '', ...lines] = readProc(`/proc/sysvipc/${kind}`).trim().split('\n');
+  const names = head.trim().split(/\s+/);
+  return lines.map((line) => {
+    const words = line.trim().split(/\s+/);
+    const value = (name: string, i: number): number =>
+      name === 'perms' ? Number.parseInt(words[i] ?? '0', 8) : Number(words[i]);
+    return new Map(names.map((name, i) => [name, value(name, i)]));
+  });
+}
+
+function permissions(row: Row, idName: string): IpcPermissions {
+  return {
+    id: row.get(idName) ?? 0,
+    key: row.get('key') ?? 0,
+    uid: row.get('uid') ?? 0,
+    gid: row.get('gid') ?? 0,
+    mode: (row.get('perms') ?? 0) & PERMISSION_BITS,
+  };
+}
+
+/** `attached` takes the addresses where segments are attached here; undefined leaves those alone that the tree has not
+ *  attached. A segment's inode number is its id (ipc/shm.c: newseg). */
+function captureSegments(objects: MemoryObjects, attached: bigint[] | undefined): void {
+  for (const row of rows('shm')) {
+    const sysv = {
+      permissions: permissions(row, 'shmid'),
+      removed: ((row.get('perms') ?? 0) & SHM_DEST) !== 0,
+    };
+    const { id } = sysv.permissions;
+    const known = objects.images.find(({ kind, inode }) => kind === 'sysv' && inode === BigInt(id));
+    if (known !== undefined) known.sysv = sysv;
+    else if (attached !== undefined) {
+      const address = sys('shmat', id, 0, SHM_RDONLY);
+      if (address < 0) continue; // it went with its last user meanwhile
+      attached.push(BigInt(address));
+      const end = address + Math.ceil((row.get('size') ?? 0) / 4096) * 4096;
+      objects.addSegment(`/proc/self/map_files/${hex(address)}-${hex(end)}`, sysv);
+    }
+  }
+}
+
+function hex(n: number): string {
+  return n.toString(16);
+}
+
+function captureQueue(row: Row): MessageQueue {
+  const id = row.get('msqid') ?? 0;
+  const status = Buffer.alloc(120);
+  call('msgctl', id, IPC_STAT, status);
+  const bytesMax = status.readBigUInt64LE(88); // struct msqid64_ds: msg_qbytes
+  const count = row.get('qnum') ?? 0;
+  const room = Math.max(row.get('cbytes') ?? 0, 1);
+  const messages: Message[] = [];
+  for (let i = 0; i < count; i++) {
+    const buffer = Buffer.alloc(TYPE_LENGTH + room);
+    const length = sys('msgrcv', id, buffer, room, i, MSG_COPY | IPC_NOWAIT);
+    if (length < 0) throw sysError('msgrcv', -length, `message ${i} of queue ${id}`);
+    messages.push({
+      type: buffer.readBigInt64LE(0),
+      text: buffer.subarray(TYPE_LENGTH, TYPE_LENGTH + length),
+    });
+  }
+  return { permissions: permissions(row, 'msqid'), bytesMax, messages };
+}
+
+function captureSemaphores(row: Row): SemaphoreSet {
+  const id = row.get('semid') ?? 0;
+  const count = row.get('nsems') ?? 0;
+  const values = Buffer.alloc(count * 2);
+  call('semctl', id, 0, GETALL, values);
+  return {
+    permissions: permissions(row, 'semid'),
+    values: Array.from({ length: count }, (_, i) => values.readUInt16LE(i * 2)),
+  };
+}

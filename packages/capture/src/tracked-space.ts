@@ -1,0 +1,179 @@
+import {
+  type FileReference,
+  keptMemory,
+  type Mm,
+  overlapOf,
+  type PageRun,
+  type Vma,
+} from '@ferry/image';
+import {
+  type AddressRange,
+  Pagemap,
+  parseMappings,
+  procStat,
+  readProc,
+  type WriteTracking,
+} from '@ferry/linux';
+import { describeMapping } from './memory.js';
+import { MemoryObjects } from './memory-objects.js';
+import { PageSet } from './page-set.js';
+
+const PAGE = 4096n;
+
+/** One process's address space whose writes are noted, from the layout that a skeleton of it has.
+ *
+ *  A page is owed while the skeleton does not have it as it is here. What the kernel tells is not all of it:
+ *  1. a mapping that is new, or was moved (mremap), is not tracked: what it holds is owed, whatever is noted of it;
+ *  2. a page that was sent and given back since (MADV_DONTNEED) is noted nowhere: it shows at the end, as one that was
+ *     sent and holds nothing now;
+ *  3. exec replaces the address space: the descriptors belong to the old one, which is gone (`isAlive`). */
+export class TrackedSpace implements Disposable {
+  readonly hostPid: number;
+  readonly pid: number;
+  readonly #startTime: bigint;
+  readonly #layout: Pick<Mm, 'vmas'>;
+  readonly #tracking: WriteTracking;
+  readonly #pagemap: Pagemap;
+  readonly #sent = new PageSet();
+  readonly #references = new Map<string, FileReference>();
+
+  /** @param layout  of the stopped process */
+  constructor(
+    process: { readonly hostPid: number; readonly pid: number },
+    layout: Pick<Mm, 'vmas'>,
+    tracking: WriteTracking,
+  ) {
+    this.hostPid = process.hostPid;
+    this.pid = process.pid;
+    this.#startTime = procStat(process.hostPid).startTime;
+    this.#layout = layout;
+    this.#tracking = tracking;
+    this.#pagemap = new Pagemap(process.hostPid);
+  }
+
+  /** Whether the process is there, and has the address space that it had. */
+  isAlive(): boolean {
+    try {
+      if (procStat(this.hostPid).startTime !== this.#startTime) return false;
+    } catch {
+      return false;
+    }
+    const first = this.#layout.vmas[0];
+    if (first === undefined) return false;
+    return this.#tracking.register({ start: first.start, end: first.start + PAGE }) !== 'gone';
+  }
+
+  /** Pages that the skeleton has room for and does not have as they are now; from here on they count as sent. The process
+   *  runs on. */
+  take(): PageRun[] {
+    const owed: AddressRange[] = [];
+    for (const vma of clipped(this.#runningVmas(), this.#layout)) {
+      const fresh = this.#pagemap.untracked(vma.start, vma.end);
+      for (const range of fresh) {
+        if (this.#tracking.register(range) !== 'done') continue;
+        owed.push(...this.#pagemap.takePrivatePages(range.start, range.end));
+      }
+      const anonymous = vma.kind === 'anonymous';
+      owed.push(...this.#pagemap.writtenPages(vma, { rearm: true, anonymous }));
+    }
+    for (const range of owed) this.#sent.add(range);
+    return pageRuns(owed);
+  }
+
+  /** The mappings as they are; they may change at any time. */
+  #runningVmas(): Vma[] {
+    const objects = new MemoryObjects();
+    return parseMappings(readProc(`/proc/${this.hostPid}/maps`)).map((mapping) =>
+      describeMapping(this.hostPid, mapping, objects, this.#references),
+    );
+  }
+
+  /** What was sent of this address space, which has ended, and lies in private mappings that its successor has: there it
+   *  may hold nothing, and a skeleton still has it. */
+  sentWithin(vmas: readonly Vma[]): AddressRange[] {
+    return vmas.flatMap((vma) => (vma.shared ? [] : this.#sent.within(vma)));
+  }
+
+  /** With the process stopped, all that a skeleton lacks once its mappings have been made those of `vmas`. */
+  finish(vmas: readonly Vma[]): PageRun[] {
+    const owed = new PageSet();
+    const kept = keptMemory(this.#layout, { vmas: [...vmas] });
+    for (const vma of vmas) {
+      if (vma.kind === 'aio') owed.add(vma);
+      if (vma.shared || !['anonymous', 'file', 'shared'].includes(vma.kind)) continue;
+      for (const part of split(vma, kept)) {
+        if (part.kept) this.#finishKept(vma, part, owed);
+        else for (const range of this.#pagemap.privatePages(part.start, part.end)) owed.add(range);
+      }
+    }
+    return pageRuns(owed.all());
+  }
+
+  #finishKept(vma: Vma, part: AddressRange, owed: PageSet): void {
+    const fresh = this.#pagemap.untracked(part.start, part.end);
+    for (const range of fresh) {
+      for (const page of this.#pagemap.privatePages(range.start, range.end)) owed.add(page);
+      for (const page of this.#sent.within(range)) owed.add(page);
+    }
+    if (vma.kind === 'anonymous') {
+      const { written, empty } = this.#pagemap.changes(part);
+      for (const range of written) owed.add(range);
+      for (const range of empty) for (const page of this.#sent.within(range)) owed.add(page);
+      return;
+    }
+    const options = { rearm: false, anonymous: false };
+    for (const range of this.#pagemap.writtenPages(part, options)) owed.add(range);
+    const own = new PageSet();
+    for (const range of this.#pagemap.privatePages(part.start, part.end)) own.add(range);
+    for (const range of this.#sent.within(part)) {
+      for (const gone of without(range, own.within(range))) owed.add(gone);
+    }
+  }
+
+  /** Ends the tracking. */
+  [Symbol.dispose](): void {
+    this.#tracking[Symbol.dispose]();
+    this.#pagemap[Symbol.dispose]();
+  }
+}
+
+/** In the form of the image. */
+export function pageRuns(ranges: readonly AddressRange[]): PageRun[] {
+  return ranges.map(({ start, end }) => ({
+    address: start,
+    pages: (end - start) / PAGE,
+  }));
+}
+
+/** The parts of private mappings that `layout` has room for. */
+function clipped(vmas: readonly Vma[], layout: Pick<Mm, 'vmas'>): Vma[] {
+  const kept = keptMemory(layout, { vmas: [...vmas] }, { look: 'maps' });
+  return vmas.flatMap((vma) =>
+    split(vma, kept).flatMap((part) =>
+      part.kept ? [{ ...vma, start: part.start, end: part.end }] : [],
+    ),
+  );
+}
+
+/** `whole` cut at the ends of `ranges`, which are ascending and disjoint. */
+function split(
+  whole: AddressRange,
+  ranges: readonly AddressRange[],
+): (AddressRange & { readonly kept: boolean })[] {
+  const parts: (AddressRange & { readonly kept: boolean })[] = [];
+  let at = whole.start;
+  for (const range of ranges) {
+    const { start, end } = overlapOf(range, { start: at, end: whole.end });
+    if (start >= end) continue;
+    if (start > at) parts.push({ start: at, end: start, kept: false });
+    parts.push({ start, end, kept: true });
+    at = end;
+  }
+  if (at < whole.end) parts.push({ start: at, end: whole.end, kept: false });
+  return parts;
+}
+
+/** `whole` without `holes`, which lie in it. */
+function without(whole: AddressRange, holes: readonly AddressRange[]): AddressRange[] {
+  return split(whole, holes).filter((part) => !part.kept);
+}

@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { captureNamespaces } from '../src/namespaces/namespaces.js';
+
+/** Codes of what stands in the way of a container whose network was changed by a command. */
+async function refused(command: string): Promise<string[]> {
+  const child = spawn('unshare', ['-n', 'sh', '-c', 'echo ready; exec sleep 60'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  try {
+    await once(child.stdout!, 'data');
+    const hostPid = child.pid!;
+    execFileSync('nsenter', ['-t', String(hostPid), '-n', 'sh', '-c', command]);
+    const { blockers, namespaces } = captureNamespaces([{ hostPid, command: 'sh' }], {
+      scanning: true,
+      rootGiven: true,
+      givenSettings: { 'net/ipv4/ip_default_ttl': '77' },
+      held: [],
+    });
+    assert.equal(namespaces.length, 0);
+    return blockers.map(({ code, object }) => `${code}: ${object}`);
+  } finally {
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
+}
+
+describe('the network that a container is given', () => {
+  it('is made anew, so that nothing of it blocks while it is as it was given', async () => {
+    assert.deepEqual(await refused('ip link set lo up'), []);
+  });
+
+  it('blocks with a setting that was changed inside, unless it is configured so', async () => {
+    const set = 'sysctl -qw net.ipv4.ip_default_ttl=';
+    assert.deepEqual(await refused(`${set}77`), []);
+    assert.deepEqual(await refused(`${set}78`), [
+      'namespace.setting: /proc/sys/net/ipv4/ip_default_ttl is 78',
+    ]);
+  });
+
+  it('blocks with a device that was made inside', async () => {
+    assert.deepEqual(await refused('ip link add br7 type bridge'), [
+      'network.added: network device br7 (bridge)',
+    ]);
+  });
+
+  it('blocks with a packet filter that was set inside', async () => {
+    assert.deepEqual(await refused('nft add table inet own'), [
+      'network.added: 1 tables of nftables',
+    ]);
+  });
+
+  it('blocks with a queueing discipline that was set inside', async () => {
+    const command = 'tc qdisc add dev lo root tbf rate 1mbit burst 10k latency 10ms';
+    assert.deepEqual(await refused(command), ['network.qdisc: queueing discipline tbf of lo']);
+  });
+
+  it('blocks with a connection whose port is translated', async () => {
+    const command = `ip link set lo up
+      nft 'add table ip nat; add chain ip nat out { type nat hook output priority -100; }'
+      nft add rule ip nat out udp dport 7000 redirect to :7001
+      bash -c 'echo > /dev/udp/127.0.0.1/7000'`;
+    assert.deepEqual(await refused(command), [
+      'network.translation: 1 connections with translated addresses',
+      'network.added: 1 tables of nftables',
+    ]);
+  });
+});

@@ -32,9 +32,14 @@ static inline long sc(long n, uint64_t a, uint64_t b, uint64_t c, uint64_t d, ui
 #define CLONE_SIGHAND 0x800
 #define CLONE_THREAD 0x10000
 #define CLONE_SYSVSEM 0x40000
+#define CLONE_NEWTIME 0x80
 #define CLONE_NEWNS 0x20000
+#define CLONE_NEWUSER 0x10000000
 #define CLONE_NEWPID 0x20000000
 #define SIGCHLD 17
+#define CLOCK_REALTIME 0
+#define CLOCK_MONOTONIC 1
+#define CLOCK_BOOTTIME 7
 
 struct clone_arguments {
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;

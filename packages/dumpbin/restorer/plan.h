@@ -20,10 +20,12 @@
 enum plan_kind {
     PLAN_INVALID = 0,
     PLAN_SYSCALL,
-    PLAN_FORK,     /* args: pid or 0, clone flags, exit signal; the child goes on at `target` */
-    PLAN_THREAD,   /* args: tid, stack top; slots address; the thread starts at `target` */
+    PLAN_FORK,     /* args: pid or 0, clone flags, exit signal; the child goes on at `target`. In nested PID
+                      namespaces: further the address of its pids (uint32_t), innermost first, and how many */
+    PLAN_THREAD,   /* args: tid, stack top, slots address; further as PLAN_FORK; the thread starts at `target` */
     PLAN_CHAIN,    /* args: descriptor, offset of a dump file: run its program instead of this one */
-    PLAN_BARRIER,  /* args: index of the counter in the shared page, how many tasks meet */
+    PLAN_BARRIER,  /* args: index of the counter in the shared page, how many tasks meet, 1 for one that waits for
+                      these without being counted */
     PLAN_READ,     /* args: descriptor, address, length, offset: pread(2) until all is there */
     PLAN_STORE,    /* args: address, value, width in bytes */
     PLAN_JUMP,     /* args: a, b: goes on at `target` when a == b */
@@ -34,6 +36,10 @@ enum plan_kind {
     PLAN_RESUMED,  /* tells whoever started the tree that it runs */
     PLAN_MKDEATH,  /* args: wait status to die with: makes a zombie of this process */
     PLAN_LOAD,     /* args: address, width in bytes (4 or 8): what stands there is the result */
+    PLAN_CLOCKS,   /* args: address of struct plan_clocks: sets those of the time namespace for children */
+    PLAN_WRITE_PROC, /* args: pid, name of a file of /proc/PID, text, length: written in one go */
+    PLAN_ENTER,    /* becomes the root in namespaces of its own (struct plan_namespaces) */
+    PLAN_ADVISE,   /* args: address of pairs (address, length), how many, advice: madvise(2) of each */
 };
 
 enum plan_expect {
@@ -86,8 +92,33 @@ struct plan_header {
     uint32_t pid;
     uint32_t service_base; /* descriptors from here up are the restorer's until the tree runs */
     uint64_t identity;     /* random; the same in all files of one dump */
+    uint64_t namespaces;   /* address of struct plan_namespaces; 0 when the root has none of its own */
+    uint64_t zero;
 };
-_Static_assert(sizeof(struct plan_header) == 192, "layout.ts writes 192 bytes");
+_Static_assert(sizeof(struct plan_header) == 208, "layout.ts writes 208 bytes");
+
+/* The namespaces that the root is born in. Texts are what is written to files of /proc; they
+ * stand behind this structure, at offsets from its start. The
+ * program begins outside, gathers what it needs from there, and enters (PLAN_ENTER). Whoever starts it as PID 1 has made
+ * the namespaces already: then it begins at `given_entry`, behind the steps that fill them. */
+struct plan_namespaces {
+    uint32_t flags;     /* CLONE_NEW* */
+    uint32_t given_entry;
+    uint32_t outer_pid; /* PID of the root one PID namespace further out, taken again when it is free; or 0 */
+    uint32_t deny_setgroups;
+    uint64_t uid_map, uid_map_length;
+    uint64_t gid_map, gid_map_length;
+    uint64_t clocks, clocks_length; /* struct plan_clocks, when there is a time namespace */
+};
+_Static_assert(sizeof(struct plan_namespaces) == 64, "namespaces.ts writes 64 bytes");
+
+/* The clocks of a time namespace, in nanoseconds: CLOCK_MONOTONIC, then CLOCK_BOOTTIME. */
+struct plan_clocks {
+    int64_t offsets[2]; /* from those of the host where it was captured */
+    int64_t shown[2];   /* what they showed then */
+    int64_t realtime;   /* CLOCK_REALTIME then */
+};
+_Static_assert(sizeof(struct plan_clocks) == 40, "clocks.ts writes 40 bytes");
 
 /* Another file of the same dump, in the same folder as PID.dump. */
 struct plan_child {
@@ -109,12 +140,13 @@ enum plan_service {
     SERVICE_OBJECTS = 16, /* created descriptions, one after the other */
 };
 
-#define PLAN_COUNTERS 64
+#define PLAN_COUNTERS 512
 
 /* The shared page at the region's end. */
 struct plan_shared {
     uint32_t failed;
     uint32_t resumed;
+    uint32_t mapped; /* the root's user namespace has its id maps */
     uint32_t counters[PLAN_COUNTERS];
 };
 

@@ -23,6 +23,21 @@ __attribute__((noreturn)) void run_program(const struct plan_header *h, uint64_t
 /* clone3(2) with a chosen pid (0: any); returns as fork(2) does. */
 long clone_process(uint64_t pid, uint64_t flags, uint64_t exit_signal);
 
+/* The same with a chosen pid in each of `count` nested PID namespaces, the innermost first. */
+long clone_numbered(const uint32_t *pids, uint64_t count, uint64_t flags, uint64_t exit_signal);
+
+/* Writes a text to /proc/PID/NAME ("self" for pid 0); the kernel wants each of these files written in one go. */
+long write_proc(long pid, const char *name, uint64_t text, uint64_t length);
+
+/* Sets the clocks of the time namespace that the caller's children are born in. */
+long set_clocks(const struct plan_clocks *clocks);
+
+/* Makes the root in the namespaces of its own; returns as fork(2) does. */
+long clone_into_namespaces(const struct plan_header *h, const struct plan_namespaces *ns, struct plan_shared *shared);
+
+/* Goes on as the root in its own namespaces. The caller's process stays behind as the stand-in and does not return. */
+void enter_namespaces(const struct plan_header *h);
+
 /* pread(2) until all is there; negative when it cannot be. */
 long read_fully(uint64_t fd, uint64_t address, uint64_t length, uint64_t offset);
 

@@ -70,11 +70,11 @@ static __attribute__((noreturn)) void step_failed(const struct plan_header *h, u
     give_up(h);
 }
 
-static void barrier(const struct plan_header *h, uint64_t index, uint64_t total) {
+static void barrier(const struct plan_header *h, uint64_t index, uint64_t total, int only_waits) {
     struct plan_shared *s = shared_of(h);
     uint32_t *counter = &s->counters[index % PLAN_COUNTERS];
-    uint32_t now = __atomic_add_fetch(counter, 1, __ATOMIC_SEQ_CST);
-    if (now == total) wake_all(counter);
+    uint32_t now = __atomic_add_fetch(counter, only_waits ? 0 : 1, __ATOMIC_SEQ_CST);
+    if (!only_waits && now == total) wake_all(counter);
     while (now < total) {
         sc(__NR_futex, (uint64_t)counter, 0 /* FUTEX_WAIT */, now, 0, 0);
         now = __atomic_load_n(counter, __ATOMIC_SEQ_CST);
@@ -95,26 +95,30 @@ long read_fully(uint64_t fd, uint64_t address, uint64_t length, uint64_t offset)
     return (long)length;
 }
 
-long clone_process(uint64_t pid, uint64_t flags, uint64_t exit_signal) {
-    uint32_t set_tid = (uint32_t)pid;
+long clone_numbered(const uint32_t *pids, uint64_t count, uint64_t flags, uint64_t exit_signal) {
     struct clone_arguments a = {.flags = flags, .exit_signal = exit_signal};
-    if (pid) {
-        a.set_tid = (uint64_t)&set_tid;
-        a.set_tid_size = 1;
+    if (count) {
+        a.set_tid = (uint64_t)pids;
+        a.set_tid_size = count;
     }
     return sc(__NR_clone3, (uint64_t)&a, sizeof a, 0, 0, 0);
 }
 
+long clone_process(uint64_t pid, uint64_t flags, uint64_t exit_signal) {
+    uint32_t number = (uint32_t)pid;
+    return clone_numbered(&number, pid ? 1 : 0, flags, exit_signal);
+}
+
 /* A thread of this process that runs the program from `target` on a stack and slots of its own. */
-static long clone_thread(uint64_t tid, uint64_t stack_top, const struct plan_header *h, uint64_t target,
-                         uint64_t slots) {
-    uint32_t set_tid = (uint32_t)tid;
+static long clone_thread(const uint64_t args[6], const struct plan_header *h, uint64_t target) {
+    uint32_t set_tid = (uint32_t)args[0];
+    uint64_t stack_top = args[1], slots = args[2];
     struct clone_arguments a = {
         .flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
         .stack = stack_top - 8192,
         .stack_size = 8192,
-        .set_tid = (uint64_t)&set_tid,
-        .set_tid_size = 1,
+        .set_tid = args[4] ? args[3] : (uint64_t)&set_tid,
+        .set_tid_size = args[4] ? args[4] : 1,
     };
     long r;
     register uint64_t rbx __asm__("rbx") = (uint64_t)h;
@@ -185,6 +189,14 @@ static long chain(const struct plan_header *h, uint64_t fd, uint64_t offset) {
     return read_fully(fd, h->region + h->blob_length, next.image_length - h->blob_length, at);
 }
 
+static long advise(const uint64_t *ranges, uint64_t count, uint64_t advice) {
+    for (uint64_t i = 0; i < count; i++) {
+        long result = sc(__NR_madvise, ranges[2 * i], ranges[2 * i + 1], advice, 0, 0);
+        if (result < 0) return result;
+    }
+    return 0;
+}
+
 static int unexpected(const struct plan_op *op, long result, uint64_t value) {
     switch (op->expect) {
     case EXPECT_ANY: return 0;
@@ -215,19 +227,19 @@ __attribute__((noreturn, used)) void run_program(const struct plan_header *h, ui
             while (result == -E_INTR && op->expect == EXPECT_SUCCESS);
             break;
         case PLAN_FORK:
-            result = clone_process(a[0], a[1], a[2]);
+            result = a[4] ? clone_numbered((const uint32_t *)a[3], a[4], a[1], a[2]) : clone_process(a[0], a[1], a[2]);
             if (result == 0) {
                 index = op->target - 1ull;
                 continue;
             }
             break;
-        case PLAN_THREAD: result = clone_thread(a[0], a[1], h, op->target, a[2]); break;
+        case PLAN_THREAD: result = clone_thread(a, h, op->target); break;
         case PLAN_CHAIN:
             result = chain(h, a[0], a[1]);
             if (result < 0) break;
             index = ~0ull;
             continue;
-        case PLAN_BARRIER: barrier(h, a[0], a[1]); break;
+        case PLAN_BARRIER: barrier(h, a[0], a[1], a[2] != 0); break;
         case PLAN_READ: result = read_fully(a[0], a[1], a[2], a[3]); break;
         case PLAN_STORE: store(a[0], a[1], a[2]); break;
         case PLAN_JUMP:
@@ -242,6 +254,10 @@ __attribute__((noreturn, used)) void run_program(const struct plan_header *h, ui
             break;
         case PLAN_MKDEATH: die_with(a[0]);
         case PLAN_LOAD: result = a[1] == 4 ? (long)*(volatile uint32_t *)a[0] : *(volatile long *)a[0]; break;
+        case PLAN_CLOCKS: result = set_clocks((const struct plan_clocks *)a[0]); break;
+        case PLAN_WRITE_PROC: result = write_proc((long)a[0], (const char *)a[1], a[2], a[3]); break;
+        case PLAN_ENTER: enter_namespaces(h); break;
+        case PLAN_ADVISE: result = advise((const uint64_t *)a[0], a[1], a[2]); break;
         default: result = -38; /* ENOSYS */
         }
         if (unexpected(op, result, value)) step_failed(h, index, a, result);

@@ -7,9 +7,10 @@ static uint64_t main_slots[SLOT_COUNT];
 int report_fd = -1;
 
 struct options {
-    int info, verify_only, skip_pages, detach, new_pid_namespace;
+    int info, verify_only, skip_pages, detach, new_pid_namespace, keep_namespaces;
     int folder_fd, control_fd, report_fd;
 };
+static struct options options = {.folder_fd = -1, .control_fd = -1, .report_fd = -1};
 
 static const char usage[] =
     "A Ferry dump binary: executing it restores the process it was made of.\n"
@@ -19,6 +20,7 @@ static const char usage[] =
     "  --no-verify-pages     start without checking the page contents (headers, program and state always are)\n"
     "  --detach              print the root's PID and return once the tree runs\n"
     "  --new-pid-namespace   restore in a PID namespace of its own, where no PID can be taken\n"
+    "  --keep-namespaces     restore in the namespaces this is started in, not in those that were dumped\n"
     "\n"
     "  --report-fd N         tell failures and the PID on descriptor N, not on standard error and output\n"
     "\n"
@@ -62,6 +64,7 @@ static void parse(struct options *o, long argc, char **argv) {
         else if (same(a, "--no-verify-pages")) o->skip_pages = 1;
         else if (same(a, "--detach")) o->detach = 1;
         else if (same(a, "--new-pid-namespace")) o->new_pid_namespace = 1;
+        else if (same(a, "--keep-namespaces")) o->keep_namespaces = 1;
         else if (same(a, "--folder-fd") && i + 1 < argc) o->folder_fd = number_of(argv[++i]);
         else if (same(a, "--control-fd") && i + 1 < argc) o->control_fd = number_of(argv[++i]);
         else if (same(a, "--report-fd") && i + 1 < argc) report_fd = o->report_fd = number_of(argv[++i]);
@@ -121,9 +124,9 @@ static struct plan_shared *map_shared(const struct plan_header *h) {
 }
 
 /* Moves into the region and runs the program there; never returns. */
-static __attribute__((noreturn)) void enter_at(const struct plan_header *h, int file, uint64_t offset) {
+static __attribute__((noreturn)) void enter_at(const struct plan_header *h, int file, uint64_t offset, uint64_t entry) {
     long r = sc6(__NR_mmap, (long)h->region, (long)(h->region_length - PLAN_PAGE), 7,
-                 0x100022 /* MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE */, -1, 0);
+                 0x104022 /* MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE */, -1, 0);
     if (r < 0) fail(STATUS_STEP_FAILED, "the restorer's address range is taken", "", r);
     uint64_t blob = (uint64_t)(blob_end - blob_start);
     __builtin_memcpy((void *)h->region, blob_start, blob);
@@ -141,7 +144,7 @@ static __attribute__((noreturn)) void enter_at(const struct plan_header *h, int 
                      "call *%[run]\n"
                      "ud2\n"
                      :
-                     : [stack] "r"((uint64_t)blob_end + shift - 64), "D"(moved), "S"(0ul), "d"(slots),
+                     : [stack] "r"((uint64_t)blob_end + shift - 64), "D"(moved), "S"(entry), "d"(slots),
                        [run] "r"((uint64_t)run_program + shift)
                      : "memory");
     __builtin_unreachable();
@@ -251,6 +254,25 @@ static void wait_resumed(struct plan_shared *shared, long child) {
     }
 }
 
+/* Returns in the root, in the namespaces of its own; whoever started it stays behind as its stand-in. */
+void enter_namespaces(const struct plan_header *h) {
+    struct plan_shared *shared = (struct plan_shared *)(h->region + h->region_length - PLAN_PAGE);
+    long child = clone_into_namespaces(h, (const struct plan_namespaces *)h->namespaces, shared);
+    if (child == -E_EXIST) pid_taken(h->pid);
+    if (child < 0) fail(STATUS_STEP_FAILED, "cannot make the tree's namespaces (needs root)", "", child);
+    if (child == 0) return;
+    sc(__NR_close_range, h->service_base, ~0u, 0, 0, 0);
+    stand_in((int)child, shared, options.detach ? REPORT_AND_LEAVE : STAY, (uint32_t)child);
+}
+
+/* Where the program begins: at the steps that make its namespaces, or behind them when there are none to be made. */
+static uint64_t entry_of(const struct plan_header *h) {
+    if (h->namespaces == 0) return 0;
+    int given = h->pid == 1 && sc(__NR_getpid, 0, 0, 0, 0, 0) == 1;
+    if (!options.keep_namespaces && !given) return 0;
+    return ((const struct plan_namespaces *)(h->namespaces - h->region + (uint64_t)blob_start))->given_entry;
+}
+
 /* Returns in the process that has the recorded PID; whoever else there is stays behind as its stand-in. */
 static void take_pid(const struct plan_header *h, const struct options *o, struct plan_shared *shared) {
     long me = sc(__NR_getpid, 0, 0, 0, 0, 0);
@@ -292,46 +314,47 @@ static __attribute__((noreturn)) void load(const struct options *o) {
     service(&h, SERVICE_SELF, o->folder_fd);
     service(&h, SERVICE_FOLDER, o->folder_fd);
     service(&h, SERVICE_CONTROL, o->control_fd);
-    enter_at(&h, o->folder_fd, offset);
+    enter_at(&h, o->folder_fd, offset, 0);
 }
 
 __attribute__((noreturn, used)) void start(uint64_t *stack) {
     const struct plan_header *h = (const struct plan_header *)blob_end;
-    struct options o = {.folder_fd = -1, .control_fd = -1, .report_fd = -1};
-    parse(&o, (long)stack[0], (char **)(stack + 1));
+    parse(&options, (long)stack[0], (char **)(stack + 1));
     block_all_signals();
     if (h->magic != PLAN_MAGIC || h->version != PLAN_VERSION) fail(STATUS_DAMAGED, "the plan header is damaged", "", 0);
-    if (h->flags & PLAN_LOADER) load(&o);
+    if (h->flags & PLAN_LOADER) load(&options);
     int self = (int)sc(__NR_open, (uint64_t) "/proc/self/exe", 0, 0, 0, 0);
     if (self < 0) fail(STATUS_STEP_FAILED, "cannot open /proc/self/exe (is /proc mounted?)", "", self);
-    int folder = o.folder_fd >= 0 ? o.folder_fd : open_folder();
+    int folder = options.folder_fd >= 0 ? options.folder_fd : open_folder();
     verify_file(self, "this file", 0, 0);
-    if (o.info) {
+    if (options.info) {
         sc(__NR_write, 1, h->info - h->region + (uint64_t)blob_start, h->info_length, 0, 0);
         quit(0);
     }
     if (!(h->flags & PLAN_ROOT)) {
-        if (o.verify_only) {
+        if (options.verify_only) {
             verify_file(self, "this file", 0, 1);
             quit(0);
         }
         fail(STATUS_USAGE, "this is not the root of its tree; see --info for the file to execute", "", 0);
     }
-    verify_all(h, self, folder, o.verify_only || !o.skip_pages);
-    if (o.verify_only) {
+    verify_all(h, self, folder, options.verify_only || !options.skip_pages);
+    if (options.verify_only) {
         static const char fine[] = "every hash matches\n";
         sc(__NR_write, 1, (uint64_t)fine, sizeof fine - 1, 0, 0);
         quit(0);
     }
-    take_pid(h, &o, map_shared(h));
+    uint64_t entry = entry_of(h);
+    if (h->namespaces == 0 || entry != 0) take_pid(h, &options, map_shared(h));
+    else map_shared(h);
     service(h, SERVICE_ERROR, report_fd < 0 ? 2 : report_fd);
     service(h, SERVICE_STDIN, 0);
     service(h, SERVICE_STDOUT, 1);
     service(h, SERVICE_STDERR, 2);
     service(h, SERVICE_SELF, self);
     service(h, SERVICE_FOLDER, folder);
-    service(h, SERVICE_CONTROL, o.control_fd);
-    enter_at(h, self, 0);
+    service(h, SERVICE_CONTROL, options.control_fd);
+    enter_at(h, self, 0, entry);
 }
 
 __asm__(".section .text.entry\n"

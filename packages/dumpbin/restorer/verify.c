@@ -36,7 +36,9 @@ static int header_is_sound(const struct plan_header *h, uint64_t size) {
            h->chunk_count * PLAN_CHUNK >= h->pages_length &&
            inside(h->chunk_hashes - h->region, h->chunk_count * 8, h->image_length) &&
            inside(h->info - h->region, h->info_length, h->image_length) &&
-           inside(h->children - h->region, h->child_count * sizeof(struct plan_child), h->image_length);
+           inside(h->children - h->region, h->child_count * sizeof(struct plan_child), h->image_length) &&
+           (h->namespaces == 0 ||
+            inside(h->namespaces - h->region, sizeof(struct plan_namespaces), h->image_length));
 }
 
 static void verify_pages(const char *name, const struct plan_header *h, const char *file) {
@@ -49,8 +51,14 @@ static void verify_pages(const char *name, const struct plan_header *h, const ch
     }
 }
 
+/* Between the parts that have hashes the file is empty. */
+static void verify_gap(const char *name, const char *file, uint64_t from, uint64_t to) {
+    for (uint64_t at = from; at < to; at++)
+        if (file[at] != 0) damaged(name, "a gap that should be empty,", at);
+}
+
 const void *verify_file(int fd, const char *name, uint64_t header_hash, int with_pages) {
-        uint64_t blob = (uint64_t)(blob_end - blob_start), size = file_size(fd);
+    uint64_t blob = (uint64_t)(blob_end - blob_start), size = file_size(fd);
     uint64_t header_at = PLAN_PAGE + blob;
     if (!inside(header_at, sizeof(struct plan_header), size)) damaged(name, "its end", size);
     const char *file = (const char *)sc6(__NR_mmap, 0, (long)size, 1, 2 /* MAP_PRIVATE */, fd, 0);
@@ -68,6 +76,8 @@ const void *verify_file(int fd, const char *name, uint64_t header_hash, int with
         damaged(name, "the program", PLAN_PAGE + h.ops_offset);
     if (ferry_xxh64(image + h.data_offset, h.image_length - h.data_offset, 0) != h.data_hash)
         damaged(name, "the state", PLAN_PAGE + h.data_offset);
+    verify_gap(name, file, PLAN_PAGE + h.ops_offset + h.op_count * sizeof(struct plan_op), PLAN_PAGE + h.data_offset);
+    verify_gap(name, file, PLAN_PAGE + h.image_length, h.pages_offset < size ? h.pages_offset : size);
     if (with_pages) verify_pages(name, &h, file);
     const void *children = file + PLAN_PAGE + (h.children - h.region);
     /* The mapping stays: it ends with this address space, and the caller still reads the table of children. */

@@ -3,6 +3,7 @@ import type { FileObject, Process, SharedMemory, TreeImage } from '@ferry/image'
 import type { EmitContext } from './files/emit.js';
 import { highestTransientFd, solitaryFiles } from './files/registry.js';
 import { SERVICE } from './layout.js';
+import type { ProgramBuilder } from './program.js';
 
 /** Where page contents come from: the process's own dump file, or a writer outside (live migration). */
 export type PageOrigin = 'embedded' | 'external';
@@ -16,7 +17,33 @@ export const BARRIER = {
   installed: 4,
   ready: 5,
   go: 6,
+  next: 7,
+  adjusted: 8,
+  files: 9,
+  tableFree: 10,
+  tableFilled: 11,
+  tableUnused: 12,
+  tableClosed: 13,
 } as const;
+
+const NAMESPACE_FD = { proc: 0, oldRoot: 1, network: 2, outerNetlink: 3, spaces: 8 } as const;
+
+/** Types of namespaces that a process changes without being born into them. */
+export const HOMES: readonly string[] = ['uts', 'ipc', 'net', 'mnt', 'time', 'cgroup'];
+
+/** Counters in the shared page (plan.h), and those of them for two processes or a few. */
+const BARRIER_COUNT = 512;
+const FIRST_FREE_BARRIER = 16;
+
+/** What a context takes over from programs that have run in the same processes before. */
+export interface Inherited {
+  /** The lowest service base: that of the earlier programs. */
+  readonly serviceBase: number;
+  /** Where shared memory objects stand among the created descriptions, by id. */
+  readonly sharedPlaces: ReadonlyMap<number, number>;
+  /** How many tasks have passed each barrier: its counter is never set back. */
+  readonly passed: ReadonlyMap<number, number>;
+}
 
 /** What all programs of one tree agree on. Pure. */
 export class CompileContext implements EmitContext {
@@ -28,8 +55,15 @@ export class CompileContext implements EmitContext {
   readonly #owners = new Map<number, number[]>();
   readonly #done = new Set<string>();
   readonly #solitary: ReadonlySet<number>;
+  readonly #sharedPlaces: ReadonlyMap<number, number>;
+  readonly #sharedEnd: number;
+  readonly #passedBefore: ReadonlyMap<number, number>;
+  readonly #passed: Map<number, number>;
+  readonly #barriers = new Map<string, number>();
+  /** Processes that share a table of descriptors, owners among them. */
+  readonly #tableSharers: readonly number[];
 
-  constructor(image: TreeImage, pages: PageOrigin) {
+  constructor(image: TreeImage, pages: PageOrigin, inherited?: Inherited) {
     this.image = image;
     this.pages = pages;
     let highest = Math.max(63, highestTransientFd(image));
@@ -42,7 +76,13 @@ export class CompileContext implements EmitContext {
         this.#owners.set(fileId, owners);
       }
     }
-    this.serviceBase = Math.ceil((highest + 1) / 64) * 64;
+    this.serviceBase = Math.max(inherited?.serviceBase ?? 0, Math.ceil((highest + 1) / 64) * 64);
+    this.#sharedPlaces =
+      inherited?.sharedPlaces ?? new Map(image.sharedMemory.map(({ id }, i) => [id, i]));
+    this.#passedBefore = inherited?.passed ?? new Map();
+    this.#passed = new Map(this.#passedBefore);
+    this.#sharedEnd = Math.max(0, ...[...this.#sharedPlaces.values()].map((place) => place + 1));
+    this.#tableSharers = tableSharers(image);
     for (const [i, file] of image.files.entries()) {
       this.#files.set(file.id, file);
       this.#positions.set(file.id, i);
@@ -59,20 +99,87 @@ export class CompileContext implements EmitContext {
   fdOf(fileId: number): number {
     const position = this.#positions.get(fileId);
     invariant(position !== undefined, `No file object ${fileId}`);
-    return this.serviceBase + SERVICE.objects + position;
+    return this.serviceBase + SERVICE.objects + this.#sharedEnd + position;
+  }
+
+  get objectsEnd(): number {
+    return this.serviceBase + SERVICE.objects + this.#sharedEnd + this.image.files.length;
   }
 
   /** Where the description of a shared memory object stands in every process. */
   sharedMemoryFd(id: number): number {
-    const position = this.image.sharedMemory.findIndex((object) => object.id === id);
-    invariant(position >= 0, `No shared memory object ${id}`);
-    return this.serviceBase + SERVICE.objects + this.image.files.length + position;
+    const place = this.#sharedPlaces.get(id);
+    invariant(place !== undefined, `No shared memory object ${id}`);
+    return this.serviceBase + SERVICE.objects + place;
+  }
+
+  /** Descriptors that are only open while namespaces are made, above all that last. */
+  namespaceFd(which: keyof typeof NAMESPACE_FD): number {
+    return this.objectsEnd + NAMESPACE_FD[which];
+  }
+
+  mountFd(mountId: number): number {
+    const position = this.#mountIds().indexOf(mountId);
+    invariant(position >= 0, `No mount ${mountId}`);
+    return this.#mounts + position;
+  }
+
+  /** Of the peer groups outside that mounts belong to. */
+  peerFd(index: number): number {
+    return this.#mounts + this.#mountIds().length + index;
+  }
+
+  /** Of a namespace that the root is not in, until the tree runs. */
+  spaceFd(namespaceId: number): number {
+    const position = this.image.namespaces.findIndex(({ id }) => id === namespaceId);
+    invariant(position >= 0, `No namespace ${namespaceId}`);
+    return this.namespaceFd('spaces') + HOMES.length + position;
+  }
+
+  /** Likewise of the root's own. */
+  homeFd(type: string): number {
+    const position = HOMES.indexOf(type);
+    invariant(position >= 0, `No namespace of type ${type}`);
+    return this.namespaceFd('spaces') + position;
+  }
+
+  get #mounts(): number {
+    return this.namespaceFd('spaces') + HOMES.length + this.image.namespaces.length;
+  }
+
+  #mountIds(): number[] {
+    return this.image.namespaces.flatMap(({ content }) =>
+      content?.$case === 'mnt' ? content.value.mounts.map(({ id }) => id) : [],
+    );
   }
 
   sharedMemory(id: number): SharedMemory {
     const object = this.image.sharedMemory.find((candidate) => candidate.id === id);
     invariant(object !== undefined, `No shared memory object ${id}`);
     return object;
+  }
+
+  /** How many processes share a table of descriptors with another one. */
+  get tableSharerCount(): number {
+    return this.#tableSharers.length;
+  }
+
+  sharesTable({ pid }: Process): boolean {
+    return this.#tableSharers.includes(pid);
+  }
+
+  /** The restorer's descriptors that every process has for itself: those that share a table have other numbers. */
+  ownFd(which: 'self' | 'left', { pid }: Process): number {
+    const index = this.#tableSharers.indexOf(pid);
+    // The root's dump file is where whoever started it has put it, and a store is the same for all.
+    const isGiven = pid === this.image.rootPid || this.pages === 'external';
+    if (index < 0 || (which === 'self' && isGiven)) return this.service(which);
+    return this.objectsEnd + index * 2 + (which === 'self' ? 0 : 1);
+  }
+
+  /** Of a process whose memory comes later: all are in one table of descriptors when they are made. */
+  userfaultFd(process: Process): number {
+    return this.objectsEnd + this.#tableSharers.length * 2 + this.living.indexOf(process);
   }
 
   once(key: string): boolean {
@@ -110,6 +217,66 @@ export class CompileContext implements EmitContext {
     return process;
   }
 
+  /** What a barrier operation takes when `count` tasks meet there. */
+  meeting(barrier: keyof typeof BARRIER, count: number): [number, number] {
+    const index = BARRIER[barrier];
+    const total = (this.#passedBefore.get(index) ?? 0) + count;
+    this.#passed.set(index, total);
+    return [index, total];
+  }
+
+  /** Processes that exist while the root makes the files, with their programs; undefined: none does. */
+  delegates: ReadonlyMap<number, ProgramBuilder> | undefined;
+
+  delegate(
+    b: ProgramBuilder,
+    { pid, name }: { pid: number; name: string },
+    steps: (theirs: ProgramBuilder) => void,
+  ): boolean {
+    const theirs = this.delegates?.get(pid);
+    if (theirs === undefined) return false;
+    const index = this.#barrierOf(`delegate ${pid}`);
+    this.#meet([b, theirs], index, `${name}: as process ${pid}`);
+    steps(theirs);
+    this.#meet([b, theirs], index, `${name}: done by process ${pid}`);
+    return true;
+  }
+
+  /** Those that wait for `what` (`awaits`) may go on. */
+  announces(b: ProgramBuilder, what: string): void {
+    b.op('barrier', [this.#barrierOf(what), 1], `${what}: there`);
+  }
+
+  awaits(b: ProgramBuilder, what: string): void {
+    b.op('barrier', [this.#barrierOf(what), 1, 1], `${what}: wait for it`);
+  }
+
+  #barrierOf(key: string): number {
+    const index = this.#barriers.get(key) ?? FIRST_FREE_BARRIER + this.#barriers.size;
+    if (index >= BARRIER_COUNT) {
+      throw new FerryError('dumpbin.barriers', 'Too many processes have to wait for each other');
+    }
+    this.#barriers.set(key, index);
+    return index;
+  }
+
+  #meet(programs: readonly ProgramBuilder[], index: number, step: string): void {
+    const total = (this.#passed.get(index) ?? 0) + programs.length;
+    this.#passed.set(index, total);
+    for (const program of programs) program.op('barrier', [index, total], step);
+  }
+
+  /** As `meeting`, for the one after all of these programs' own: later programs complete it. */
+  nextMeeting(barrier: keyof typeof BARRIER, count: number): [number, number] {
+    const index = BARRIER[barrier];
+    return [index, (this.#passed.get(index) ?? 0) + count];
+  }
+
+  /** Counters of the barriers once these programs have run. */
+  get passed(): ReadonlyMap<number, number> {
+    return this.#passed;
+  }
+
   get living(): Process[] {
     return this.image.processes.filter((process) => process.state !== 'zombie');
   }
@@ -118,4 +285,11 @@ export class CompileContext implements EmitContext {
   get taskCount(): number {
     return this.living.reduce((sum, process) => sum + process.threads.length, 0) + 1;
   }
+}
+
+/** Processes with a table of descriptors in common (clone(2) CLONE_FILES without CLONE_THREAD). */
+function tableSharers(image: TreeImage): number[] {
+  const sharers = image.processes.filter(({ filesOwnerPid }) => filesOwnerPid !== 0);
+  const pids = new Set(sharers.flatMap(({ pid, filesOwnerPid }) => [filesOwnerPid, pid]));
+  return [...pids];
 }

@@ -28,6 +28,17 @@ export function emitIdentity(b: ProgramBuilder, credentials: Credentials, who: s
   b.sys('setfsgid', [c.fsgid], `${who}: file system group id`, { expect: 'any' });
   b.sys('setresuid', [c.uid, c.euid, c.suid], `${who}: user ids`);
   b.sys('setfsuid', [c.fsuid], `${who}: file system user id`, { expect: 'any' });
+  emitBounding(b, c, who);
+}
+
+/** What `emitIdentity` does that entering a user namespace undoes (kernel/user_namespace.c: set_cred_user_ns). */
+export function emitIdentityInside(b: ProgramBuilder, credentials: Credentials, who: string): void {
+  b.sys('prctl', [PR.setSecurebits, SECBIT_NO_SETUID_FIXUP], `${who}: keep capabilities`);
+  emitBounding(b, credentials, who);
+}
+
+function emitBounding(b: ProgramBuilder, credentials: Credentials, who: string): void {
+  const c = credentials;
   for (let cap = 0; cap <= CAP_LAST; cap++) {
     if (c.capBounding & (1n << BigInt(cap))) continue;
     b.sys('prctl', [PR.capBsetDrop, cap], `${who}: drop capability ${cap} from the bounding set`);

@@ -1,7 +1,8 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { hash64 } from '@ferry/linux';
-import type { CompiledDump, CompiledTree } from './compile.js';
+import type { CompiledTree } from './compile.js';
+import type { CompiledDump } from './draft.js';
 import { CHUNK, PAGE } from './layout.js';
 import { sealHeader } from './link.js';
 import type { PageRead } from './memory-steps.js';

@@ -4,7 +4,7 @@ export const PAGE = 4096;
 export const PLAN_MAGIC = 0x31306e616c507946n;
 export const PLAN_VERSION = 1;
 export const OP_SIZE = 72;
-export const HEADER_SIZE = 192;
+export const HEADER_SIZE = 208;
 export const CHUNK = 1 << 20;
 
 export const KIND = {
@@ -22,6 +22,10 @@ export const KIND = {
   resumed: 12,
   makeDeath: 13,
   load: 14,
+  clocks: 15,
+  writeProc: 16,
+  enter: 17,
+  advise: 18,
 } as const;
 
 export type OpKind = keyof typeof KIND;

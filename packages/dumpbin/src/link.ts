@@ -18,6 +18,8 @@ export interface LinkOptions {
   readonly identity: bigint;
   readonly info?: { at: DataRef; length: number };
   readonly children?: { at: DataRef; count: number };
+  /** struct plan_namespaces, with its texts. */
+  readonly namespaces?: DataRef;
   /** Page contents that follow the image in the file. */
   readonly pages?: { length: number; chunkHashes: DataRef };
 }
@@ -99,6 +101,7 @@ export function linkProgram(program: ProgramBuilder, options: LinkOptions): Link
     [160, at(options.children?.at)],
     [168, BigInt(options.children?.count ?? 0)],
     [184, options.identity],
+    [192, options.namespaces === undefined ? 0n : at(options.namespaces)],
   ];
   for (const [offset, word] of words) image.writeBigUInt64LE(word, offset);
   image.writeUInt32LE(PLAN_VERSION, 8);

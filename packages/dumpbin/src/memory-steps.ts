@@ -1,12 +1,22 @@
 import { FerryError } from '@ferry/core';
-import type { Process, SharedMemory, Vma } from '@ferry/image';
+import type { FileReference, Process, SharedMemory, TreeImage, Vma } from '@ferry/image';
+import { emitAioRings } from './aio-steps.js';
 import type { CompileContext } from './compile-context.js';
-import { type Argument, PageRef, type ProgramBuilder } from './program.js';
+import { type Range, vdsoStart } from './layout-difference.js';
+import {
+  type Argument,
+  PageRef,
+  type ProgramBuilder,
+  REGION_LENGTH,
+  REGION_START,
+} from './program.js';
+import { emitAttachments, isSegment } from './segment-steps.js';
 
 const PROT_READ_WRITE = 3;
 const MAP = {
   shared: 1,
   private: 2,
+  droppable: 8,
   fixed: 0x10,
   anonymous: 0x20,
   growsDown: 0x100,
@@ -18,13 +28,12 @@ const PR_SET_MM = 35;
 const PR_SET_MM_MAP = 14;
 const PR_SET_VMA = 0x53564d41;
 /** End of user address space with four-level page tables (arch/x86: TASK_SIZE_MAX). */
-const ADDRESS_END = 0x7ffffffff000n;
-const SCRATCH = 0x300000000000n;
+export const ADDRESS_END = 0x7ffffffff000n;
+const KERNEL_AREAS = ['vdso', 'vvar', 'vsyscall'];
 /** VmFlags of smaps and the madvise(2) advice that sets them again. */
 const ADVICE: Record<string, number> = {
   sr: 2,
   rr: 1,
-  dc: 10,
   wf: 18,
   dd: 16,
   nh: 15,
@@ -32,7 +41,15 @@ const ADVICE: Record<string, number> = {
   mg: 12,
 };
 
-function range(vma: { start: bigint; end: bigint }): string {
+const MAP_HUGETLB = 0x40000;
+const MAP_HUGE_SHIFT = 26;
+
+/** Flags of mmap(2) for memory of hugetlbfs with pages of 2^shift bytes; none for shift 0. */
+export function hugeFlags(shift: number): number {
+  return shift === 0 ? 0 : MAP_HUGETLB | (shift << MAP_HUGE_SHIFT);
+}
+
+export function range(vma: { start: bigint; end: bigint }): string {
   return `${vma.start.toString(16)}-${vma.end.toString(16)}`;
 }
 
@@ -41,44 +58,6 @@ export function emitUnmapAll(b: ProgramBuilder, region: { start: bigint; length:
   const end = region.start + BigInt(region.length);
   b.sys('munmap', [0, region.start], 'unmap what is below the restorer');
   b.sys('munmap', [end, ADDRESS_END - end], 'unmap what is above the restorer');
-}
-
-/** Creates a shared memory object and leaves it open at its descriptor; its pages come from the root's dump file. */
-export function emitSharedMemory(
-  b: ProgramBuilder,
-  object: SharedMemory,
-  ctx: CompileContext,
-  pages: PageCursor,
-): void {
-  const fd = ctx.sharedMemoryFd(object.id);
-  const step = `shared memory ${object.id} (${object.name || object.kind})`;
-  const slot = b.slotFor('shared memory');
-  if (object.kind === 'memfd') {
-    b.sys('memfd_create', [b.cstr(object.name), object.memfdFlags | 2], `${step}: create`, {
-      into: slot,
-    });
-    b.moveFd(slot, fd, step);
-    b.sys('ftruncate', [fd, object.size], `${step}: size`);
-    if (object.mode !== 0) b.sys('fchmod', [fd, object.mode], `${step}: mode`);
-  } else {
-    const flags = MAP.shared | MAP.anonymous | MAP.fixed | MAP.noReserve;
-    b.sys('mmap', [SCRATCH, object.size, PROT_READ_WRITE, flags, -1n, 0], `${step}: create`);
-    const end = SCRATCH + BigInt(Math.ceil(Number(object.size) / 4096) * 4096);
-    const path = `/proc/self/map_files/${SCRATCH.toString(16)}-${end.toString(16)}`;
-    b.sys('open', [b.cstr(path), O.rdwr, 0], `${step}: open`, { into: slot });
-    b.moveFd(slot, fd, step);
-    b.sys('munmap', [SCRATCH, object.size], `${step}: unmap`);
-  }
-  if (ctx.pages === 'external' || object.runs.length === 0) return;
-  b.sys(
-    'mmap',
-    [SCRATCH, object.size, PROT_READ_WRITE, MAP.shared | MAP.fixed, fd, 0],
-    `${step}: map`,
-  );
-  for (const run of object.runs) {
-    pages.emitRead(b, { ...run, sharedMemoryId: object.id, to: SCRATCH + run.address }, ctx, step);
-  }
-  b.sys('munmap', [SCRATCH, object.size], `${step}: unmap`);
 }
 
 /** A run of pages in a dump file: of the process's private memory, or (id not 0) of a shared memory object, where
@@ -91,8 +70,14 @@ export interface PageRead {
 
 /** Hands out places in the page contents of one dump file, in the order in which a writer fills them. */
 export class PageCursor {
+  readonly #process: Process;
   readonly #reads: PageRead[] = [];
   #length = 0;
+
+  /** @param process  whose dump file it is */
+  constructor(process: Process) {
+    this.#process = process;
+  }
 
   /** What a writer puts there, one after the other. */
   get reads(): readonly PageRead[] {
@@ -111,7 +96,7 @@ export class PageCursor {
   ): void {
     const bytes = Number(read.pages) * 4096;
     const at = new PageRef(this.#length);
-    b.op('read', [ctx.service('self'), read.to, bytes, at], `${step}: pages`);
+    b.op('read', [ctx.ownFd('self', this.#process), read.to, bytes, at], `${step}: pages`);
     this.#reads.push({
       sharedMemoryId: read.sharedMemoryId,
       address: read.address,
@@ -121,22 +106,50 @@ export class PageCursor {
   }
 }
 
-/** Every mapping of a process at its address, writable, with its page contents unless a writer outside brings them. */
+/** Every mapping of a process at its address, writable where page contents come to it, and these contents unless a writer
+ *  outside brings them. */
 export function emitMemory(
   b: ProgramBuilder,
   process: Process,
   ctx: CompileContext,
-  pages: PageCursor,
+  options: { pages?: PageCursor; protection?: (vma: Vma) => number } = {},
 ): void {
   const mm = process.mm!;
+  const protection = options.protection ?? buildProtection(process);
+  emitAioRings(b, process);
+  emitAttachments(b, process, ctx);
+  emitMappings(
+    b,
+    mm.vmas.map((vma) => ({ vma, prot: protection(vma) })),
+    ctx,
+  );
+  emitVdso(b, process);
+  if (ctx.pages === 'external') return;
+  for (const run of mm.runs) {
+    const step = `memory at ${run.address.toString(16)}`;
+    options.pages?.emitRead(b, { ...run, sharedMemoryId: 0, to: run.address }, ctx, step);
+  }
+}
+
+/** A mapping, or a part of one, to be made. */
+export interface Placement {
+  readonly vma: Vma;
+  readonly prot: number;
+}
+
+/** Maps memory; a file that several placements in a row show is opened once. */
+export function emitMappings(
+  b: ProgramBuilder,
+  placements: readonly Placement[],
+  ctx: CompileContext,
+): void {
   let open: string | undefined;
   const file = b.slotFor('mapped file');
-  const filled = filledMappings(process);
   const close = (): void => {
     if (open !== undefined) b.sys('close', [file], `close ${open.slice(2)}`);
     open = undefined;
   };
-  for (const vma of mm.vmas) {
+  for (const { vma, prot } of placements) {
     if (vma.kind === 'file') {
       const path = vma.file?.path ?? '';
       const wanted = `${vma.shared && vma.fileWritable ? O.rdwr : O.rdonly} ${path}`;
@@ -148,43 +161,45 @@ export function emitMemory(
         open = wanted;
       }
     }
-    emitMapping(b, vma, ctx, { file, filled });
+    emitMapping(b, { vma, prot }, ctx, file);
   }
   close();
-  const vvar =
-    mm.vmas.find((vma) => vma.kind === 'vvar') ?? mm.vmas.find((vma) => vma.kind === 'vdso');
-  if (vvar !== undefined) {
-    b.sys('arch_prctl', [ARCH_MAP_VDSO_64, vvar.start], 'map the vDSO', { expect: 'any' });
-  }
-  if (ctx.pages === 'external') return;
-  for (const run of mm.runs) {
-    const step = `memory at ${run.address.toString(16)}`;
-    pages.emitRead(b, { ...run, sharedMemoryId: 0, to: run.address }, ctx, step);
-  }
+}
+
+export function emitVdso(b: ProgramBuilder, process: Process): void {
+  const start = vdsoStart(process.mm!.vmas);
+  if (start === undefined) return;
+  b.sys('arch_prctl', [ARCH_MAP_VDSO_64, start], 'map the vDSO', { expect: 'any' });
+}
+
+/** Memory that the kernel may take away instead of writing it to swap, like the state of vDSO getrandom. */
+function isDroppable(vma: Vma): boolean {
+  return vma.kind === 'anonymous' && vma.flags.includes('dp');
 }
 
 function emitMapping(
   b: ProgramBuilder,
-  vma: Vma,
+  { vma, prot }: Placement,
   ctx: CompileContext,
-  { file, filled }: { file: Argument; filled: ReadonlySet<Vma> },
+  file: Argument,
 ): void {
   const length = vma.end - vma.start;
   const step = `map ${range(vma)}`;
   const place =
     MAP.fixed |
-    (vma.shared ? MAP.shared : MAP.private) |
+    (vma.shared ? MAP.shared : isDroppable(vma) ? MAP.droppable : MAP.private) |
     (vma.flags.includes('nr') ? MAP.noReserve : 0);
   switch (vma.kind) {
     case 'anonymous': {
-      const flags = place | MAP.anonymous | (vma.growsDown ? MAP.growsDown : 0);
-      b.sys('mmap', [vma.start, length, buildProtection(vma, filled), flags, -1n, 0], step);
+      const grows = vma.growsDown ? MAP.growsDown : 0;
+      const flags = place | MAP.anonymous | grows | hugeFlags(vma.hugePageShift);
+      b.sys('mmap', [vma.start, length, prot, flags, -1n, 0], step);
       return;
     }
     case 'shared':
     case 'file': {
+      if (isSegment(vma, ctx)) return;
       const descriptor = vma.kind === 'shared' ? ctx.sharedMemoryFd(vma.sharedMemoryId) : file;
-      const prot = buildProtection(vma, filled);
       const args: Argument[] = [vma.start, length, prot, place, descriptor, vma.fileOffset];
       b.sys('mmap', args, vma.kind === 'file' ? `${step} (${vma.file?.path})` : step);
       return;
@@ -192,6 +207,7 @@ function emitMapping(
     case 'vdso':
     case 'vvar':
     case 'vsyscall':
+    case 'aio':
       return;
     default:
       throw new FerryError(
@@ -203,14 +219,25 @@ function emitMapping(
 
 /** The protection while memory is being filled. Only what gets page contents is made writable: a mapping that once was
  *  writable is accounted for (VM_ACCOUNT), merges with others than it did, and may not fit into memory at all. */
-function buildProtection(vma: Vma, filled: ReadonlySet<Vma>): number {
-  return filled.has(vma) ? vma.prot | PROT_READ_WRITE : vma.prot;
+export function buildProtection(process: Process): (vma: Vma) => number {
+  const filled = filledMappings(process);
+  return (vma) => (filled.has(vma) ? vma.prot | PROT_READ_WRITE : vma.prot);
+}
+
+/** The protection in a skeleton, whose pages are not known yet: writable is also what was so at some time, and may hold
+ *  pages. VmFlags show it: "ac" is accounted for as such, "nr" is never accounted for. */
+export function skeletonProtection(process: Process): (vma: Vma) => number {
+  const build = buildProtection(process);
+  return (vma) => {
+    const wasWritable = !vma.shared && (vma.flags.includes('ac') || vma.flags.includes('nr'));
+    return wasWritable ? vma.prot | PROT_READ_WRITE : build(vma);
+  };
 }
 
 /** Mappings that get page contents: those that a run of private pages lies in, and shared memory objects. */
 function filledMappings(process: Process): Set<Vma> {
   const { vmas, runs } = process.mm!;
-  const filled = new Set(vmas.filter((vma) => vma.kind === 'shared'));
+  const filled = new Set(vmas.filter((vma) => vma.kind === 'shared' && vma.shared));
   let i = 0;
   for (const vma of vmas) {
     while (i < runs.length && runs[i]!.address < vma.start) i++;
@@ -219,14 +246,65 @@ function filledMappings(process: Process): Set<Vma> {
   return filled;
 }
 
-/** Final protections, advice and locks; after the page contents are there. */
-export function emitProtections(b: ProgramBuilder, process: Process): void {
-  const filled = filledMappings(process);
+const MADV_GUARD_INSTALL = 102;
+const MADV = { dontFork: 10, doFork: 11 } as const;
+
+/** Keeps a process's memory out of processes that it forks: their page tables need not be copied, and its own pages not
+ *  be protected against writing for them. `emitInheritable` takes it back. */
+export function emitNotInheritable(b: ProgramBuilder, process: Process): void {
+  for (const { start, end } of userSpace(process)) {
+    b.sys('madvise', [start, end - start, MADV.dontFork], 'keep the memory out of forks', {
+      expect: 'any',
+    });
+  }
+  b.sys('madvise', [REGION_START, REGION_LENGTH, MADV.doFork], 'but not the restorer', {
+    expect: 'any',
+  });
+}
+
+export function emitInheritable(b: ProgramBuilder, process: Process): void {
+  for (const { start, end } of userSpace(process)) {
+    b.sys('madvise', [start, end - start, MADV.doFork], 'give the memory to forks', {
+      expect: 'any',
+    });
+  }
+}
+
+/** What mappings the process itself keeps out of forks; after the last fork of the restorer's. */
+export function emitForkAdvice(b: ProgramBuilder, process: Process): void {
   for (const vma of process.mm!.vmas) {
-    if (['vdso', 'vvar', 'vsyscall'].includes(vma.kind)) continue;
+    if (!vma.flags.includes('dc') || KERNEL_AREAS.includes(vma.kind)) continue;
+    const args = [vma.start, vma.end - vma.start, MADV.dontFork];
+    b.sys('madvise', args, `advise ${range(vma)} dc`, { expect: 'any' });
+  }
+}
+
+/** All addresses but those of the kernel's own mappings, which refuse such advice. */
+function userSpace(process: Process): Range[] {
+  const ranges: Range[] = [];
+  let at = 0n;
+  for (const { start, end, kind } of process.mm!.vmas) {
+    if (!KERNEL_AREAS.includes(kind) || start >= ADDRESS_END) continue;
+    if (start > at) ranges.push({ start: at, end: start });
+    at = end;
+  }
+  ranges.push({ start: at, end: ADDRESS_END });
+  return ranges;
+}
+
+/** Final protections, advice and locks; after the page contents are there.
+ *  @param isOpen  whether a mapping, or a part of it, has another protection than its own until now */
+export function emitProtections(
+  b: ProgramBuilder,
+  process: Process,
+  ctx: CompileContext,
+  isOpen: (vma: Vma) => boolean = isBuiltOpen(process),
+): void {
+  for (const vma of process.mm!.vmas) {
+    if (KERNEL_AREAS.includes(vma.kind)) continue;
     const length = vma.end - vma.start;
-    const built = buildProtection(vma, filled);
-    if (built !== vma.prot)
+    if (isReadOnlyForGood(vma, ctx)) emitReadOnlyMapping(b, vma, ctx);
+    else if (isOpen(vma) || isSegment(vma, ctx))
       b.sys('mprotect', [vma.start, length, vma.prot], `protect ${range(vma)}`);
     for (const flag of vma.flags) {
       const advice = ADVICE[flag];
@@ -250,17 +328,65 @@ export function emitProtections(b: ProgramBuilder, process: Process): void {
   }
 }
 
+function isBuiltOpen(process: Process): (vma: Vma) => boolean {
+  const protection = buildProtection(process);
+  return (vma) => protection(vma) !== vma.prot;
+}
+
+/** Guard pages; after all that is written next to them. */
+export function emitGuards(b: ProgramBuilder, process: Process): void {
+  for (const { address, pages } of process.mm!.guards) {
+    const end = address + pages * 4096n;
+    const args = [address, pages * 4096n, MADV_GUARD_INSTALL];
+    b.sys('madvise', args, `guard ${range({ start: address, end })}`);
+  }
+}
+
+/** A shared mapping of an object through a description that could not write. */
+function isReadOnlyForGood(vma: Vma, ctx: CompileContext): boolean {
+  return vma.kind === 'shared' && vma.shared && !vma.fileWritable && !isSegment(vma, ctx);
+}
+
+/** Maps a shared object again through a description that cannot write: only then is the mapping one that can never be
+ *  made writable, which a seal against writing asks for (memfd_create(2)). */
+function emitReadOnlyMapping(b: ProgramBuilder, vma: Vma, ctx: CompileContext): void {
+  const step = `map ${range(vma)} again, read-only for good`;
+  const path = `/proc/self/fd/${ctx.sharedMemoryFd(vma.sharedMemoryId)}`;
+  const slot = b.slotFor('read-only object');
+  const flags = MAP.fixed | MAP.shared | (vma.flags.includes('nr') ? MAP.noReserve : 0);
+  b.sys('open', [b.cstr(path), O.rdonly, 0], `${step}: open`, { into: slot });
+  b.sys('mmap', [vma.start, vma.end - vma.start, vma.prot, flags, slot, vma.fileOffset], step);
+  b.sys('close', [slot], `${step}: close`);
+}
+
 /** mlockall(2) for mappings to come; the last thing done to a process's memory. */
 export function emitFutureLocks(b: ProgramBuilder, process: Process): void {
   const flags = process.mm!.mlockFuture;
   if (flags !== 0) b.sys('mlockall', [flags], 'lock future mappings');
 }
 
+/** The object that stands for an executable without a name. */
+function deletedExecutable(image: TreeImage, exe: FileReference): SharedMemory | undefined {
+  return image.sharedMemory.find(
+    (object) =>
+      object.kind === 'deletedFile' && object.device === exe.device && object.inode === exe.inode,
+  );
+}
+
+/** Whether some process runs a shared memory object as its executable: then no description may be able to write. */
+export function isExecutable(image: TreeImage, object: SharedMemory): boolean {
+  return image.processes.some(
+    ({ mm }) => mm?.exe !== undefined && deletedExecutable(image, mm.exe) === object,
+  );
+}
+
 /** The memory layout that /proc shows: code, data, brk, stack, arguments, environment, auxv and the executable. */
 export function emitLayout(b: ProgramBuilder, process: Process, ctx: CompileContext): void {
   const mm = process.mm!;
-  const exeFd = ctx.service('left');
-  const path = mm.exe?.path;
+  const exeFd = ctx.ownFd('left', process);
+  const deleted = mm.exe === undefined ? undefined : deletedExecutable(ctx.image, mm.exe);
+  const path =
+    deleted === undefined ? mm.exe?.path : `/proc/self/fd/${ctx.sharedMemoryFd(deleted.id)}`;
   const auxv = b.bytes(mm.auxv);
   const map = Buffer.alloc(104);
   const words = [

@@ -1,13 +1,28 @@
-import type { PosixTimer, Process } from '@ferry/image';
+import type { PosixTimer, Process, ProcessAttributes } from '@ferry/image';
 import type { CompileContext } from './compile-context.js';
+import { ownPid } from './pid-numbers.js';
 import type { ProgramBuilder } from './program.js';
 
 const SIG_MAX = 64;
 const SIGKILL = 9;
 const SIGSTOP = 19;
+const SIG_SETMASK = 2;
 const EPERM = 1;
 const SI_TIMER = -2;
-const PR = { setChildSubreaper: 36, setThpDisable: 41, timerCreateRestoreIds: 77 } as const;
+const PR = {
+  setTsc: 26,
+  mceKill: 33,
+  setIoFlusher: 57,
+  setMdwe: 65,
+  setMemoryMerge: 67,
+  setChildSubreaper: 36,
+  setThpDisable: 41,
+  timerCreateRestoreIds: 77,
+} as const;
+const PR_MCE_KILL_SET = 1;
+const PR_MCE_KILL_DEFAULT = 2;
+const PR_TSC_ENABLE = 1;
+const NO_LOGINUID = 0xffffffff;
 const RLIMIT_NOFILE = 7;
 const DEFAULT_COREDUMP_FILTER = 0x33;
 
@@ -21,15 +36,23 @@ export function emitDefaultActions(b: ProgramBuilder): void {
 }
 
 /** Working directory, root, umask, limits and the other attributes of a process. */
-export function emitProcessAttributes(b: ProgramBuilder, process: Process): void {
+export function emitProcessAttributes(
+  b: ProgramBuilder,
+  process: Process,
+  ctx: CompileContext,
+): void {
   const { fs, attributes } = process;
-  if (fs !== undefined) {
-    b.sys('chdir', [b.cstr(fs.cwd)], `working directory ${fs.cwd}`);
-    if (fs.root !== '/') b.sys('chroot', [b.cstr(fs.root)], `root directory ${fs.root}`);
+  // Shared with its parent, they are the parent's to set.
+  if (fs !== undefined && process.fsOwnerPid === 0) {
+    if (fs.cwdFileId !== 0) b.sys('fchdir', [ctx.fdOf(fs.cwdFileId)], `removed ${fs.cwd}`);
+    else b.sys('chdir', [b.cstr(fs.cwd)], `working directory ${fs.cwd}`);
+    const root = fs.rootFileId === 0 ? fs.root : `/proc/self/fd/${ctx.fdOf(fs.rootFileId)}`;
+    if (root !== '/') b.sys('chroot', [b.cstr(root)], `root directory ${fs.root}`);
     b.sys('umask', [fs.umask], 'umask', { expect: 'any' });
   }
   if (attributes?.childSubreaper) b.sys('prctl', [PR.setChildSubreaper, 1], 'child subreaper');
   if (attributes?.thpDisabled) b.sys('prctl', [PR.setThpDisable, 1, 0, 0, 0], 'THP disabled');
+  if (attributes !== undefined) emitFlags(b, process, attributes);
   emitProcFile(b, 'oom_score_adj', attributes?.oomScoreAdj ?? 0, 0);
   emitProcFile(
     b,
@@ -37,6 +60,21 @@ export function emitProcessAttributes(b: ProgramBuilder, process: Process): void
     attributes?.coredumpFilter ?? DEFAULT_COREDUMP_FILTER,
     DEFAULT_COREDUMP_FILTER,
   );
+}
+
+/** Flags of prctl(2) that threads take over when they are made. */
+function emitFlags(b: ProgramBuilder, process: Process, attributes: ProcessAttributes): void {
+  const { machineCheckPolicy, tscMode, memoryMerge, ioFlusher, loginuid, autogroup } = attributes;
+  if (machineCheckPolicy !== PR_MCE_KILL_DEFAULT) {
+    const set = [PR.mceKill, PR_MCE_KILL_SET, machineCheckPolicy, 0, 0];
+    b.sys('prctl', set, 'machine check policy');
+  }
+  if (tscMode > PR_TSC_ENABLE) b.sys('prctl', [PR.setTsc, tscMode], 'time-stamp counter');
+  if (memoryMerge) b.sys('prctl', [PR.setMemoryMerge, 1, 0, 0, 0], 'memory merge');
+  if (ioFlusher) b.sys('prctl', [PR.setIoFlusher, 1, 0, 0, 0], 'I/O flusher');
+  if (loginuid !== NO_LOGINUID) emitProcFile(b, 'loginuid', loginuid, NO_LOGINUID);
+  // Of the whole session: its leader sets it.
+  if (process.sid === process.pid) emitProcFile(b, 'autogroup', Number(autogroup), 0);
 }
 
 /** Writes a number to a file of /proc/self unless it is the default. Lowering some needs CAP_SYS_RESOURCE. */
@@ -50,7 +88,7 @@ function emitProcFile(b: ProgramBuilder, name: string, value: number, standard: 
 }
 
 /** Resource limits; hard limits above ours need CAP_SYS_RESOURCE and stay as they are without it. */
-export function emitLimits(b: ProgramBuilder, process: Process): void {
+export function emitLimits(b: ProgramBuilder, process: Pick<Process, 'rlimits'>): void {
   for (const { resource, soft, hard } of process.rlimits) {
     if (resource === RLIMIT_NOFILE && soft === 0n) continue;
     b.sys('prlimit64', [0, resource, b.words(soft, hard), 0], `limit ${resource}`, {
@@ -82,7 +120,11 @@ export function emitPending(b: ProgramBuilder, process: Process): void {
   for (const { siginfo } of process.pending) {
     if (firedTimer(process, siginfo) !== undefined) continue;
     const signal = Buffer.from(siginfo).readInt32LE(0);
-    b.sys('rt_sigqueueinfo', [process.pid, signal, b.bytes(siginfo)], `pending signal ${signal}`);
+    b.sys(
+      'rt_sigqueueinfo',
+      [ownPid(process), signal, b.bytes(siginfo)],
+      `pending signal ${signal}`,
+    );
   }
 }
 
@@ -134,4 +176,30 @@ export function emitDescriptors(b: ProgramBuilder, process: Process, ctx: Compil
     const flags = closeOnExec ? 0o2000000 : 0;
     b.sys('dup3', [ctx.fdOf(fileId), fd, flags], `descriptor ${fd}`);
   }
+}
+
+/** Stops the process by the signal that it was stopped by; the other ones than SIGSTOP only stop it at their default,
+ *  unblocked. It goes on here when it is continued. */
+export function emitStop(b: ProgramBuilder, process: Process): void {
+  const signal = process.exitStatus === 0 ? SIGSTOP : process.exitStatus;
+  const step = `stopped by signal ${signal} as before`;
+  if (signal === SIGSTOP) {
+    b.sys('kill', [ownPid(process), signal], step);
+    return;
+  }
+  const action = process.actions.find((candidate) => candidate.signal === signal);
+  b.sys('rt_sigaction', [signal, b.reserve(32), 0, 8], `${step}: default action`);
+  const all = b.words(0xffffffffffffffffn);
+  b.sys('rt_sigprocmask', [SIG_SETMASK, b.words(~(1n << BigInt(signal - 1))), 0, 8], step);
+  b.sys('kill', [ownPid(process), signal], step);
+  b.sys('rt_sigprocmask', [SIG_SETMASK, all, 0, 8], step);
+  if (action === undefined) return;
+  const { handler, flags, restorer, mask } = action;
+  b.sys('rt_sigaction', [signal, b.words(handler, flags, restorer, mask), 0, 8], step);
+}
+
+/** No more writable code (PR_SET_MDWE): when all mappings have their protection. */
+export function emitMemoryDeny(b: ProgramBuilder, process: Process): void {
+  const flags = process.attributes?.memoryDeny ?? 0;
+  if (flags !== 0) b.sys('prctl', [PR.setMdwe, flags, 0, 0, 0], 'deny writable code');
 }

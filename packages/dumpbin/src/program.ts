@@ -1,4 +1,5 @@
-import { FerryError, invariant } from '@ferry/core';
+import { FerryError, InvariantError, invariant } from '@ferry/core';
+import { LIMITS } from '@ferry/image';
 import { SYSCALL, type SyscallName } from '@ferry/linux';
 import { EXPECT, KIND, OP_SIZE, type OpKind, SLOT_COUNT } from './layout.js';
 
@@ -81,6 +82,8 @@ export interface LinkAddresses {
   readonly pagesOffset: number;
 }
 
+const NUL = Buffer.of(0);
+
 interface Operation {
   readonly kind: OpKind;
   readonly nr: number;
@@ -120,16 +123,29 @@ export class ProgramBuilder {
 
   /** Puts bytes into the data area. */
   bytes(content: Uint8Array, align = 8): DataRef {
+    this.#checkRoom(content.length);
+    return this.#append(Buffer.from(content), align);
+  }
+
+  /** @throws FerryError image.invalid when the data area would grow beyond its limit */
+  #checkRoom(length: number): void {
+    if (this.#length + length <= LIMITS.programBytes) return;
+    throw new FerryError('image.invalid', `A program of ${length} bytes of data is asked for`);
+  }
+
+  /** @param content  nobody else writes into it */
+  #append(content: Buffer, align: number): DataRef {
     this.#pad(align);
     const at = this.#length;
-    this.#chunks.push(Buffer.from(content));
+    this.#chunks.push(content);
     this.#length += content.length;
     return new DataRef(at);
   }
 
   /** Zeroed room in the data area. */
   reserve(length: number, align = 8): DataRef {
-    return this.bytes(Buffer.alloc(length), align);
+    this.#checkRoom(length);
+    return this.#append(Buffer.alloc(length), align);
   }
 
   /** Memory that is not in the file: stacks, scratch. Zeroed only in the first program that runs there. */
@@ -141,7 +157,8 @@ export class ProgramBuilder {
 
   /** A NUL-terminated string in the data area. */
   cstr(text: string | Buffer): DataRef {
-    return this.bytes(Buffer.concat([Buffer.from(text as string), Buffer.of(0)]), 1);
+    const bytes = typeof text === 'string' ? Buffer.from(`${text}\0`) : Buffer.concat([text, NUL]);
+    return this.#append(bytes, 1);
   }
 
   /** 64-bit words, little endian; each within -2^63 .. 2^64. */
@@ -150,7 +167,7 @@ export class ProgramBuilder {
     for (const [i, value] of values.entries()) {
       out.writeBigUInt64LE(BigInt.asUintN(64, BigInt(value)), i * 8);
     }
-    return this.bytes(out);
+    return this.#append(out, 8);
   }
 
   /** A system call. `step` names it for people: it is what a failed restore says. */
@@ -217,11 +234,18 @@ export class ProgramBuilder {
   /** The operations and the data area, all addresses settled. */
   link(addresses: LinkAddresses): { ops: Buffer; data: Buffer } {
     this.#pad(64);
-    const ops = Buffer.alloc(this.#operations.length * OP_SIZE);
-    this.#operations.forEach((operation, i) => {
-      this.#write(ops, i * OP_SIZE, operation, addresses);
-    });
-    return { ops, data: Buffer.concat(this.#chunks) };
+    const words = new OperationWords(this.#operations.length);
+    const place: Placement = {
+      data: Number(addresses.dataAddress),
+      zeroed: Number(addresses.dataAddress) + this.sizes.data,
+      pages: addresses.pagesOffset,
+      region: addresses.region,
+      regionLength: addresses.regionLength,
+    };
+    for (const [i, operation] of this.#operations.entries()) {
+      words.write(i, operation, this.#names.get(operation.step) ?? 0, place);
+    }
+    return { ops: words.bytes, data: Buffer.concat(this.#chunks) };
   }
 
   /** The program in readable form, one line an operation; what tests compare. */
@@ -264,39 +288,69 @@ export class ProgramBuilder {
     const { expect, into } = options;
     this.#operations.push({ kind, nr, step, args, expect, into, target, value });
   }
+}
 
-  #write(out: Buffer, at: number, operation: Operation, addresses: LinkAddresses): void {
+/** Where references of a linked program stand. User addresses are below 2^53, so that numbers hold them. */
+interface Placement {
+  readonly data: number;
+  readonly zeroed: number;
+  readonly pages: number;
+  readonly region: bigint;
+  readonly regionLength: number;
+}
+
+/** Operations in the form that the restorer takes (struct op of plan.h), written word by word: there are thousands, and a
+ *  cutover waits for them. */
+class OperationWords {
+  readonly #half: Uint32Array;
+  readonly #whole: BigUint64Array;
+  readonly bytes: Buffer;
+
+  constructor(count: number) {
+    const room = new ArrayBuffer(count * OP_SIZE);
+    this.#half = new Uint32Array(room);
+    this.#whole = new BigUint64Array(room);
+    this.bytes = Buffer.from(room);
+  }
+
+  write(i: number, operation: Operation, name: number, place: Placement): void {
     const { kind, nr, args, into, target, step } = operation;
-    let mask = 0;
-    const word = (argument: Argument, bit: number): bigint => {
-      if (argument instanceof Slot) {
-        mask |= 1 << bit;
-        return BigInt(argument.index);
-      }
-      if (argument instanceof DataRef || argument instanceof ZeroRef) {
-        return this.resolve(argument, addresses.dataAddress);
-      }
-      if (argument instanceof PageRef) return BigInt(addresses.pagesOffset + argument.offset);
-      if (argument === REGION_START) return addresses.region;
-      if (argument === REGION_LENGTH) return BigInt(addresses.regionLength);
-      return BigInt.asUintN(64, BigInt(argument as number | bigint));
-    };
     const { expect, value } = expectation(operation);
-    out.writeUInt8(KIND[kind], at);
-    out.writeUInt8(expect, at + 1);
-    out.writeUInt16LE(nr, at + 2);
-    out.writeUInt16LE(into === undefined ? 0 : into.index + 1, at + 4);
-    args.forEach((argument, i) => {
-      out.writeBigUInt64LE(word(argument, i), at + 16 + i * 8);
-    });
-    out.writeBigUInt64LE(word(value, 6), at + 64);
-    out.writeUInt16LE(mask, at + 6);
-    out.writeUInt32LE(this.#names.get(step) ?? 0, at + 8);
-    if (target !== undefined) {
-      if (target.index < 0)
-        throw new FerryError('dumpbin.label', `${step}: label was never placed`);
-      out.writeUInt32LE(target.index, at + 12);
+    const at = (i * OP_SIZE) / 8;
+    let slots = 0;
+    for (let n = 0; n < args.length; n++) {
+      if (this.#word(at + 2 + n, args[n] as Argument, place)) slots |= 1 << n;
     }
+    if (this.#word(at + 8, value, place)) slots |= 1 << 6;
+    const half = this.#half;
+    half[at * 2] = KIND[kind] | (expect << 8) | (nr << 16);
+    half[at * 2 + 1] = (into === undefined ? 0 : into.index + 1) | (slots << 16);
+    half[at * 2 + 2] = name;
+    if (target === undefined) return;
+    if (target.index < 0) throw new FerryError('dumpbin.label', `${step}: label was never placed`);
+    half[at * 2 + 3] = target.index;
+  }
+
+  /** @returns whether the word is the number of a slot */
+  #word(at: number, argument: Argument, place: Placement): boolean {
+    if (typeof argument === 'number') this.#number(at, argument);
+    else if (typeof argument === 'bigint') this.#whole[at] = argument;
+    else if (argument instanceof Slot) {
+      this.#half[at * 2] = argument.index;
+      return true;
+    } else if (argument instanceof DataRef) this.#number(at, place.data + argument.offset);
+    else if (argument instanceof ZeroRef) this.#number(at, place.zeroed + argument.offset);
+    else if (argument instanceof PageRef) this.#number(at, place.pages + argument.offset);
+    else if (argument === REGION_START) this.#whole[at] = place.region;
+    else this.#number(at, place.regionLength);
+    return false;
+  }
+
+  /** A whole number of -2^53 .. 2^53, in two's complement. */
+  #number(at: number, value: number): void {
+    if (!Number.isSafeInteger(value)) throw new InvariantError(`${value} is no whole number`);
+    this.#half[at * 2] = value;
+    this.#half[at * 2 + 1] = Math.floor(value / 0x1_0000_0000);
   }
 }
 

@@ -1,5 +1,11 @@
 import type { Process, Thread } from '@ferry/image';
-import { emitAfterIdentity, emitCapabilities, emitIdentity } from './credential-steps.js';
+import {
+  emitAfterIdentity,
+  emitCapabilities,
+  emitIdentity,
+  emitIdentityInside,
+} from './credential-steps.js';
+import { ownPid, ownTid } from './pid-numbers.js';
 import { firedTimer } from './process-steps.js';
 import type { DataRef, ProgramBuilder } from './program.js';
 import { FRAME_FPSTATE, FRAME_XSTATE, frameLength, signalFrame } from './sigframe.js';
@@ -9,10 +15,18 @@ const ARCH = { setGs: 0x1001, setFs: 0x1002 } as const;
 const DEFAULT_TIMER_SLACK = 50_000n;
 const SECCOMP_SET_MODE_FILTER = 1;
 const RED_ZONE = 128n;
+const SYS_KILL = 62n;
+const SIGSTOP = 19;
 const SS_DISABLE = 2;
 
-/** A thread's own attributes, while every privilege is there. */
-export function emitThreadAttributes(b: ProgramBuilder, process: Process, thread: Thread): void {
+/** A thread's own attributes, while every privilege is there.
+ *  @param entered  in a user namespace of its own, before which some were set (emitEnterUser) */
+export function emitThreadAttributes(
+  b: ProgramBuilder,
+  process: Process,
+  thread: Thread,
+  { entered }: { entered: boolean },
+): void {
   const who = `thread ${thread.tid}`;
   b.sys('prctl', [PR.setName, b.cstr(thread.comm)], `${who}: name`);
   b.sys('set_tid_address', [thread.tidAddress], `${who}: tid address`);
@@ -23,16 +37,13 @@ export function emitThreadAttributes(b: ProgramBuilder, process: Process, thread
     b.sys('prctl', [PR.setTimerSlack, thread.timerSlackNs], `${who}: timer slack`);
   }
   if (thread.personality !== 0) b.sys('personality', [thread.personality], `${who}: personality`);
-  if (thread.ioPriority >> 13 !== 0) {
-    b.sys('ioprio_set', [1, 0, thread.ioPriority], `${who}: I/O priority`);
-  }
-  emitScheduling(b, thread, who);
+  if (!entered) emitScheduling(b, thread, who);
   for (const { siginfo } of thread.pending) {
     if (firedTimer(process, siginfo) !== undefined) continue;
     const signal = Buffer.from(siginfo).readInt32LE(0);
     b.sys(
       'rt_tgsigqueueinfo',
-      [process.pid, thread.tid, signal, b.bytes(siginfo)],
+      [ownPid(process), ownTid(thread), signal, b.bytes(siginfo)],
       `${who}: pending signal ${signal}`,
     );
   }
@@ -42,7 +53,8 @@ export function emitThreadAttributes(b: ProgramBuilder, process: Process, thread
     const { address, length, signature } = thread.rseq;
     b.sys('rseq', [address, length, 0, signature], `${who}: rseq`);
   }
-  emitIdentity(b, thread.credentials!, who);
+  if (entered) emitIdentityInside(b, thread.credentials!, who);
+  else emitIdentity(b, thread.credentials!, who);
   emitAfterIdentity(
     b,
     { dumpable: process.attributes?.dumpable ?? 1, parentDeathSignal: thread.parentDeathSignal },
@@ -50,7 +62,10 @@ export function emitThreadAttributes(b: ProgramBuilder, process: Process, thread
   );
 }
 
-function emitScheduling(b: ProgramBuilder, thread: Thread, who: string): void {
+export function emitScheduling(b: ProgramBuilder, thread: Thread, who: string): void {
+  if (thread.ioPriority >> 13 !== 0) {
+    b.sys('ioprio_set', [1, 0, thread.ioPriority], `${who}: I/O priority`);
+  }
   const s = thread.scheduling;
   if (s === undefined) return;
   // Another host may have other CPUs: an affinity that it cannot give is not worth failing for.
@@ -113,9 +128,53 @@ export function emitFrame(
   const step = `thread ${thread.tid}: signal frame`;
   b.storeAddress(b.bytes(frame, 64), local, step);
   b.op('store', [local.plus(8), frame.length, 8], step);
-  b.sys('process_vm_writev', [process.pid, local, 1, remote, 1, 0], step, {
+  b.sys('process_vm_writev', [ownPid(process), local, 1, remote, 1, 0], step, {
     expect: { value: frame.length },
   });
+}
+
+/** Where a stopped process gets the frame that stops it once it has left the region: below the one with its own
+ *  registers. undefined when there is no place, or when it could not make the call (seccomp) or would not stop. */
+export function placeStopFrame(process: Process, place: FramePlace): FramePlace | undefined {
+  const thread = process.threads[0]!;
+  const signal = stopSignal(process);
+  const isHandled = process.actions.some((action) => action.signal === signal);
+  if (process.state !== 'stopped' || thread.seccompMode !== 0 || isHandled) return undefined;
+  const address = ((place.address - BigInt(place.length)) / 64n) * 64n;
+  const isThere = process.mm!.vmas.some(
+    (vma) => vma.start <= address && place.address < vma.end && (vma.prot & 2) !== 0,
+  );
+  return isThere ? { address, length: place.length } : undefined;
+}
+
+/** rt_sigreturn(2) makes of it a kill(2) of the process itself, by a `syscall; ret` of its own; when the process is
+ *  continued, that returns through the trampoline with which the other frame begins, into the saved registers. */
+export function emitStopFrame(
+  b: ProgramBuilder,
+  process: Process,
+  frame: FramePlace,
+  next: FramePlace,
+): void {
+  const thread = process.threads[0]!;
+  const signal = stopSignal(process);
+  const registers = {
+    ...thread.registers!,
+    rax: SYS_KILL,
+    rdi: BigInt(ownPid(process)),
+    rsi: BigInt(signal),
+    rip: process.mm!.syscallReturnAddress,
+    rsp: next.address,
+    eflags: 0x202n,
+  };
+  // A signal that waits is delivered after the stop, as it would have been.
+  const waits = process.pending.length + thread.pending.length > 0;
+  const blocked = waits ? 0xffffffffffffffffn : thread.signalMask;
+  const signalMask = blocked & ~(1n << BigInt(signal - 1));
+  emitFrame(b, process, { ...thread, registers, signalMask }, frame);
+}
+
+function stopSignal({ exitStatus }: Process): number {
+  return exitStatus === 0 ? SIGSTOP : exitStatus;
 }
 
 /** A frame in the region itself, for threads that cannot leave it. Its address is settled when the program is linked,

@@ -5,28 +5,13 @@ import {
   compileTree,
   FLAG,
   KIND,
-  OP_SIZE,
   PLAN_MAGIC,
+  ProgramBuilder,
   restorer,
 } from '@ferry/dumpbin';
-import type { TreeImage } from '@ferry/image';
+import { LIMITS, type TreeImage } from '@ferry/image';
+import { inOrder, steps } from './support/steps.js';
 import { process, thread, tree, vma } from './support/tree.js';
-
-/** The steps of a compiled program: kind, number, name. */
-function steps(dump: CompiledDump): { kind: number; nr: number; name: string; args: bigint[] }[] {
-  const { image, dataOffset } = dump.linked;
-  const count = Number(image.readBigUInt64LE(104));
-  return Array.from({ length: count }, (_, i) => {
-    const at = 192 + i * OP_SIZE;
-    const name = dataOffset + image.readUInt32LE(at + 8);
-    return {
-      kind: image.readUInt8(at),
-      nr: image.readUInt16LE(at + 2),
-      name: image.toString('utf8', name, image.indexOf(0, name)),
-      args: Array.from({ length: 6 }, (_, k) => image.readBigUInt64LE(at + 16 + k * 8)),
-    };
-  });
-}
 
 function compile(
   image: TreeImage,
@@ -38,18 +23,6 @@ function compile(
 
 function names(dump: CompiledDump | undefined): string[] {
   return steps(dump!).map((step) => step.name);
-}
-
-/** Asserts that the steps come in this order, other steps between them allowed. */
-function inOrder(actual: readonly string[], expected: readonly (string | RegExp)[]): void {
-  let at = 0;
-  for (const step of expected) {
-    const found = actual.findIndex(
-      (name, i) => i >= at && (typeof step === 'string' ? name === step : step.test(name)),
-    );
-    assert.ok(found >= 0, `"${step}" is missing after step ${at} of:\n${actual.join('\n')}`);
-    at = found + 1;
-  }
 }
 
 describe('compileTree', () => {
@@ -114,15 +87,21 @@ describe('compileTree', () => {
     const image = tree([process(10, 0), process(12, 10, { sid: 10, pgid: 11 })]);
     inOrder(names(compile(image).get(10)), [
       /^make process 12/,
-      'join group 11',
       'stand-in for the leader of group 11',
       'the stand-in is done',
+      'join group 11',
       'reap the stand-in for group 11',
     ]);
   });
 
   it('refuses a session that no parent can hand down', () => {
-    const image = tree([process(10, 0), process(12, 10, { sid: 99, pgid: 12 })]);
+    const image = tree([
+      process(10, 0),
+      process(11, 10, { sid: 11, pgid: 11 }),
+      process(12, 10, { sid: 12, pgid: 12 }),
+      process(14, 11, { sid: 14, pgid: 14 }),
+      process(13, 12, { sid: 14, pgid: 14 }),
+    ]);
     assert.throws(() => compile(image), { code: 'dumpbin.session' });
   });
 
@@ -196,6 +175,15 @@ describe('compileTree', () => {
   it('is the same each time but for its random identity', () => {
     const [a, b] = [0, 0].map(() => steps(compile(tree([process(10, 0)])).get(10)!));
     assert.deepEqual(a, b);
+  });
+
+  it('refuses what makes no sense, and what asks for too much', () => {
+    const refused = { code: 'image.invalid' };
+    const image = tree([process(10, 0)]);
+    const siginfo = Buffer.alloc(8);
+    image.processes[0]!.pending.push({ siginfo });
+    assert.throws(() => compileTree(image, { pages: 'embedded', restorer: restorer() }), refused);
+    assert.throws(() => new ProgramBuilder().reserve(LIMITS.programBytes + 1), refused);
   });
 
   it('lays a store out as the root program expects it', () => {

@@ -1,6 +1,8 @@
-import type { FileLock, FileObject, Process } from '@ferry/image';
+import type { FileLock, FileObject, Process, TreeImage } from '@ferry/image';
+import { translate } from '../pid-numbers.js';
 import type { ProgramBuilder } from '../program.js';
-import { CHANGEABLE, F_SETFL, inodeKey, O_ASYNC } from './common.js';
+import { CHANGEABLE, F_SETFL, inodeKey, O_ACCMODE, O_ASYNC, O_NONBLOCK } from './common.js';
+import { firstHolder } from './deferred.js';
 import type { EmitContext, FileEmitter } from './emit.js';
 
 const F_SETLK = 6;
@@ -8,7 +10,12 @@ const F_SETSIG = 10;
 const F_SETOWN_EX = 15;
 const F_OFD_SETLK = 37;
 const F_SETLEASE = 1024;
+const F_RDLCK = 0;
 const F_WRLCK = 1;
+const F_SETOWN = 8;
+const O_RDONLY = 0;
+const O_WRONLY = 1;
+const EWOULDBLOCK = 11;
 const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -20,18 +27,22 @@ export function withAttributes(emitter: FileEmitter): FileEmitter {
     ...emitter,
     installed(b, file, fd, ctx) {
       emitter.installed?.(b, file, fd, ctx);
-      emitOwner(b, file, fd);
+      // A lease sets an owner, and one that is broken tells it: the real one comes after.
       for (const lock of file.locks) emitDescriptionLock(b, file, fd, lock);
+      emitOwner(b, file, fd, ctx.image);
     },
   };
 }
 
-function emitOwner(b: ProgramBuilder, file: FileObject, fd: number): void {
+function emitOwner(b: ProgramBuilder, file: FileObject, fd: number, image: TreeImage): void {
   const { owner } = file;
-  if (owner !== undefined && owner.pid !== 0) {
+  const isLeased = file.locks.some(({ kind }) => kind === 'lease');
+  if (owner !== undefined && (owner.pid !== 0 || isLeased)) {
     const value = Buffer.alloc(8);
     value.writeInt32LE(owner.type, 0);
-    value.writeInt32LE(owner.pid, 4);
+    const holder = firstHolder(image, file.id);
+    const number = holder === undefined ? owner.pid : translate(image, holder, owner.pid);
+    value.writeInt32LE(number, 4);
     b.sys('fcntl', [fd, F_SETOWN_EX, b.bytes(value)], `descriptor ${fd}: signals to ${owner.pid}`);
   }
   if (owner !== undefined && owner.signal !== 0) {
@@ -56,8 +67,29 @@ function emitDescriptionLock(
   } else if (lock.kind === 'ofd') {
     b.sys('fcntl', [fd, F_OFD_SETLK, recordLock(b, lock)], name);
   } else if (lock.kind === 'lease') {
-    b.sys('fcntl', [fd, F_SETLEASE, lock.type], name);
+    emitLease(b, file, fd, { lock, name });
   }
+}
+
+/** A lease that is being broken is broken again, by opening the file in the way that does it. What it was is told by
+ *  what it is to become, and by its file: only one that is open for reading alone can have a lease for reading. */
+function emitLease(
+  b: ProgramBuilder,
+  file: FileObject,
+  fd: number,
+  { lock, name }: { lock: FileLock; name: string },
+): void {
+  if (!lock.breaking) {
+    b.sys('fcntl', [fd, F_SETLEASE, lock.type], name);
+    return;
+  }
+  const toRead = lock.type === F_RDLCK;
+  const was = toRead || (file.flags & O_ACCMODE) !== 0 ? F_WRLCK : F_RDLCK;
+  b.sys('fcntl', [fd, F_SETLEASE, was], name);
+  b.sys('fcntl', [fd, F_SETOWN, 0], `${name}: nobody is told`);
+  const how = (toRead ? O_RDONLY : O_WRONLY) | O_NONBLOCK;
+  const path = b.cstr(`/proc/self/fd/${fd}`);
+  b.sys('open', [path, how, 0], `break ${name}`, { expect: { value: -EWOULDBLOCK } });
 }
 
 /** struct flock of x86-64: type, whence (0: SEEK_SET), start, length, pid. */

@@ -1,5 +1,5 @@
 import type { Fifo, FileObject } from '@ferry/image';
-import type { ProgramBuilder } from '../program.js';
+import type { DataRef, ProgramBuilder } from '../program.js';
 import {
   CHANGEABLE,
   F_SETFL,
@@ -10,6 +10,7 @@ import {
   openFlags,
 } from './common.js';
 import type { EmitContext, FileEmitter } from './emit.js';
+import { emitNameless, lostOf } from './nameless.js';
 import { emitContent } from './pipe.js';
 
 const O_ACCMODE = 0o3;
@@ -35,9 +36,19 @@ function partOf(file: FileObject): Fifo {
 }
 
 function emitFifo(b: ProgramBuilder, ends: readonly FileObject[], ctx: EmitContext): void {
+  const lost = lostOf(ends[0]!);
+  const path = partOf(ends[0]!).file?.path ?? '';
+  if (lost === undefined) emitEnds(b, ends, { path, at: b.cstr(path) }, ctx);
+  else emitNameless(b, ctx.image, lost, (name, at) => emitEnds(b, ends, { path: name, at }, ctx));
+}
+
+function emitEnds(
+  b: ProgramBuilder,
+  ends: readonly FileObject[],
+  { path, at }: { path: string; at: DataRef },
+  ctx: EmitContext,
+): void {
   const value = partOf(ends[0]!);
-  const path = value.file?.path ?? '';
-  const at = b.cstr(path);
   const helper = b.slotFor('fifo');
   const needsHelper = ends.some(
     (end) => (end.flags & O_ACCMODE) !== 0 || partOf(end).hungUp || partOf(end).content.length > 0,

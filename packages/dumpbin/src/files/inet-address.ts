@@ -44,10 +44,14 @@ export function endText(address: Uint8Array, port: number): string {
   return `[${text}]:${port}`;
 }
 
+const KINDS: Record<number, string> = {
+  ...{ 1: 'ICMP', 6: 'TCP', 17: 'UDP', 58: 'ICMPv6', 136: 'UDP-Lite', 262: 'MPTCP' },
+};
+
 /** `TCP socket 5 (10.0.0.1:80 - 10.0.0.2:1234)` */
 export function inetText(id: number, socket: InetSocket): string {
   const { protocol, localAddress, localPort, remoteAddress, remotePort } = socket;
-  const kind = protocol === 17 ? 'UDP' : protocol === 262 ? 'MPTCP' : 'TCP';
+  const kind = KINDS[protocol] ?? `raw (${protocol})`;
   const remote = remotePort === 0 ? '' : ` - ${endText(remoteAddress, remotePort)}`;
   return `${kind} socket ${id} (${endText(localAddress, localPort)}${remote})`;
 }

@@ -28,15 +28,21 @@ export function tcpPacket(
   return ipPacket(from, to, IPPROTO.tcp, header);
 }
 
-/** A UDP datagram in an IPv4 or IPv6 packet. */
-export function udpPacket(from: Endpoint, to: Endpoint, data: Uint8Array): Buffer {
+/** A UDP datagram in an IPv4 or IPv6 packet; or (protocol 136) one of UDP-Lite, whose length field says how much the
+ *  checksum covers: all of it. */
+export function udpPacket(
+  from: Endpoint,
+  to: Endpoint,
+  data: Uint8Array,
+  protocol: number = IPPROTO.udp,
+): Buffer {
   const datagram = Buffer.concat([Buffer.alloc(8), data]);
   datagram.writeUInt16BE(from.port, 0);
   datagram.writeUInt16BE(to.port, 2);
   datagram.writeUInt16BE(datagram.length, 4);
   // 0 means "no checksum": RFC 768.
-  datagram.writeUInt16BE(transportChecksum(from, to, IPPROTO.udp, datagram) || 0xffff, 6);
-  return ipPacket(from, to, IPPROTO.udp, datagram);
+  datagram.writeUInt16BE(transportChecksum(from, to, protocol, datagram) || 0xffff, 6);
+  return ipPacket(from, to, protocol, datagram);
 }
 
 function ipPacket(from: Endpoint, to: Endpoint, protocol: number, body: Buffer): Buffer {

@@ -19,12 +19,18 @@ import { emitDatagramQueue, emitMemberships, emitUdpShutdown } from './udp-socke
 
 const SOCK_CLOEXEC = 0o2000000;
 const SO_REUSEADDR = 2;
+const SO_BROADCAST = 6;
 const SO_REUSEPORT = 15;
 const SO_MARK = 36;
 const SO_BINDTODEVICE = 25;
+/** IP_FREEBIND and IPV6_FREEBIND by family. */
+const FREEBIND: Record<number, { level: number; name: number }> = {
+  2: { level: SOL.ip, name: 15 },
+  10: { level: SOL.ipv6, name: 78 },
+};
 const FIN_WAIT = [4, 5];
 const SHUT_WR = 1;
-const IPPROTO_UDP = 17;
+const SOCK_STREAM = 1;
 const TCP = { close: 7, listen: 10, synSent: 2, established: 1 } as const;
 const ENOENT = 2;
 const TCP_CONGESTION = 13;
@@ -34,7 +40,7 @@ const TCP_QUEUE_SEQ = 21;
 const REPAIR_OFF_SILENTLY = -1;
 const SEND_QUEUE = 2;
 
-/** TCP, UDP and listening MPTCP sockets. All are bound first, with SO_REUSEADDR, so that their order does not matter;
+/** TCP, UDP, raw and listening MPTCP sockets. All are bound first, with SO_REUSEADDR, so that their order does not matter;
  *  connections come back in repair mode, and go on when the tree does. */
 export const inetSocketEmitter: FileEmitter = {
   create(b, file, ctx) {
@@ -51,8 +57,7 @@ export const inetSocketEmitter: FileEmitter = {
       return;
     }
     emitBind(b, socket, { fd, name });
-    if (socket.protocol === IPPROTO_UDP && socket.remotePort !== 0)
-      emitConnect(b, socket, fd, name);
+    if (socket.type !== SOCK_STREAM && isConnected(socket)) emitConnect(b, socket, fd, name);
     if (socket.state === TCP.synSent) emitSequence(b, socket, fd, name);
   },
   connect(b, file, ctx) {
@@ -60,8 +65,8 @@ export const inetSocketEmitter: FileEmitter = {
     const name = inetText(file.id, socket);
     const fd = ctx.fdOf(file.id);
     if (socket.state === TCP.listen) emitListen(b, socket, { fd, name, ctx });
-    const isUdp = socket.protocol === IPPROTO_UDP;
-    if (isUdp) {
+    const isDatagram = socket.type !== SOCK_STREAM;
+    if (isDatagram) {
       emitMemberships(b, socket, { fd, name });
       emitDatagramQueue(b, socket, { fd, name });
     }
@@ -69,7 +74,7 @@ export const inetSocketEmitter: FileEmitter = {
     const repaired = isRepaired(socket, ctx.image);
     emitSettings(b, socket, { fd, name, all: repaired || socket.receiveQueue.length > 0 });
     if (!repaired) emitReuse(b, socket, { fd, name });
-    if (isUdp) emitUdpShutdown(b, socket, { fd, name });
+    if (isDatagram) emitUdpShutdown(b, socket, { fd, name });
     emitSocketFlags(b, file, fd);
   },
   // From here on the tree runs: nothing may fail, not even for a peer that is gone.
@@ -125,8 +130,13 @@ function socketOf(file: FileObject): InetSocket {
   return file.kind.value;
 }
 
-function isConnectedTcp({ protocol, state }: InetSocket): boolean {
-  return protocol !== IPPROTO_UDP && ![TCP.close, TCP.listen, TCP.synSent].includes(state as 7);
+/** A raw socket has no port, but an address. */
+function isConnected({ remotePort, remoteAddress }: InetSocket): boolean {
+  return remotePort !== 0 || remoteAddress.some((byte) => byte !== 0);
+}
+
+function isConnectedTcp({ type, state }: InetSocket): boolean {
+  return type === SOCK_STREAM && ![TCP.close, TCP.listen, TCP.synSent].includes(state as 7);
 }
 
 const waiting = new WeakMap<TreeImage, Set<bigint>>();
@@ -145,9 +155,10 @@ function isRepaired(socket: InetSocket, image: TreeImage): boolean {
   return !inodes.has(socket.inode);
 }
 
-/** IPV6_V6ONLY, IP_FREEBIND, IP_TRANSPARENT, SO_MARK, SO_REUSEPORT and the like decide what bind(2) accepts. */
+/** IPV6_V6ONLY, IP_FREEBIND, IP_TRANSPARENT, SO_MARK, SO_REUSEPORT and the like decide what bind(2) accepts, SO_BROADCAST
+ *  what connect(2) does. */
 function isNeededToBind({ level, name }: SocketOption): boolean {
-  if (level === SOL.socket) return name === SO_REUSEPORT || name === SO_MARK;
+  if (level === SOL.socket) return [SO_REUSEPORT, SO_MARK, SO_BROADCAST].includes(name);
   if (level === SOL.ip) return [15, 19, 24, 51].includes(name);
   return level === SOL.ipv6 && [26, 75, 78].includes(name);
 }
@@ -163,7 +174,14 @@ export function emitBind(
   const reuse = { level: SOL.socket, name: SO_REUSEADDR, value: 1 };
   emitIntOption(b, fd, reuse, name);
   const at = localOf(socket);
+  const freely = FREEBIND[socket.family];
+  if (socket.foreignAddress && freely !== undefined) {
+    emitIntOption(b, fd, { ...freely, value: 1 }, name);
+  }
   b.sys('bind', [fd, constant(b, at), at.length], `bind ${name}`);
+  if (socket.foreignAddress && freely !== undefined) {
+    emitIntOption(b, fd, { ...freely, value: 0 }, name);
+  }
 }
 
 function emitDevice(b: ProgramBuilder, device: string, fd: number, name: string): void {

@@ -1,5 +1,6 @@
 import type { FileObject, TreeImage } from '@ferry/image';
 import { withAttributes } from './attributes.js';
+import { bpfMapEmitter } from './bpf-map.js';
 import { deviceEmitter } from './device.js';
 import { directoryEmitter } from './directory.js';
 import type { FileEmitter } from './emit.js';
@@ -9,15 +10,22 @@ import { externalEmitter } from './external.js';
 import { fifoEmitter } from './fifo.js';
 import { inetSocketEmitter } from './inet-socket.js';
 import { memfdEmitter } from './memfd.js';
+import { messageQueueEmitter } from './message-queue.js';
 import { namespaceEmitter } from './namespace.js';
+import { netlinkEmitter } from './netlink.js';
+import { fanotifyEmitter, inotifyEmitter } from './notify.js';
+import { packetEmitter } from './packet.js';
 import { pidfdEmitter } from './pidfd.js';
 import { pipeEmitter } from './pipe.js';
+import { isProc } from './proc-file.js';
 import { regularEmitter } from './regular.js';
 import { signalfdEmitter } from './signalfd.js';
+import { terminalEmitter } from './terminal.js';
 import { timerfdEmitter } from './timerfd.js';
 import { unixSocketEmitter } from './unix-socket.js';
 
 export { emitProcessLocks } from './attributes.js';
+export { emitQueueNotices } from './message-queue.js';
 
 type Kind = NonNullable<FileObject['kind']>['$case'];
 
@@ -37,6 +45,13 @@ const emitters: Partial<Record<Kind, FileEmitter>> = {
   pidfd: pidfdEmitter,
   unix: unixSocketEmitter,
   inet: inetSocketEmitter,
+  terminal: terminalEmitter,
+  inotify: inotifyEmitter,
+  fanotify: fanotifyEmitter,
+  netlink: netlinkEmitter,
+  packet: packetEmitter,
+  bpfMap: bpfMapEmitter,
+  messageQueue: messageQueueEmitter,
 };
 
 /** How each kind of open file is recreated, by the image's case of `kind`. */
@@ -59,9 +74,12 @@ const SOLITARY: ReadonlySet<string> = new Set<Kind>([
  *  others (deleted files of one inode), and what an epoll instance watches under a number that nobody has. */
 export function solitaryFiles(image: TreeImage): Set<number> {
   const solitary = new Set<number>();
-  for (const { id, kind } of image.files) {
+  for (const file of image.files) {
+    const { id, kind } = file;
     if (!SOLITARY.has(kind?.$case ?? '')) continue;
-    if (kind?.$case === 'regular' && kind.value.file?.deleted) continue;
+    const isLost =
+      (kind?.$case === 'regular' || kind?.$case === 'directory') && kind.value.nameless;
+    if (isLost || isProc(file, image) || (kind?.$case === 'pidfd' && kind.value.ended)) continue;
     solitary.add(id);
   }
   for (const file of image.files) {

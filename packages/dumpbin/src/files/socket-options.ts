@@ -4,6 +4,9 @@ import { CHANGEABLE, F_SETFL, O_ASYNC } from './common.js';
 
 export const SOL = { socket: 1, ip: 0, tcp: 6, udp: 17, ipv6: 41 } as const;
 const SO_ATTACH_FILTER = 26;
+const EPERM = 1;
+const SO_SNDBUF = 7;
+const SO_RCVBUF = 8;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 const SO_LOCK_FILTER = 44;
@@ -67,8 +70,28 @@ export function emitRoom(
 ): void {
   const length = messages.reduce((sum, { data }) => sum + data.length, 0);
   const value = Math.min(0x3fffffff, length * 2 + (messages.length + 16) * MESSAGE_OVERHEAD);
-  const name = which === 'send' ? SO_SNDBUFFORCE : SO_RCVBUFFORCE;
-  emitIntOption(b, fd, { level: SOL.socket, name, value }, 'room for what is queued');
+  emitBufferSize(b, fd, { which, value }, 'room for what is queued');
+}
+
+/** Without privileges over the host (in a user namespace) no more than its limit: net.core.wmem_max, rmem_max. */
+function emitBufferSize(
+  b: ProgramBuilder,
+  fd: Argument,
+  { which, value }: { which: 'send' | 'receive'; value: number },
+  name: string,
+): void {
+  const [forced, plain] =
+    which === 'send' ? [SO_SNDBUFFORCE, SO_SNDBUF] : [SO_RCVBUFFORCE, SO_RCVBUF];
+  const done = b.slotFor('buffer size');
+  const after = b.label();
+  const at = constant(b, intBytes(value));
+  b.sys('setsockopt', [fd, SOL.socket, forced, at, 4], `${name}: ${which} buffer`, {
+    into: done,
+    expect: { orErrno: EPERM },
+  });
+  b.op('jump', [done, 0], `${name}: ${which} buffer is set`, { target: after });
+  b.sys('setsockopt', [fd, SOL.socket, plain, at, 4], `${name}: ${which} buffer`);
+  b.place(after);
 }
 
 /** Buffer sizes as they were. Setting one locks it against the kernel's tuning: SO_BUF_LOCK says which were. The kernel
@@ -82,12 +105,10 @@ export function emitBuffers(
   if (buffers === undefined) return;
   const { send, receive, locks } = buffers;
   if (all || (locks & SEND_LOCK) !== 0) {
-    const value = send >>> 1;
-    emitIntOption(b, fd, { level: SOL.socket, name: SO_SNDBUFFORCE, value }, name);
+    emitBufferSize(b, fd, { which: 'send', value: send >>> 1 }, name);
   }
   if (all || (locks & RECEIVE_LOCK) !== 0) {
-    const value = receive >>> 1;
-    emitIntOption(b, fd, { level: SOL.socket, name: SO_RCVBUFFORCE, value }, name);
+    emitBufferSize(b, fd, { which: 'receive', value: receive >>> 1 }, name);
   }
   if (all) {
     const lock = { level: SOL.socket, name: SO_BUF_LOCK, value: locks };

@@ -1,10 +1,12 @@
 import type { InetSocket } from '@ferry/image';
 import type { ProgramBuilder } from '../program.js';
+import { F_SETFL, O_NONBLOCK } from './common.js';
 import { AF, sockaddr } from './inet-address.js';
 import { emitPoll, POLLHUP, POLLRDHUP } from './inet-raw.js';
 import { constant, emitOption, emitRoom, SOL } from './socket-options.js';
 
 const SOCK_STREAM = 1;
+const EINPROGRESS = 115;
 const SO_LINGER = 13;
 const SHUT_WR = 1;
 const MSG_DONTWAIT = 0x40;
@@ -27,9 +29,18 @@ export function emitClosedConnection(
   const length = family === AF.inet ? 16 : 28;
   b.sys('socket', [family, SOCK_STREAM, 0], step, { into: listener });
   b.sys('bind', [listener, address, length], step);
-  b.sys('listen', [listener, 1], step);
+  if (!socket.wasRefused) b.sys('listen', [listener, 1], step);
   const size = b.bytes(Buffer.from([length, 0, 0, 0]));
   b.sys('getsockname', [listener, address, size], step);
+  if (socket.wasRefused) {
+    // Without waiting for the answer, which connect(2) would take.
+    b.sys('fcntl', [fd, F_SETFL, O_NONBLOCK], step);
+    b.sys('connect', [fd, address, length], step, { expect: { value: -EINPROGRESS } });
+    b.sys('close', [listener], step);
+    b.sys('fcntl', [fd, F_SETFL, 0], step);
+    emitPoll(b, fd, POLLHUP, step);
+    return;
+  }
   b.sys('connect', [fd, address, length], step);
   b.sys('accept4', [listener, 0, 0, 0], step, { into: other });
   b.sys('close', [listener], step);

@@ -57,6 +57,7 @@ export function emitBind(
   if (path?.present) {
     emitBindFile(b, fd, address, path);
     whileBound();
+    if (path.renamedTo !== '') emitRename(b, address, path);
     return;
   }
   emitInEmptyRoot(b, address, () => {
@@ -93,6 +94,9 @@ export function emitBindInside(b: ProgramBuilder, fd: Argument, address: Uint8Ar
     return;
   }
   emitFolders(b, address, `a place for the name ${nameText(address)}`);
+  // Another one of that name may have been there for an earlier message.
+  const file = b.cstr(Buffer.from(address));
+  b.sys('unlink', [file], `a place for the name ${nameText(address)}`, { expect: 'any' });
   emitBindCall(b, fd, address);
 }
 
@@ -117,6 +121,13 @@ function emitBindFile(b: ProgramBuilder, fd: Argument, address: Uint8Array, path
   emitBindCall(b, fd, address);
   b.sys('chmod', [file, path.mode], `mode of UNIX socket ${text}`);
   b.sys('chown', [file, path.uid, path.gid], `owner of UNIX socket ${text}`);
+}
+
+/** The file was moved after bind(2): it is found under its new name, the socket keeps the old one. */
+function emitRename(b: ProgramBuilder, address: Uint8Array, path: UnixPath): void {
+  if (path.directory !== '') emitEnter(b, path.directory);
+  const from = b.cstr(Buffer.from(address));
+  b.sys('rename', [from, b.cstr(path.renamedTo)], `move UNIX socket to ${path.renamedTo}`);
 }
 
 /** A relative path belongs to a directory. Every process enters its own working directory later. */

@@ -7,27 +7,31 @@ const CLONE_FILES = 0x400;
 const WAIT_CLONE = 0x40000000;
 
 /** Runs steps as the process that SO_PEERCRED must tell: the kernel takes its pid, effective user and group from
- *  whoever calls connect(2), listen(2) or socketpair(2). For another pid than the root's a process with that pid lives
- *  for the length of these steps, with the same descriptors; the tree's own processes do not exist yet. What the steps
- *  leave in slots is lost then. */
+ *  whoever calls connect(2), listen(2) or socketpair(2). Where the process exists already (a skeleton), it does them
+ *  itself; else a process with that pid lives for the length of these steps, with the same descriptors. So the steps go
+ *  into the builder that they are given, take no slots from others, and what they leave in slots is lost. */
 export function asPeer(
   b: ProgramBuilder,
   credentials: UnixCredentials | undefined,
   { name, ctx }: { name: string; ctx: EmitContext },
-  steps: () => void,
+  steps: (b: ProgramBuilder) => void,
 ): void {
   const { pid, uid, gid } = credentials ?? { pid: 0, uid: 0, gid: 0 };
   if (pid === 0 || pid === ctx.image.rootPid) {
-    asUser(b, { uid, gid, name }, steps);
+    asUser(b, { uid, gid, name }, () => steps(b));
     return;
   }
+  const done = ctx.delegate?.(b, { pid, name }, (theirs) => {
+    asUser(theirs, { uid, gid, name }, () => steps(theirs));
+  });
+  if (done === true) return;
   const peer = b.label();
   const after = b.label();
   const step = `${name}: as process ${pid}`;
   b.op('fork', [pid, CLONE_FILES, 0], step, { target: peer });
   b.op('jump', [0, 0], step, { target: after });
   b.place(peer);
-  asUser(b, { uid, gid, name }, steps);
+  asUser(b, { uid, gid, name }, () => steps(b));
   b.op('exit', [0], step);
   b.place(after);
   b.sys('wait4', [pid, 0, WAIT_CLONE, 0], step, { expect: { value: pid } });

@@ -1,5 +1,4 @@
 import type { UnixMessage } from '@ferry/image';
-import { SERVICE } from '../layout.js';
 import type { Argument, ProgramBuilder } from '../program.js';
 import type { EmitContext } from './emit.js';
 import { emitRoom } from './socket-options.js';
@@ -27,9 +26,12 @@ const MSG_DONTWAIT = 0x40;
 
 /** Where the other end of a connection stands for a while when nobody in the tree has it: above all objects. */
 export function partnerFd(node: UnixNode, ctx: EmitContext): number {
-  const { files, sharedMemory } = ctx.image;
-  const objects = ctx.serviceBase + SERVICE.objects + files.length + sharedMemory.length;
-  return objects + SERVICE.objects + (ctx.fdOf(node.id) - ctx.serviceBase);
+  return ctx.objectsEnd + (ctx.fdOf(node.id) - ctx.serviceBase);
+}
+
+/** Above all partners: for a listening socket that nobody has, while its connections are made. */
+export function spareFd(ctx: EmitContext): number {
+  return ctx.objectsEnd + (ctx.objectsEnd - ctx.serviceBase);
 }
 
 /** Whether a socket, or one that it may get messages through, waits for messages that carry their senders'
@@ -78,12 +80,13 @@ export function emitDatagrams(b: ProgramBuilder, node: UnixNode, ctx: EmitContex
   if (socket.receiveQueue.length === 0) return;
   const { senders } = unixGraph(ctx.image);
   const to = unixAddress(b, socket.address);
-  if (socket.path?.present && socket.path.directory !== '') emitEnter(b, socket.path.directory);
+  const directory = socket.path?.present ? socket.path.directory : '';
+  if (directory !== '') emitEnter(b, directory);
   const roomy = new Set<number>();
   for (const message of socket.receiveQueue) {
     const sender = senderOf(message, senders);
     if (sender === undefined) {
-      emitFromStranger(b, message, { to, isInside: !isReachable(socket), ctx });
+      emitFromStranger(b, message, { to, directory, isInside: !isReachable(socket), ctx });
       continue;
     }
     const from = ctx.fdOf(sender.id);
@@ -103,13 +106,20 @@ function senderOf(message: UnixMessage, senders: UnixGraph['senders']): UnixNode
 function emitFromStranger(
   b: ProgramBuilder,
   message: UnixMessage,
-  { to, isInside, ctx }: { to: [Argument, number]; isInside: boolean; ctx: EmitContext },
+  {
+    to,
+    directory,
+    isInside,
+    ctx,
+  }: { to: [Argument, number]; directory: string; isInside: boolean; ctx: EmitContext },
 ): void {
   const name = `sender ${nameText(message.sourceAddress)}`;
   const from = b.slotFor('sender');
   b.sys('socket', [AF_UNIX, SOCK.dgram, 0], `make ${name}`, { into: from });
   if (isInside) emitBindInside(b, from, message.sourceAddress);
   else emitBindIfFree(b, from, message.sourceAddress);
+  // Its name may have been bound elsewhere.
+  if (directory !== '') emitEnter(b, directory);
   emitRoom(b, from, [message], 'send');
   emitSend(b, message, { from, to, ctx });
   b.sys('close', [from], `close ${name}`);

@@ -35,6 +35,7 @@ import {
   emitQueues,
   isLate,
   partnerFd,
+  spareFd,
 } from './unix-queues.js';
 
 const AF_UNIX = 1;
@@ -138,12 +139,12 @@ function emitSocketPair(b: ProgramBuilder, { client, server }: Connection, ctx: 
   const numbers = [client, server].map((end) =>
     end === undefined ? partnerFd(node, ctx) : ctx.fdOf(end.id),
   );
-  asPeer(b, node.socket.peerCredentials, { name, ctx }, () => {
-    const pair = emitPair(b, name, (at) => {
-      b.sys('socketpair', [AF_UNIX, node.socket.type, 0, at], `${name}: make the pair`);
+  asPeer(b, node.socket.peerCredentials, { name, ctx }, (peer) => {
+    const pair = emitPair(peer, name, (at) => {
+      peer.sys('socketpair', [AF_UNIX, node.socket.type, 0, at], `${name}: make the pair`);
     });
     numbers.forEach((to, i) => {
-      b.moveFd(pair[i]!, to, name);
+      peer.moveFd(pair[i]!, to, name);
     });
   });
   for (const end of [client, server]) {
@@ -170,17 +171,15 @@ function emitGroup(b: ProgramBuilder, group: ListenerGroup, ctx: EmitContext): v
   const name = `listening ${textOf(model)}`;
   const slot = b.slotFor('listener');
   b.sys('socket', [AF_UNIX, model.socket.type, 0], `make ${name}`, { into: slot });
-  const at: Argument = listener === undefined ? slot : ctx.fdOf(listener.id);
-  if (listener !== undefined) {
-    ctx.once(`unix: ${listener.id}`);
-    b.moveFd(slot, ctx.fdOf(listener.id), name);
-  }
+  const at = listener === undefined ? spareFd(ctx) : ctx.fdOf(listener.id);
+  if (listener !== undefined) ctx.once(`unix: ${listener.id}`);
+  b.moveFd(slot, at, name);
   const named = listener?.socket ?? { address: model.socket.address, path: undefined };
   const backlog = Math.max(listener?.socket.backlog ?? 0, 1);
   emitBind(b, at, named, () => {
     const credentials = first?.client?.socket.peerCredentials ?? listener?.socket.peerCredentials;
-    asPeer(b, credentials, { name, ctx }, () => {
-      b.sys('listen', [at, backlog], `listen on ${name}`);
+    asPeer(b, credentials, { name, ctx }, (peer) => {
+      peer.sys('listen', [at, backlog], `listen on ${name}`);
     });
     const directory = named.path?.present ? named.path.directory : '';
     if (directory !== '') emitEnter(b, directory);
@@ -190,7 +189,7 @@ function emitGroup(b: ProgramBuilder, group: ListenerGroup, ctx: EmitContext): v
     }
     if (listener?.socket.backlog === 0) b.sys('listen', [at, 0], `backlog of ${name}`);
   });
-  if (listener === undefined) b.sys('close', [slot], `${name}: nobody has it`);
+  if (listener === undefined) b.sys('close', [at], `${name}: nobody has it`);
 }
 
 function emitClient(b: ProgramBuilder, client: UnixNode, ctx: EmitContext): void {
@@ -214,9 +213,9 @@ function emitConnect(
 ): void {
   const { fd, address, ctx, credentials } = options;
   const name = textOf(node);
-  const [at, length] = unixAddress(b, address);
-  asPeer(b, credentials, { name, ctx }, () => {
-    b.sys('connect', [fd, at, length], `connect ${name} to ${nameText(address)}`);
+  asPeer(b, credentials, { name, ctx }, (peer) => {
+    const [at, length] = unixAddress(peer, address);
+    peer.sys('connect', [fd, at, length], `connect ${name} to ${nameText(address)}`);
   });
 }
 

@@ -1,0 +1,180 @@
+import type { KernelSetting, Namespace, NetworkNamespace } from '@ferry/image';
+import { netlinkAttribute } from '@ferry/linux';
+import type { CompileContext } from '../compile-context.js';
+import type { ProgramBuilder, Slot } from '../program.js';
+import { emitFilters } from './filters.js';
+import { emitLinkStates, emitLinks, parseLinks } from './links.js';
+import {
+  attributeOf,
+  CHANGE,
+  emitChange,
+  emitSocket,
+  type Parsed,
+  parseMessage,
+  without,
+} from './netlink.js';
+import { emitSettings } from './settings.js';
+
+const NETLINK_ROUTE = 0;
+const RTM = {
+  newAddress: 20,
+  newRoute: 24,
+  newNeighbour: 28,
+  newRule: 32,
+  deleteRule: 33,
+} as const;
+const AF_INET6 = 10;
+const LOOPBACK = 1;
+const IFA = { address: 1, cacheInfo: 6, flags: 8 } as const;
+const IFA_F_STATE = 0x40 | 0x8 | 0x80 | 0x1; // tentative, failed, permanent, secondary
+const RTPROT_KERNEL = 2;
+const RTM_F_CLONED = 0x200;
+const RTNH_F_ONLINK = 4;
+const RTA = { gateway: 5, multipath: 9, cacheInfo: 12, via: 18, expires: 23 } as const;
+const NUD_PERMANENT = 0x80;
+const FRA = { priority: 6, table: 15 } as const;
+/** Rules that every new namespace has: family, priority, table. */
+const USUAL_RULES: readonly (readonly [number, number, number])[] = [
+  [2, 0, 255],
+  [2, 32766, 254],
+  [2, 32767, 253],
+  [AF_INET6, 0, 255],
+  [AF_INET6, 32766, 254],
+];
+
+/** Everything in a network namespace. Runs inside it. */
+export function emitNetwork(
+  b: ProgramBuilder,
+  namespace: Namespace,
+  ctx: CompileContext,
+  outer: number,
+): void {
+  const content = namespace.content?.$case === 'net' ? namespace.content.value : undefined;
+  if (content === undefined) return;
+  const socket = emitSocket(b, NETLINK_ROUTE);
+  emitLinks(b, socket, content, outer);
+  emitSettings(b, namespace, ctx.namespaceFd('proc'));
+  emitLinkStates(b, socket, content.links);
+  emitAddresses(b, socket, namespace, { content, proc: ctx.namespaceFd('proc') });
+  emitRoutes(b, socket, content);
+  emitRules(b, socket, content);
+  for (const neighbour of content.neighbours) emitNeighbour(b, socket, neighbour);
+  b.sys('close', [socket], 'close the netlink socket');
+  if (content.filters.length > 0) emitFilters(b, content.filters);
+  if (content.outerLinks.length === 0) return;
+  const outside = ctx.namespaceFd('outerNetlink');
+  emitLinkStates(b, outside, content.outerLinks);
+  for (const address of content.outerAddresses) emitAddress(b, outside, address);
+}
+
+/** Addresses are good at once: nobody else can have them, and sockets are about to be bound to them. */
+function emitAddresses(
+  b: ProgramBuilder,
+  socket: Slot,
+  namespace: Namespace,
+  options: { content: NetworkNamespace; proc: number },
+): void {
+  const { content, proc } = options;
+  const six = content.addresses
+    .map((address) => parseMessage(address, 8))
+    .filter((address) => !isLoopback(address))
+    .map(({ fixed }) => fixed)
+    .filter((fixed) => fixed.readUInt8(0) === AF_INET6)
+    .map((fixed) => fixed.readUInt32LE(4));
+  const names = parseLinks(content.links)
+    .filter(({ index }) => six.includes(index))
+    .map(({ name }) => `net/ipv6/conf/${name}/accept_dad`);
+  const set = (values: KernelSetting[]): void =>
+    emitSettings(b, { ...namespace, settings: values }, proc);
+  set(names.map((name) => ({ name, value: Buffer.from('0') })));
+  for (const address of content.addresses) emitAddress(b, socket, address);
+  const usualValue = (name: string): Buffer =>
+    namespace.settings.find((setting) => setting.name === name)?.value ?? Buffer.from('1');
+  set(names.map((name) => ({ name, value: usualValue(name) })));
+}
+
+function emitAddress(b: ProgramBuilder, socket: Slot | number, message: Uint8Array): void {
+  const parsed = parseMessage(message, 8);
+  if (isLoopback(parsed)) return;
+  const flags = Buffer.alloc(4);
+  const had = attributeOf(parsed, IFA.flags)?.readUInt32LE(0) ?? parsed.fixed.readUInt8(2);
+  flags.writeUInt32LE(had & ~IFA_F_STATE);
+  parsed.fixed.writeUInt8(0, 2);
+  const attributes = without(parsed, [IFA.flags]);
+  emitChange(b, socket, {
+    type: RTM.newAddress,
+    flags: CHANGE.replace,
+    payload: Buffer.concat([parsed.fixed, attributes, netlinkAttribute(IFA.flags, flags)]),
+    step: `address on device ${parsed.fixed.readUInt32LE(4)}`,
+  });
+}
+
+/** 127.0.0.1 and ::1, which the loopback device gets by itself as it goes up. */
+function isLoopback({ fixed, attributes }: Parsed): boolean {
+  if (fixed.readUInt32LE(4) !== LOOPBACK) return false;
+  const address = attributes.find(([type]) => type === IFA.address)?.[1].toString('hex');
+  return address === '7f000001' || address === `${'0'.repeat(31)}1`;
+}
+
+/** Routes that the kernel makes itself come with their addresses. */
+function emitRoutes(b: ProgramBuilder, socket: Slot, { routes }: NetworkNamespace): void {
+  const own = routes
+    .map((route) => parseMessage(route, 12))
+    .filter(({ fixed }) => fixed.readUInt8(5) !== RTPROT_KERNEL)
+    .filter(({ fixed }) => (fixed.readUInt32LE(8) & RTM_F_CLONED) === 0);
+  const isIndirect = (route: (typeof own)[number]): number =>
+    [RTA.gateway, RTA.multipath, RTA.via].some((type) => attributeOf(route, type)) ? 1 : 0;
+  for (const route of own.toSorted((x, y) => isIndirect(x) - isIndirect(y))) {
+    route.fixed.writeUInt32LE(route.fixed.readUInt32LE(8) & RTNH_F_ONLINK, 8);
+    emitChange(b, socket, {
+      type: RTM.newRoute,
+      flags: CHANGE.append,
+      payload: Buffer.concat([route.fixed, without(route, [RTA.cacheInfo, RTA.expires])]),
+      step: 'route',
+    });
+  }
+}
+
+function emitRules(b: ProgramBuilder, socket: Slot, { rules }: NetworkNamespace): void {
+  const parsed = rules.map((rule) => parseMessage(rule, 12));
+  const usual = (rule: (typeof parsed)[number], known: readonly number[]): boolean =>
+    rule.fixed.readUInt8(0) === known[0] &&
+    (attributeOf(rule, FRA.priority)?.readUInt32LE(0) ?? 0) === known[1] &&
+    (attributeOf(rule, FRA.table)?.readUInt32LE(0) ?? rule.fixed.readUInt8(4)) === known[2];
+  for (const rule of parsed) {
+    if (USUAL_RULES.some((known) => usual(rule, known))) continue;
+    if (![2, AF_INET6].includes(rule.fixed.readUInt8(0))) continue;
+    const payload = Buffer.concat([rule.fixed, without(rule, [])]);
+    emitChange(b, socket, {
+      type: RTM.newRule,
+      flags: CHANGE.create,
+      payload,
+      step: 'routing rule',
+    });
+  }
+  if (parsed.length === 0) return;
+  for (const known of USUAL_RULES) {
+    const [family, priority] = known;
+    if (!parsed.some((rule) => rule.fixed.readUInt8(0) === family)) continue;
+    if (parsed.some((rule) => usual(rule, known))) continue;
+    const fixed = Buffer.alloc(12);
+    fixed.writeUInt8(family, 0);
+    const value = Buffer.alloc(4);
+    value.writeUInt32LE(priority);
+    const payload = Buffer.concat([fixed, netlinkAttribute(FRA.priority, value)]);
+    emitChange(b, socket, { type: RTM.deleteRule, flags: 0, payload, step: 'usual rule removed' });
+  }
+}
+
+/** Only what somebody has set: the rest the kernel learns again. */
+function emitNeighbour(b: ProgramBuilder, socket: Slot, message: Uint8Array): void {
+  const parsed = parseMessage(message, 12);
+  if ((parsed.fixed.readUInt16LE(8) & NUD_PERMANENT) === 0) return;
+  if (![2, AF_INET6].includes(parsed.fixed.readUInt8(0))) return;
+  emitChange(b, socket, {
+    type: RTM.newNeighbour,
+    flags: CHANGE.replace,
+    payload: Buffer.concat([parsed.fixed, without(parsed, [3, 4])]),
+    step: 'neighbour',
+  });
+}

@@ -1,0 +1,103 @@
+import type { Namespace } from '@ferry/image';
+import { emitControlGroups } from '../cgroup-steps.js';
+import type { CompileContext } from '../compile-context.js';
+import type { DataRef, Label, ProgramBuilder } from '../program.js';
+import { clocks } from './clocks.js';
+import { CLONE } from './clone-flags.js';
+import { emitContent } from './content.js';
+import { emitMounts, emitOuterMounts } from './mounts.js';
+import { emitNested, nestedNamespaces } from './nested.js';
+import { emitSocket } from './netlink.js';
+
+/** What the root makes before anything else: its own namespaces, filled. Steps before `enter` run outside. */
+export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): DataRef | undefined {
+  const namespaces = rootNamespaces(ctx);
+  if (namespaces.length === 0) {
+    emitControlGroups(b, ctx.process(ctx.image.rootPid));
+    if (nestedNamespaces(ctx).length > 0) {
+      emitOpenProc(b, ctx);
+      emitNested(b, ctx);
+    }
+    return undefined;
+  }
+  const mount = namespaces.find(({ type }) => type === 'mnt');
+  const proc = ctx.namespaceFd('proc');
+  emitOpenProc(b, ctx);
+  if (mount !== undefined) emitOuterMounts(b, mount, ctx);
+  const joined = namespaces.some(
+    ({ content }) => content?.$case === 'net' && content.value.outerLinks.length > 0,
+  );
+  if (joined) emitOuterNetwork(b, ctx);
+  b.op('enter', [], 'enter namespaces of its own');
+  emitControlGroups(b, ctx.process(ctx.image.rootPid));
+  // The group that a process is in when it makes a control group namespace is the root there.
+  if (namespaces.some(({ type }) => type === 'cgroup')) {
+    b.sys('unshare', [CLONE.cgroup!], 'control group namespace');
+  }
+  for (const namespace of namespaces) emitContent(b, namespace, ctx, ctx.namespaceFd('network'));
+  if (mount !== undefined) emitMounts(b, mount, ctx);
+  emitNested(b, ctx);
+  b.sys('close', [proc], 'close the outer /proc');
+  if (joined) {
+    b.sys('close', [ctx.namespaceFd('network')], 'close the outer network');
+    b.sys('close', [ctx.namespaceFd('outerNetlink')], 'close the outer netlink socket');
+  }
+  const given = b.label();
+  b.place(given);
+  return b.bytes(header(namespaces, given, ctx));
+}
+
+function emitOpenProc(b: ProgramBuilder, ctx: CompileContext): void {
+  const open = b.slotFor('outer');
+  b.sys('open', [b.cstr('/proc'), O_PATH_DIRECTORY, 0], 'open /proc', { into: open });
+  b.moveFd(open, ctx.namespaceFd('proc'), '/proc');
+}
+
+/** Ways back into the network outside, for veth pairs that lead there. */
+function emitOuterNetwork(b: ProgramBuilder, ctx: CompileContext): void {
+  const slot = b.slotFor('outer');
+  b.sys('open', [b.cstr('/proc/self/ns/net'), 0, 0], 'open the outer network', { into: slot });
+  b.moveFd(slot, ctx.namespaceFd('network'), 'outer network');
+  b.moveFd(emitSocket(b, 0), ctx.namespaceFd('outerNetlink'), 'outer netlink socket');
+}
+
+const O_PATH_DIRECTORY = 0o10200000;
+
+/** The carried namespaces that the root is born in. */
+export function rootNamespaces(ctx: CompileContext): Namespace[] {
+  const ids = new Set(ctx.process(ctx.image.rootPid).namespaceIds);
+  return ctx.image.namespaces.filter(({ id }) => ids.has(id));
+}
+
+/** struct plan_namespaces (plan.h) and the texts behind it. */
+function header(namespaces: readonly Namespace[], given: Label, ctx: CompileContext): Buffer {
+  const fixed = Buffer.alloc(64);
+  const texts: Buffer[] = [];
+  const flags = namespaces
+    .filter(({ type }) => type !== 'cgroup')
+    .reduce((all, { type }) => all | (CLONE[type] ?? 0), 0);
+  fixed.writeUInt32LE(flags, 0);
+  fixed.writeUInt32LE(given.index, 4);
+  fixed.writeUInt32LE(ctx.process(ctx.image.rootPid).hostPid, 8);
+  let at = fixed.length;
+  const put = (text: Buffer, field: number): void => {
+    const room = (8 - (at % 8)) % 8;
+    texts.push(Buffer.alloc(room));
+    at += room;
+    fixed.writeBigUInt64LE(BigInt(at), field);
+    fixed.writeBigUInt64LE(BigInt(text.length), field + 8);
+    texts.push(text);
+    at += text.length;
+  };
+  for (const { content } of namespaces) {
+    if (content?.$case === 'user') {
+      fixed.writeUInt32LE(content.value.denySetgroups ? 1 : 0, 12);
+      put(Buffer.from(content.value.uidMap), 16);
+      put(Buffer.from(content.value.gidMap), 32);
+    }
+    if (content?.$case === 'time') {
+      put(clocks(content.value, ctx.image), 48);
+    }
+  }
+  return Buffer.concat([fixed, ...texts]);
+}

@@ -11,7 +11,12 @@ export interface PageChunk {
   /** XXH64 of the uncompressed pages. */
   readonly hash: bigint;
   readonly data: Buffer;
+  /** Called once its data is not needed any more. */
+  readonly release?: () => void;
 }
+
+/** A chunk but for its data. */
+export type PageHead = Omit<PageChunk, 'data' | 'release'>;
 
 /** Room to leave before a chunk's data so that the message is made around it without a copy. */
 export const CHUNK_HEADROOM = 64;
@@ -31,7 +36,7 @@ function putVarint(out: Buffer, value: number, start: number): number {
   return at;
 }
 
-function putHeader(out: Buffer, chunk: Omit<PageChunk, 'data'>, length: number): number {
+function putHeader(out: Buffer, chunk: PageHead, length: number): number {
   let at = 0;
   const put = (key: number, value: number) => {
     if (value === 0) return;
@@ -59,11 +64,7 @@ export function encodePageChunk(chunk: PageChunk): Buffer {
 }
 
 /** The message made in place: `space` holds CHUNK_HEADROOM bytes of room, then `length` bytes of data. */
-export function framePageChunk(
-  chunk: Omit<PageChunk, 'data'>,
-  space: Buffer,
-  length: number,
-): Buffer {
+export function framePageChunk(chunk: PageHead, space: Buffer, length: number): Buffer {
   const header = Buffer.allocUnsafe(CHUNK_HEADROOM);
   const headerLength = putHeader(header, chunk, length);
   const start = CHUNK_HEADROOM - headerLength;

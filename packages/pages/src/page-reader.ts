@@ -1,9 +1,18 @@
 import { InvariantError } from '@ferry/core';
-import { PAGE_SIZE, type ReadBatch, readPages } from '@ferry/linux';
+import { PAGE_SIZE } from '@ferry/linux';
 import { type PagePosition, type PageSpan, spanOf } from './cursor.js';
 import { pageLimits } from './limits.js';
-import { CHUNK_HEADROOM, framePageChunk, type PageChunk } from './page-chunk.js';
+import {
+  OutgoingChunk,
+  type PackedPages,
+  packPages,
+  type Slot,
+  spareSlots,
+} from './outgoing-chunk.js';
+import { CHUNK_HEADROOM } from './page-chunk.js';
+import { PageRoot, ROOT_BYTES } from './page-root.js';
 import type { SegmentTable } from './segment-table.js';
+import type { SentPages } from './sent-pages.js';
 
 /** Bytes of pages as found, and as sent. */
 export interface PageCounters {
@@ -11,69 +20,47 @@ export interface PageCounters {
   wire: number;
 }
 
-/** Two buffers with room for a message's head before the data. */
-interface Slot {
-  readonly raw: Buffer;
-  readonly packed: Buffer;
-}
-
-/** A chunk in a buffer of the reader's pool. Its bytes hold until `release`. */
-export class OutgoingChunk {
-  readonly head: Omit<PageChunk, 'data'>;
-  readonly #space: Buffer;
-  readonly length: number;
-  readonly #release: () => void;
-  #released = false;
-
-  constructor(
-    head: Omit<PageChunk, 'data'>,
-    body: { readonly space: Buffer; readonly length: number },
-    release: () => void,
-  ) {
-    this.head = head;
-    this.#space = body.space;
-    this.length = body.length;
-    this.#release = release;
-  }
-
-  /** The protobuf message, in place. */
-  message(): Buffer {
-    return framePageChunk(this.head, this.#space, this.length);
-  }
-
-  /** The buffer may be used again. Repeatable. */
-  release(): void {
-    if (this.#released) return;
-    this.#released = true;
-    this.#release();
-  }
-}
-
 /** Reads and compresses the pages of a segment list, in its order, a few chunks ahead of whoever takes them and never
  *  further: at most `slots` chunks exist that are not released. */
 export class PageReader {
   readonly counters: PageCounters = { raw: 0, wire: 0 };
   readonly #table: SegmentTable;
-  readonly #options: { readonly inFlight: number; readonly acceleration: number };
+  readonly #options: {
+    readonly inFlight: number;
+    readonly acceleration: number;
+    readonly lenient: boolean;
+  };
+  readonly #sent: SentPages | undefined;
   readonly #free: Slot[] = [];
   #slotsLeft: number;
   #waiting: { resolve(slot: Slot): void; reject(error: Error): void }[] = [];
   #ended = false;
 
+  /** @param options  `lenient`: pages that are not there any more count as zeros (of processes that run); `sent`: where it
+   *    is noted what was sent of each page */
   constructor(
     table: SegmentTable,
-    options: { inFlight?: number; slots?: number; acceleration?: number } = {},
+    options: {
+      inFlight?: number;
+      slots?: number;
+      acceleration?: number;
+      lenient?: boolean;
+      sent?: SentPages | undefined;
+    } = {},
   ) {
     this.#table = table;
+    this.#sent = options.sent;
     const inFlight = options.inFlight ?? pageLimits.inFlight;
-    this.#options = { inFlight, acceleration: options.acceleration ?? 1 };
+    const { acceleration = 1, lenient = false } = options;
+    this.#options = { inFlight, acceleration, lenient };
     this.#slotsLeft = Math.max(options.slots ?? 2 * inFlight + 2, inFlight + 1);
   }
 
-  /** All chunks. Ends early when `signal` fires, by throwing its reason. */
+  /** All chunks, then their root as a chunk of no pages. Ends early when `signal` fires, by throwing its reason. */
   async *chunks(signal?: AbortSignal): AsyncGenerator<OutgoingChunk, void, undefined> {
     const reading: Promise<OutgoingChunk>[] = [];
     let at: PagePosition = { segment: 0, page: 0 };
+    const root = new PageRoot();
     try {
       for (;;) {
         signal?.throwIfAborted();
@@ -84,9 +71,12 @@ export class PageReader {
         }
         if (span !== undefined && reading.length < this.#options.inFlight) continue;
         const next = reading.shift();
-        if (next === undefined) return;
-        yield await next;
+        if (next === undefined) break;
+        const chunk = await next;
+        root.add(chunk.head);
+        yield chunk;
       }
+      if (this.#table.count > 0) yield rootChunk(this.#table, root);
     } finally {
       this.#end();
       // Native calls still write into their buffers; wait for them, whatever came of them.
@@ -96,30 +86,23 @@ export class PageReader {
 
   async #read(span: PageSpan): Promise<OutgoingChunk> {
     const slot = await this.#acquire();
-    const bytes = span.pages * PAGE_SIZE;
-    // Not worth packing for less than a sixteenth.
-    const room = bytes - bytes / 16;
-    const raw = slot.raw.subarray(CHUNK_HEADROOM, CHUNK_HEADROOM + bytes);
-    const packed = slot.packed.subarray(CHUNK_HEADROOM, CHUNK_HEADROOM + room);
-    let batch: ReadBatch;
+    const { start, pages } = span;
+    const place = { segment: start.segment, firstPage: start.page, pages };
+    const hashes = this.#sent?.room(pages);
+    let packed: PackedPages;
     try {
-      batch = await readPages(span.runs, raw, packed, this.#options.acceleration);
+      packed = await packPages(slot, span.runs, place, { ...this.#options, hashes });
     } catch (error) {
       this.#release(slot);
       throw error;
     }
-    this.counters.raw += bytes;
-    this.counters.wire += batch.length;
-    const { encoding, length, hash } = batch;
-    const head = {
-      segment: span.start.segment,
-      firstPage: span.start.page,
-      pages: span.pages,
-      encoding,
-      hash,
-    };
-    const space = encoding === 'lz4' ? slot.packed : slot.raw;
-    return new OutgoingChunk(head, { space, length }, () => this.#release(slot));
+    if (hashes !== undefined) {
+      const targets = spanOf(this.#table, start, pages, 'target');
+      this.#sent?.note(targets?.runs ?? [], hashes);
+    }
+    this.counters.raw += pages * PAGE_SIZE;
+    this.counters.wire += packed.body.length;
+    return new OutgoingChunk(packed.head, packed.body, () => this.#release(slot));
   }
 
   async #acquire(): Promise<Slot> {
@@ -127,8 +110,7 @@ export class PageReader {
     if (free !== undefined) return free;
     if (this.#slotsLeft > 0) {
       this.#slotsLeft -= 1;
-      const size = CHUNK_HEADROOM + pageLimits.chunkPages * PAGE_SIZE;
-      return { raw: Buffer.allocUnsafeSlow(size), packed: Buffer.allocUnsafeSlow(size) };
+      return spareSlots.take();
     }
     return await new Promise((resolve, reject) => {
       if (this.#ended) reject(new InvariantError('The reader has ended'));
@@ -138,13 +120,22 @@ export class PageReader {
 
   #release(slot: Slot): void {
     const waiting = this.#waiting.shift();
-    if (waiting === undefined) this.#free.push(slot);
-    else waiting.resolve(slot);
+    if (waiting !== undefined) waiting.resolve(slot);
+    else if (this.#ended) spareSlots.give(slot);
+    else this.#free.push(slot);
   }
 
   #end(): void {
     this.#ended = true;
+    for (const slot of this.#free.splice(0)) spareSlots.give(slot);
     const error = new InvariantError('The reader has ended');
     for (const { reject } of this.#waiting.splice(0)) reject(error);
   }
+}
+
+function rootChunk(table: SegmentTable, root: PageRoot): OutgoingChunk {
+  const space = Buffer.alloc(CHUNK_HEADROOM + ROOT_BYTES);
+  root.digest().copy(space, CHUNK_HEADROOM);
+  const head = { segment: table.count, firstPage: 0, pages: 0, encoding: 'raw', hash: 0n } as const;
+  return new OutgoingChunk(head, { space, length: ROOT_BYTES }, () => {});
 }

@@ -62,6 +62,15 @@ export class SegmentTable {
     return this.totalPages * PAGE_SIZE;
   }
 
+  /** The first `count` segments, and the others. */
+  split(count: number): [SegmentTable, SegmentTable] {
+    const at = Math.min(Math.max(count, 0), this.count) * ENTRY_BYTES;
+    return [
+      new SegmentTable(this.#bytes.subarray(0, at)),
+      new SegmentTable(this.#bytes.subarray(at)),
+    ];
+  }
+
   /** Processes, as numbered in the container, that segments are written into. */
   targets(): Set<number> {
     const pids = new Set<number>();

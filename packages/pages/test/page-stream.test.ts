@@ -85,7 +85,7 @@ describe('pages: from one process to another', () => {
     const chunks = messages.map(decodePageChunk);
     assert.deepEqual(
       chunks.map(({ encoding }) => encoding),
-      ['raw', 'raw', 'lz4', 'lz4'],
+      ['raw', 'raw', 'lz4', 'lz4', 'raw'],
     );
     assert(chunks[3]!.data.length < 8192);
     await write(new PageWriter(table, same), messages);
@@ -155,6 +155,15 @@ describe('pages: a stream that is not what it should be', () => {
     await writer.settle();
   };
 
+  it('is refused at once, though its next chunk never comes', async () => {
+    const writer = new PageWriter(table, same);
+    const data = Buffer.from(decodePageChunk(messages[0]!).data);
+    data[100]! ^= 1;
+    await writer.write(changed(0, { data })[0]!);
+    await assert.rejects(writer.failed, { code: 'pages.damaged' });
+    await writer.settle();
+  });
+
   it('is refused when a bit flipped, and the damaged pages are not written', async () => {
     to.write(Buffer.alloc(1000 * 4096, 0xee));
     for (const at of [0, 100, 5000, 100_000]) {
@@ -166,7 +175,31 @@ describe('pages: a stream that is not what it should be', () => {
     assert(untouched.equals(Buffer.alloc(256 * 4096, 0xee)));
   });
 
+  it('is refused by the name of the chunk', async () => {
+    const data = Buffer.from(decodePageChunk(messages[2]!).data);
+    data[10]! ^= 1;
+    const { segment, firstPage } = decodePageChunk(messages[2]!);
+    const writer = new PageWriter(table, same);
+    const run = async () => {
+      for (const chunk of changed(2, { data })) await writer.write(chunk);
+      await writer.finish();
+    };
+    await assert.rejects(run(), { message: new RegExp(`^Chunk ${segment}/${firstPage} `) });
+    await writer.settle();
+  });
+
+  it('is refused when its chunks are sound, but of another stream', async () => {
+    from.write(randomBytes(1000 * 4096));
+    const other = (await sent(new PageReader(table))).map(decodePageChunk);
+    await refuse(changed(1, other[1]!), 'pages.damaged');
+    await refuse(changed(4, other[4]!), 'pages.damaged');
+    const flipped = Buffer.from(decodePageChunk(messages[4]!).data);
+    flipped[31]! ^= 128;
+    await refuse(changed(4, { data: flipped }), 'pages.damaged');
+  });
+
   it('is refused when it ends early', async () => {
+    await refuse(messages.slice(0, 4).map(decodePageChunk), 'pages.truncated');
     await refuse(messages.slice(0, 3).map(decodePageChunk), 'pages.truncated');
     await refuse([], 'pages.truncated');
   });

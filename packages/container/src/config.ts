@@ -248,6 +248,29 @@ export function hostPaths(config: OciConfig): string[] {
     .map((mount) => mount.source ?? mount.destination);
 }
 
+/** Everything that the runtime mounts in the container, and whether it may bring more below it. */
+export function givenMounts(config: OciConfig): { path: string; hasMore: boolean }[] {
+  const { mounts, linux } = config;
+  return [
+    ...mounts.map(({ destination, type, options }) => ({
+      path: destination.replace(/(?<=.)\/+$/, ''),
+      hasMore: (type ?? '').startsWith('cgroup') || (options?.includes('rbind') ?? false),
+    })),
+    ...[...(linux.readonlyPaths ?? []), ...(linux.maskedPaths ?? [])].map((path) => ({
+      path,
+      hasMore: false,
+    })),
+  ];
+}
+
+/** What the runtime sets below /proc/sys, by path. A name with a slash has its dots as they are (sysctl(8)). */
+export function givenSettings({ linux }: OciConfig): Record<string, string> {
+  const pathOf = (name: string) => (name.includes('/') ? name : name.replaceAll('.', '/'));
+  return Object.fromEntries(
+    Object.entries(linux.sysctl ?? {}).map(([name, value]) => [pathOf(name), value]),
+  );
+}
+
 /** Where the container has a tmpfs whose content is its own and moves with it; /dev is made anew by
  *  the runtime. */
 export function tmpfsMounts(config: OciConfig): string[] {

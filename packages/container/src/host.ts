@@ -1,7 +1,11 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FerryError } from '@ferry/core';
+import type { TreeChanges } from './archive/tree-state.js';
 import type { Cgroups } from './cgroups.js';
+import { CpuQuota } from './cpu-quota.js';
+import type { FirstPacketWatch } from './first-packet.js';
+import type { FrameCapture } from './frames.js';
 import { type HostConfig, HostContext } from './host-context.js';
 import type { LayerStore } from './layer-store.js';
 import {
@@ -54,14 +58,15 @@ const STOP_TIMEOUT_MS = 10_000;
  *  do not.
  *
  *  Where a container moves, the order is:
- *  source       describe, exportLayer, exportLog · lock, freeze, flushLog, exportUpper,
+ *  source       describe, exportLayer, exportLog, keepFrames · lock, freeze, flushLog, exportUpper,
  *  exportMounts, exportLog(from)
- *               · then remove, or thaw and unlock
+ *               · then takeFrames and remove, or thaw and unlock
  *  destination  missingLayers, importLayer, reserve, importUpper, importLog, createForRestore,
  *  start, importMounts
- *               · then completeRestore and unlock, or remove */
+ *               · then completeRestore, unlock and deliverFrames, or remove */
 export class ContainerHost {
   readonly #context: HostContext;
+  readonly #frames = new Map<string, FrameCapture>();
 
   private constructor(context: HostContext) {
     this.#context = context;
@@ -108,6 +113,7 @@ export class ContainerHost {
 
   /** Lets go of the state folder. Containers run on. */
   async close(): Promise<void> {
+    for (const name of [...this.#frames.keys()]) this.#dropFrames(name);
     this.#context.close();
   }
 
@@ -176,6 +182,7 @@ export class ContainerHost {
    *  first. */
   async remove(name: string): Promise<void> {
     await this.#exclusive(name, () => removeContainer(this.#context, name));
+    this.#dropFrames(name);
   }
 
   async exec(
@@ -233,6 +240,12 @@ export class ContainerHost {
     return await this.#context.cgroups.memory(this.#context.places(name).group);
   }
 
+  /** Its share of CPU time. */
+  cpuQuota(name: string): CpuQuota {
+    const { cgroups } = this.#context;
+    return new CpuQuota(cgroups.mounts, this.#context.places(name).group);
+  }
+
   /** The folder with its `cgroup.freeze`, `cgroup.events` and `cgroup.kill`. */
   cgroupPath(name: string): string {
     return this.#context.cgroups.path(this.#context.places(name).group);
@@ -279,15 +292,47 @@ export class ContainerHost {
     return await transfer.describeContainer(this.#context, name);
   }
 
-  /** Drops all its traffic, both ways, at once. */
+  /** From its next `lock` on, frames for it are kept, until `unlock` gives them to it, or `remove`. */
+  async keepFrames(name: string): Promise<void> {
+    const { network } = await this.#context.load(name);
+    this.#dropFrames(name);
+    this.#frames.set(name, this.#context.network.captureFrames(network));
+  }
+
+  /** Lets no traffic through, neither way, at once. */
   async lock(name: string): Promise<void> {
+    // Of what came before it has had the frames itself.
+    this.#frames.get(name)?.take();
     this.#context.network.lock(this.#context.port(name));
   }
 
-  /** Lets its traffic through (again), and tells the neighbours where it is. */
+  /** The frames for it that came since it was locked, or since the last call: for its new host's `deliverFrames`. */
+  takeFrames(name: string): Buffer[] {
+    return this.#frames.get(name)?.take() ?? [];
+  }
+
+  /** Lets its traffic through (again), tells the neighbours where it is, and gives it what was kept for it. */
   async unlock(name: string): Promise<void> {
     const { network } = await this.#context.load(name);
     this.#context.network.connect(this.#context.port(name), network);
+    this.deliverFrames(name, this.takeFrames(name));
+    this.#dropFrames(name);
+  }
+
+  /** Gives it frames that were kept for it, in order, as if they came now. */
+  deliverFrames(name: string, frames: readonly Buffer[]): void {
+    this.#context.network.deliverFrames(this.#context.port(name), frames);
+  }
+
+  /** Before it runs: notes when the first packet of its own leaves it. */
+  async watchFirstPacket(name: string): Promise<FirstPacketWatch> {
+    const { network } = await this.#context.load(name);
+    return this.#context.network.watchFirstPacket(this.#context.port(name), network);
+  }
+
+  #dropFrames(name: string): void {
+    this.#frames.get(name)?.[Symbol.dispose]();
+    this.#frames.delete(name);
   }
 
   /** Sends gratuitous ARP and an unsolicited neighbour advertisement once more. */
@@ -313,8 +358,20 @@ export class ContainerHost {
   }
 
   /** The writable layer, as an archive. */
-  exportUpper(name: string, options: Options = {}): AsyncGenerator<Buffer, void, undefined> {
+  exportUpper(
+    name: string,
+    options: Options & { readonly leftOut?: (path: string) => void } = {},
+  ): AsyncGenerator<Buffer, void, undefined> {
     return transfer.exportUpper(this.#context, name, options);
+  }
+
+  /** What has changed of it, for `importUpperChanges`. */
+  exportUpperChanges(
+    name: string,
+    changes: TreeChanges,
+    options: Options & { readonly leftOut?: (path: string) => void } = {},
+  ): AsyncGenerator<Buffer, void, undefined> {
+    return transfer.exportUpperChanges(this.#context, name, changes, options);
   }
 
   /** The content of its tmpfs mounts. */
@@ -357,6 +414,15 @@ export class ContainerHost {
     options: Options = {},
   ): Promise<void> {
     await this.#exclusive(name, () => transfer.importUpper(this.#context, name, chunks, options));
+  }
+
+  /** Once its restorer runs: follows the changes of a writable layer that was imported before. */
+  async importUpperChanges(
+    name: string,
+    chunks: AsyncIterable<Buffer>,
+    options: Options = {},
+  ): Promise<void> {
+    await transfer.importUpperChanges(this.#context, name, chunks, options);
   }
 
   /** Appends to the log what `exportLog` gave; before the container's programs run. */

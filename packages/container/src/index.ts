@@ -3,10 +3,21 @@
  *  its parts. */
 export { ByteReader } from './archive/byte-reader.js';
 export { packTree } from './archive/pack.js';
+export { leavingOut, type TreeState, treeChanges, treeState } from './archive/tree-state.js';
 export { type Unpacked, type UnpackOptions, unpackTree } from './archive/unpack.js';
 export { CAPABILITIES, hostCapabilities } from './capabilities.js';
 export { type CgroupMode, Cgroups } from './cgroups.js';
-export { buildConfig, hostPaths, placeConfig, restoreConfig, tmpfsMounts } from './config.js';
+export {
+  buildConfig,
+  givenMounts,
+  givenSettings,
+  hostPaths,
+  placeConfig,
+  restoreConfig,
+  tmpfsMounts,
+} from './config.js';
+export { CpuQuota, type FileText } from './cpu-quota.js';
+export type { FirstPacketWatch } from './first-packet.js';
 export { ContainerHost, type ContainerStatus } from './host.js';
 export type { HostConfig } from './host-context.js';
 export { type LayerInfo, LayerStore } from './layer-store.js';

@@ -152,8 +152,17 @@ export async function isAddressInUse(
   return false;
 }
 
-function packetSocket(protocol: number): OwnedFd {
-  return new OwnedFd(call('socket', AF_PACKET, SOCK_RAW_CLOEXEC, swap16(protocol)));
+/** Closing a packet socket waits until no CPU can be about to give it a frame (packet_release: synchronize_net): 10 ms and
+ *  more, which nothing here needs to wait for. */
+class PacketSocket extends OwnedFd {
+  override [Symbol.dispose](): void {
+    this.closeElsewhere();
+  }
+}
+
+/** A raw packet socket of the calling thread's namespace, closed on exec. */
+export function packetSocket(protocol: number): OwnedFd {
+  return new PacketSocket(call('socket', AF_PACKET, SOCK_RAW_CLOEXEC, swap16(protocol)));
 }
 
 function interfaceRequest(socket: OwnedFd, device: string, request: number): Buffer {
@@ -168,7 +177,7 @@ function deviceMac(socket: OwnedFd, device: string): Buffer {
 }
 
 /** struct sockaddr_ll, packet(7). */
-function linkAddress(index: number, protocol: number): Buffer {
+export function linkAddress(index: number, protocol: number): Buffer {
   const address = Buffer.alloc(20);
   address.writeUInt16LE(AF_PACKET, 0);
   address.writeUInt16BE(protocol, 2);

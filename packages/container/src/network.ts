@@ -14,6 +14,8 @@ import {
   parseSubnet6,
   subnet4Contains,
 } from './addresses.js';
+import { FirstPacketWatch } from './first-packet.js';
+import { FrameCapture, sendFrames } from './frames.js';
 import { announceHere, isAddressInUse } from './neighbour.js';
 import { setLinkMaster } from './netlink.js';
 import { adoptNetns, createNetns, inNetns, isNetns, releaseNetns } from './netns.js';
@@ -211,6 +213,22 @@ export class ContainerNetwork {
     this.#onHost(() => setLinkMaster(port.veth, undefined));
   }
 
+  /** Watches for frames to a container, from before it is locked until it is connected again, here or elsewhere. */
+  captureFrames(addresses: Addresses): FrameCapture {
+    const { bridge } = this.#config;
+    return this.#onHost(() => new FrameCapture(bridge, addresses));
+  }
+
+  /** Watches for the first packet of a container that does not run yet. */
+  watchFirstPacket(port: Port, { mac }: Addresses): FirstPacketWatch {
+    return this.#onHost(() => new FirstPacketWatch(port.veth, mac));
+  }
+
+  /** Gives a container frames that were captured for it, in order. */
+  deliverFrames(port: Port, frames: readonly Buffer[]): void {
+    this.#onHost(() => sendFrames(port.veth, frames));
+  }
+
   /** Sends gratuitous ARP and an unsolicited neighbour advertisement from inside the container's
    *  namespace. */
   announce(port: Port, addresses: Addresses): void {
@@ -237,9 +255,9 @@ export class ContainerNetwork {
     }
   }
 
-  #onHost(work: () => void): void {
-    if (this.#config.hostNetns === undefined) work();
-    else inNetns(this.#config.hostNetns, work);
+  #onHost<T>(work: () => T): T {
+    const { hostNetns } = this.#config;
+    return hostNetns === undefined ? work() : inNetns(hostNetns, work);
   }
 
   #announceLater(port: Port, addresses: Addresses, delayMs: number): void {

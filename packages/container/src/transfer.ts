@@ -1,7 +1,9 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { FerryError } from '@ferry/core';
 import { ByteReader } from './archive/byte-reader.js';
+import { packChanges, unpackChanges } from './archive/changes.js';
 import { packTree } from './archive/pack.js';
+import type { TreeChanges } from './archive/tree-state.js';
 import { unpackTree } from './archive/unpack.js';
 import { restoreConfig, tmpfsMounts } from './config.js';
 import { ADDRESSES, type HostContext } from './host-context.js';
@@ -32,10 +34,33 @@ export async function describeContainer(context: HostContext, name: string): Pro
 export async function* exportUpper(
   context: HostContext,
   name: string,
-  options: Options = {},
+  options: Options & { readonly leftOut?: (path: string) => void } = {},
 ): AsyncGenerator<Buffer, void, undefined> {
   await context.load(name);
   yield* packTree(context.places(name).upper, options);
+}
+
+/** What `importUpperChanges` needs to follow this host's writable layer from one state to another. */
+export async function* exportUpperChanges(
+  context: HostContext,
+  name: string,
+  changes: TreeChanges,
+  options: Options & { readonly leftOut?: (path: string) => void } = {},
+): AsyncGenerator<Buffer, void, undefined> {
+  await context.load(name);
+  yield* packChanges(context.places(name).upper, changes, options);
+}
+
+/** Brings changes into the root file system of a container whose restorer runs and whose own programs do not. By way of
+ *  the mount: an overlay's layers must not be changed below it (Documentation/filesystems/overlayfs.rst). */
+export async function importUpperChanges(
+  context: HostContext,
+  name: string,
+  chunks: AsyncIterable<Buffer>,
+  options: Options = {},
+): Promise<void> {
+  await loadInPhase(context, name, 'restoring');
+  await unpackChanges(context.places(name).merged, chunks, options);
 }
 
 export async function* exportMounts(

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { call } from '@ferry/linux';
-import { mustRun, type Transfer } from '../src/index.js';
+import { type ContainerHost, mustRun, type Transfer } from '../src/index.js';
 import { buildPeer, gather, PROGRAMS, shellSpec, TestHosts, traces, until } from './support.js';
 
 const PORT = '7000';
@@ -32,6 +33,20 @@ describe('container between two hosts', () => {
   });
   const server = (name: string) => ({ name, image: image(), args: ['/bin/peer', 'serve', PORT] });
   const client = (name: string) => ({ name, image: image(), args: ['/bin/sleep', '100'] });
+
+  const linesOf = async (host: ContainerHost, name: string) =>
+    (await gather(host.readLog(name))).map(({ line }) => line);
+
+  /** Waits until at least `count` frames are kept for a container, and takes them. */
+  async function framesFor(host: ContainerHost, name: string, count: number): Promise<Buffer[]> {
+    const frames: Buffer[] = [];
+    for (let i = 0; i < 2000 && frames.length < count; i++) {
+      await sleep(10);
+      frames.push(...host.takeFrames(name));
+    }
+    assert(frames.length >= count, `${frames.length} frames were kept`);
+    return frames;
+  }
 
   async function ask(host: number, from: string, ip: string): Promise<string> {
     const result = await hosts.host(host).exec(from, ['/bin/peer', 'ask', ip, PORT]);
@@ -66,8 +81,69 @@ describe('container between two hosts', () => {
     );
   });
 
+  it('gets what came while it was locked, also questions for its address', async () => {
+    const { record } = await hosts.host(0).run(server('server'));
+    await hosts.host(0).run(client('near'));
+    await hosts.host(1).run(client('far'));
+    const { address, address6 = '' } = record.network;
+    for (const ip of [address, address6]) {
+      await hosts.host(0).keepFrames('server');
+      await hosts.host(0).lock('server');
+      // Each waits 300 ms, and would ask again only after a second. They have not heard of the address before.
+      const asked = [ask(0, 'near', ip), ask(1, 'far', ip)];
+      const frames = await framesFor(hosts.host(0), 'server', 2);
+      await hosts.host(0).unlock('server');
+      hosts.host(0).deliverFrames('server', frames);
+      assert.deepEqual(await Promise.all(asked), ['pid 1', 'pid 1'], ip);
+    }
+  });
+
+  it('is watched for the first packet of its own, which what tells its neighbours of it is not', async () => {
+    const host = hosts.host(0);
+    const { record } = await host.run(server('server'));
+    await host.run(client('near'));
+    using watch = await host.watchFirstPacket('server');
+    watch.start();
+    await host.announce('server');
+    assert.equal(watch.afterMs, undefined);
+    const { address, address6 = '' } = record.network;
+    const askedAt = performance.now();
+    assert.equal(await ask(0, 'near', address6), 'pid 1');
+    await until('a packet', async () => watch.afterMs !== undefined);
+    const afterMs = watch.afterMs ?? 0;
+    assert.ok(afterMs > 0 && afterMs <= performance.now() - askedAt + 1000);
+    assert.equal(await ask(0, 'near', address), 'pid 1');
+    assert.equal(watch.afterMs, afterMs, 'a later one took its place');
+    watch.start();
+    assert.equal(watch.afterMs, undefined);
+    assert.equal(await ask(0, 'near', address), 'pid 1');
+    await until('a packet over IPv4', async () => watch.afterMs !== undefined);
+  });
+
+  it('gets on its new host what came while it was under way', async () => {
+    const { record } = await hosts.host(0).run(server('server'));
+    await hosts.host(0).run(client('near'));
+    await hosts.host(1).run(client('far'));
+    const { address } = record.network;
+    const asked: Promise<string>[] = [];
+    await move('server', {
+      arriving: async () => {
+        asked.push(ask(0, 'near', address), ask(1, 'far', address));
+        return await framesFor(hosts.host(0), 'server', 2);
+      },
+    });
+    assert.deepEqual(await Promise.all(asked), ['pid 1', 'pid 1']);
+  });
+
   /** What the agents do for everything but processes and memory. */
-  async function move(name: string, from = 0, to = 1): Promise<Transfer> {
+  async function move(
+    name: string,
+    {
+      from = 0,
+      to = 1,
+      arriving = async () => [],
+    }: { from?: number; to?: number; arriving?: () => Promise<Buffer[]> } = {},
+  ): Promise<Transfer> {
     const [source, target] = [hosts.host(from), hosts.host(to)];
     const transfer = JSON.parse(JSON.stringify(await source.describe(name))) as Transfer;
     for (const digest of target.missingLayers(transfer)) {
@@ -79,6 +155,7 @@ describe('container between two hosts', () => {
       (sum, part) => sum + part.length,
       0,
     );
+    await source.keepFrames(name);
     await source.lock(name);
     await source.freeze(name);
     await source.flushLog(name);
@@ -94,7 +171,11 @@ describe('container between two hosts', () => {
     await target.start(name);
     await target.importMounts(name, source.exportMounts(name));
     await target.completeRestore(name, { epoch: transfer.epoch + 1 });
+    // Once its program listens there.
+    await until('the restorer', async () => (await linesOf(target, name)).includes('serving'));
+    const frames = await arriving();
     await target.unlock(name);
+    target.deliverFrames(name, [...frames, ...source.takeFrames(name)]);
     await source.remove(name);
     return transfer;
   }
@@ -226,10 +307,10 @@ describe('container between two hosts', () => {
       'it started',
       async () => (await gather(hosts.host(0).readLog('commuter'))).length === 1,
     );
-    await move('commuter', 0, 1);
+    await move('commuter');
     const add = ['/bin/sh', '-c', 'echo two >> /file; rm /etc/group'];
     assert.equal((await hosts.host(1).exec('commuter', add)).status, 0);
-    await move('commuter', 1, 0);
+    await move('commuter', { from: 1, to: 0 });
     const host = hosts.host(0);
     const look = ['/bin/sh', '-c', 'cat /file /proc/self/status; ls /etc/group'];
     const seen = (await host.exec('commuter', look)).stdout.toString();

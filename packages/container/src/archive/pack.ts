@@ -7,7 +7,6 @@ import {
   lstatSync,
   openSync,
   read as readCallback,
-  readdirSync,
   readlinkSync,
   readSync,
 } from 'node:fs';
@@ -26,7 +25,16 @@ import {
   type Metadata,
   shown,
 } from './format.js';
-import { memberPath, openFolder, openSubfolder, Pacer, readXattrs } from './raw-fs.js';
+import {
+  memberPath,
+  namesIn,
+  openFolder,
+  openSubfolder,
+  Pacer,
+  readXattrs,
+  unlessGone,
+} from './raw-fs.js';
+import { identityOf, type TreeChanges } from './tree-state.js';
 
 const read = promisify(readCallback);
 
@@ -48,18 +56,32 @@ export function keepsXattr(name: string): boolean {
   return XATTR_KEPT.test(name);
 }
 
+export interface PackOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** What is written meanwhile is no error: whoever asks for this looks again afterwards. It is told what was left out,
+   *  because it was gone or had been replaced. */
+  readonly leftOut?: ((path: string) => void) | undefined;
+  /** Only this much of an overlay's upper layer, to be unpacked through an overlay: without whiteouts, and without the
+   *  attributes that only an overlay itself can set. */
+  readonly only?: Pick<TreeChanges, 'made' | 'whole'>;
+}
+
+function keepsXattrThroughOverlay(name: string): boolean {
+  return keepsXattr(name) && !name.startsWith('trusted.overlay.');
+}
+
 /** The archive of the tree below `root` (a trusted path, or a folder held open) as a stream of
  *  chunks. The tree may be hostile: no symbolic link of it is followed, and no other mount entered.
  *  Equal trees give equal bytes.
  *  @throws FerryError container.archive when a file changes while it is read; the abort reason */
 export async function* packTree(
   root: string | OwnedFd,
-  options: { signal?: AbortSignal | undefined } = {},
+  options: PackOptions = {},
 ): AsyncGenerator<Buffer, void, undefined> {
   const folder = typeof root === 'string' ? openFolder(root) : root;
   try {
     const hash = createHash('sha256');
-    for await (const chunk of new Packer(folder, options.signal).run()) {
+    for await (const chunk of new Packer(folder, options).run()) {
       hash.update(chunk);
       yield chunk;
     }
@@ -75,13 +97,17 @@ class Packer {
   readonly #root: OwnedFd;
   readonly #device: bigint;
   readonly #signal: AbortSignal | undefined;
+  readonly #leftOut: ((path: string) => void) | undefined;
+  readonly #only: PackOptions['only'];
   readonly #pacer = new Pacer();
   /** First path of each inode with several names. */
   readonly #linked = new Map<string, string>();
   #pending: Buffer[] = [MAGIC];
   #pendingBytes = MAGIC.length;
 
-  constructor(root: OwnedFd, signal: AbortSignal | undefined) {
+  constructor(root: OwnedFd, { signal, leftOut, only }: PackOptions) {
+    this.#leftOut = leftOut;
+    this.#only = only;
     this.#root = root;
     this.#device = fstatSync(root.number, { bigint: true }).dev;
     this.#signal = signal;
@@ -90,24 +116,34 @@ class Packer {
   async *run(): AsyncGenerator<Buffer, void, undefined> {
     const about = fstatSync(this.#root.number, { bigint: true });
     const path = Buffer.from(`/proc/self/fd/${this.#root.number}/.`, 'latin1');
-    this.#put(encodeEntry({ kind: 'directory', path: '', meta: metadata(about, path) }));
-    yield* this.#folder(this.#root, '', 1);
+    this.#put(encodeEntry({ kind: 'directory', path: '', meta: this.#metadata(about, path) }));
+    yield* this.#folder(this.#root, '', 1, this.#only === undefined);
     yield* this.#flush();
   }
 
-  async *#folder(folder: OwnedFd, prefix: string, depth: number): AsyncGenerator<Buffer> {
+  /** @param whole  all of it is wanted */
+  async *#folder(
+    folder: OwnedFd,
+    prefix: string,
+    depth: number,
+    whole: boolean,
+  ): AsyncGenerator<Buffer> {
     if (depth > LIMITS.depth) {
       throw new FerryError('container.archive', `Folder ${shown(prefix)} is nested too deep`);
     }
-    const names = readdirSync(memberPath(folder, '.'), { encoding: 'latin1' }).sort();
+    const names = namesIn(folder);
     for (const name of names) {
       this.#signal?.throwIfAborted();
       await this.#pacer.step();
       const path = prefix === '' ? name : `${prefix}/${name}`;
       const about = lstatSync(memberPath(folder, name), { bigint: true, throwIfNoEntry: false });
-      if (about === undefined) continue;
+      if (about === undefined) {
+        this.#leftOut?.(path);
+        continue;
+      }
+      if (!this.#wants(path, about, whole)) continue;
       if (about.isDirectory()) {
-        yield* this.#subfolder(folder, name, path, depth);
+        yield* this.#subfolder(folder, name, path, { depth, whole });
       } else if (!this.#hardLink(about, path)) {
         yield* this.#leaf(folder, name, path, about);
       }
@@ -115,12 +151,31 @@ class Packer {
     }
   }
 
-  async *#subfolder(folder: OwnedFd, name: string, path: string, depth: number) {
-    using inner = openSubfolder(folder, name);
+  #wants(path: string, about: BigIntStats, whole: boolean): boolean {
+    if (this.#only === undefined) return true;
+    const isWhiteout = about.isCharacterDevice() && about.rdev === 0n;
+    if (isWhiteout || whole) return !isWhiteout;
+    const looked = this.#only.made.get(path);
+    const isSame = looked === identityOf(about);
+    // Another one in its place may not fit to what is there of it.
+    if (looked !== undefined && !isSame) this.#leftOut?.(path);
+    return isSame;
+  }
+
+  async *#subfolder(
+    folder: OwnedFd,
+    name: string,
+    path: string,
+    { depth, whole }: { depth: number; whole: boolean },
+  ) {
+    const opened = this.#unlessGone(path, () => openSubfolder(folder, name));
+    if (opened === undefined) return;
+    using inner = opened;
     const about = fstatSync(inner.number, { bigint: true });
-    const meta = metadata(about, memberPath(inner, '.'));
+    const meta = this.#metadata(about, memberPath(inner, '.'));
     this.#put(encodeEntry({ kind: 'directory', path, meta }));
-    if (about.dev === this.#device) yield* this.#folder(inner, path, depth + 1);
+    const all = whole || (this.#only?.whole.has(path) ?? false);
+    if (about.dev === this.#device) yield* this.#folder(inner, path, depth + 1, all);
   }
 
   #hardLink(about: BigIntStats, path: string): boolean {
@@ -141,18 +196,26 @@ class Packer {
       return;
     }
     const where = memberPath(folder, name);
-    this.#put(encodeEntry(special(path, metadata(about, where), about, where)));
+    const entry = this.#unlessGone(path, () =>
+      special(path, this.#metadata(about, where), about, where),
+    );
+    if (entry !== undefined) this.#put(encodeEntry(entry));
   }
 
   async *#file(folder: OwnedFd, name: string, path: string) {
     const where = memberPath(folder, name);
     // O_NONBLOCK: it may have become a FIFO since it was looked at.
     const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-    const fd = openSync(where, flags);
+    const fd = this.#unlessGone(path, () => openSync(where, flags));
+    if (fd === undefined) return;
     try {
       const about = fstatSync(fd, { bigint: true });
-      if (!about.isFile()) throw changed(path);
-      const meta = metadata(about, where);
+      if (!about.isFile()) {
+        if (this.#leftOut === undefined) throw changed(path);
+        this.#leftOut(path);
+        return;
+      }
+      const meta = this.#metadata(about, where);
       this.#put(encodeEntry({ kind: 'file', path, meta, size: about.size }));
       for (let offset = 0n; offset < about.size; offset += BigInt(EXTENT_BYTES_MAX)) {
         this.#signal?.throwIfAborted();
@@ -176,8 +239,9 @@ class Packer {
         length <= SMALL_BYTES
           ? readSync(fd, window, done, length - done, position)
           : (await read(fd, window, done, length - done, position)).bytesRead;
-      if (got === 0) throw changed(path);
-      done += got;
+      if (got === 0 && this.#leftOut === undefined) throw changed(path);
+      if (got === 0) window.fill(0, done);
+      done = got === 0 ? length : done + got;
     }
     let start = -1;
     for (let at = 0; at <= length; at += BLOCK_BYTES) {
@@ -190,6 +254,24 @@ class Packer {
       }
     }
     if (start >= 0) this.#extent(offset + BigInt(start), window.subarray(start));
+  }
+
+  #metadata(about: BigIntStats, path: Buffer): Metadata {
+    const keep = this.#only === undefined ? keepsXattr : keepsXattrThroughOverlay;
+    return {
+      mode: Number(about.mode & 0o7777n),
+      uid: Number(about.uid),
+      gid: Number(about.gid),
+      mtimeNs: about.mtimeNs,
+      xattrs: readXattrs(path, keep),
+    };
+  }
+
+  #unlessGone<T>(path: string, look: () => T): T | undefined {
+    if (this.#leftOut === undefined) return look();
+    const found = unlessGone(look);
+    if (found === undefined) this.#leftOut(path);
+    return found;
   }
 
   #extent(offset: bigint, bytes: Buffer): void {
@@ -216,16 +298,6 @@ class Packer {
     }
     if (first < pending.length) yield Buffer.concat(pending.slice(first));
   }
-}
-
-function metadata(about: BigIntStats, path: Buffer): Metadata {
-  return {
-    mode: Number(about.mode & 0o7777n),
-    uid: Number(about.uid),
-    gid: Number(about.gid),
-    mtimeNs: about.mtimeNs,
-    xattrs: readXattrs(path, keepsXattr),
-  };
 }
 
 function special(path: string, meta: Metadata, about: BigIntStats, where: Buffer): Entry {

@@ -1,6 +1,6 @@
-import { constants } from 'node:fs';
+import { constants, readdirSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
-import { call, OwnedFd, sys, sysError } from '@ferry/linux';
+import { call, ERRNO, OwnedFd, sys, sysError } from '@ferry/linux';
 
 /** File system calls relative to a folder held open. Paths and names are latin1 strings, one
  *  character a byte. */
@@ -13,6 +13,7 @@ const RESOLVE_IN_ROOT = 0x10;
 
 export const AT_SYMLINK_NOFOLLOW = 0x100;
 export const AT_EMPTY_PATH = 0x1000;
+const AT_REMOVEDIR = 0x200;
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
 const AT_FDCWD = -100;
@@ -85,6 +86,17 @@ export function readXattrs(path: Buffer, keep: (name: string) => boolean) {
 const LIST = Buffer.alloc(65536);
 const VALUE = Buffer.alloc(65536);
 
+/** The names in a folder, sorted, each byte of them one character, each once: of an entry that is replaced while the folder
+ *  is read, the kernel may tell the name twice (readdir(3)).
+ *  @param read  for tests */
+export function namesIn(folder: OwnedFd, read = readNames): string[] {
+  return [...new Set(read(folder))].sort();
+}
+
+function readNames(folder: OwnedFd): string[] {
+  return readdirSync(memberPath(folder, '.'), { encoding: 'latin1' });
+}
+
 /** Lets the event loop turn when the current turn has worked for long enough. */
 export class Pacer {
   static readonly #TURN_MS = 8;
@@ -95,4 +107,30 @@ export class Pacer {
     await setImmediate();
     this.#since = performance.now();
   }
+}
+
+/** What `look` gives, or undefined when the name has vanished, or has become something else. */
+export function unlessGone<T>(look: () => T): T | undefined {
+  try {
+    return look();
+  } catch (error) {
+    const code = (error as { code?: string }).code?.replace('linux.', '') ?? '';
+    if (['ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO', 'EINVAL'].includes(code)) return undefined;
+    throw error;
+  }
+}
+
+/** Removes `name` of an open folder with all below, following nothing and entering no other mount. What is not there is no
+ *  error. */
+export function removeTree(folder: OwnedFd, name: string): void {
+  const removed = sys('unlinkat', folder.number, pathBytes(name), 0);
+  if (removed >= 0 || removed === -ERRNO.ENOENT) return;
+  if (removed !== -ERRNO.EISDIR) throw sysError('unlinkat', -removed, name);
+  {
+    using inner = openBeneath(folder, name, constants.O_RDONLY | constants.O_DIRECTORY);
+    for (const child of namesIn(inner)) {
+      removeTree(inner, child);
+    }
+  }
+  call('unlinkat', folder.number, pathBytes(name), AT_REMOVEDIR);
 }

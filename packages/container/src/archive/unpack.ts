@@ -26,6 +26,7 @@ import {
   openFolder,
   Pacer,
   pathBytes,
+  readXattrs,
 } from './raw-fs.js';
 
 const write = promisify(writeCallback);
@@ -34,8 +35,9 @@ const S_IFMT = { fifo: 0o010000, character: 0o020000, block: 0o060000, socket: 0
 
 export interface UnpackOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Folders of the archive may exist already (a mount that the runtime has prepared). */
-  readonly into?: 'empty' | 'prepared';
+  /** `prepared`: folders of the archive may exist already (a mount that the runtime has prepared). `changed`: files too,
+   *  which are then written in place. */
+  readonly into?: 'empty' | 'prepared' | 'changed';
 }
 
 export interface Unpacked {
@@ -85,7 +87,7 @@ class Unpacker {
   constructor(root: OwnedFd, reader: ByteReader, options: UnpackOptions) {
     this.#root = root;
     this.#reader = reader;
-    this.#options = options;
+    this.#options = { into: 'empty', ...options };
   }
 
   async run(): Promise<Unpacked> {
@@ -184,7 +186,7 @@ class Unpacker {
 
   #folder(parent: OwnedFd, name: string, entry: Extract<Entry, { kind: 'directory' }>): void {
     const made = sys('mkdirat', parent.number, pathBytes(name), 0o700);
-    const mayExist = this.#options.into === 'prepared' && made === -ERRNO.EEXIST;
+    const mayExist = this.#options.into !== 'empty' && made === -ERRNO.EEXIST;
     if (made < 0 && !mayExist) throw conflict('mkdirat', made, entry.path);
     const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
     const fd = openUnlessMount(parent, name, flags);
@@ -193,8 +195,13 @@ class Unpacker {
   }
 
   async #file(parent: OwnedFd, name: string, entry: Extract<Entry, { kind: 'file' }>) {
+    const inPlace = this.#options.into === 'changed';
     const flags =
-      constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW | O_CLOEXEC;
+      constants.O_WRONLY |
+      constants.O_CREAT |
+      constants.O_NOFOLLOW |
+      O_CLOEXEC |
+      (inPlace ? constants.O_TRUNC | constants.O_NONBLOCK : constants.O_EXCL);
     using fd = new OwnedFd(
       this.#must('openat', entry.path, parent.number, pathBytes(name), flags, 0o600),
     );
@@ -218,6 +225,7 @@ class Unpacker {
       await this.#content(fd.number, Number(offset), length);
       this.#options.signal?.throwIfAborted();
     }
+    if (inPlace) removeOtherXattrs(parent, name, entry.meta);
     setMetadata(parent, name, entry.meta, 'node');
   }
 
@@ -314,6 +322,17 @@ function setMetadata(
     times.writeBigInt64LE(nanoseconds, at + 8);
   }
   call('utimensat', folder.number, path, times, AT_SYMLINK_NOFOLLOW);
+}
+
+/** Of a file that was there before: attributes that it has no longer. */
+function removeOtherXattrs(folder: OwnedFd, name: string, { xattrs }: Metadata): void {
+  const kept = new Set(xattrs.map((attribute) => attribute.name));
+  const where = pathBytes(`/proc/self/fd/${folder.number}/${name}`);
+  const gone = (attribute: string) =>
+    keepsXattr(attribute) && !attribute.startsWith('trusted.') && !kept.has(attribute);
+  for (const attribute of readXattrs(where.subarray(0, -1), gone)) {
+    call('lremovexattr', where, pathBytes(attribute.name));
+  }
 }
 
 /** dev_t as mknod(2) takes it: the inverse of what pack.ts takes apart; the kernel reads 32

@@ -1,0 +1,156 @@
+import { type BigIntStats, fstatSync, lstatSync } from 'node:fs';
+import { type OwnedFd, sys } from '@ferry/linux';
+import {
+  memberPath,
+  namesIn,
+  openFolder,
+  openSubfolder,
+  Pacer,
+  pathBytes,
+  unlessGone,
+} from './raw-fs.js';
+
+/** What one name of a tree looked like, and what tells whether it was changed since. */
+interface TreeEntry {
+  readonly kind: 'folder' | 'file' | 'other' | 'whiteout';
+  readonly inode: bigint;
+  /** A folder that hides what lower layers have of it: Documentation/filesystems/overlayfs.rst */
+  readonly opaque: boolean;
+  /** Moves with every change of content or metadata. */
+  readonly mark: string;
+}
+
+/** Paths (latin1, relative) in the order in which they are packed. */
+export type TreeState = ReadonlyMap<string, TreeEntry>;
+
+/** Before Linux 6.13 times moved in steps of a timer tick: what was changed this shortly before it was looked at may be
+ *  changed again without a trace. */
+const RECENT_NS = 20_000_000n;
+
+/** Looks at every file below `root`, the upper layer of an overlay, and into none. Names that vanish are left out. */
+export async function treeState(root: string): Promise<TreeState> {
+  using folder = openFolder(root);
+  const state = new Map<string, TreeEntry>();
+  const pacer = new Pacer();
+  const device = fstatSync(folder.number, { bigint: true }).dev;
+  const note = (inside: OwnedFd, name: string, path: string): TreeEntry['kind'] | undefined => {
+    const where = memberPath(inside, name);
+    const about = lstatSync(where, { bigint: true, throwIfNoEntry: false });
+    if (about === undefined) return undefined;
+    const kind = kindOf(about);
+    const isFolder = kind === 'folder';
+    const recent = BigInt(Date.now()) * 1_000_000n - about.ctimeNs < RECENT_NS;
+    const mark = `${about.mode} ${about.size} ${about.mtimeNs} ${about.ctimeNs}`;
+    state.set(path, {
+      ...{ kind, inode: about.ino, opaque: isFolder && isOpaque(where) },
+      mark: recent ? `${mark} ${marks++}` : mark,
+    });
+    return isFolder && about.dev === device ? 'folder' : 'other';
+  };
+  const visit = async (inside: OwnedFd, prefix: string): Promise<void> => {
+    for (const name of namesIn(inside)) {
+      await pacer.step();
+      const path = prefix === '' ? name : `${prefix}/${name}`;
+      if (note(inside, name, path) !== 'folder') continue;
+      const inner = unlessGone(() => openSubfolder(inside, name));
+      if (inner === undefined) continue;
+      using opened = inner;
+      await visit(opened, path);
+    }
+  };
+  note(folder, '.', '');
+  await visit(folder, '');
+  return state;
+}
+
+let marks = 0;
+
+function kindOf(about: BigIntStats): TreeEntry['kind'] {
+  if (about.isDirectory()) return 'folder';
+  if (about.isCharacterDevice() && about.rdev === 0n) return 'whiteout';
+  return about.isFile() ? 'file' : 'other';
+}
+
+/** What a name must still be for what is known of it to hold: inode numbers are given to others as soon as they are free. */
+export function identityOf(about: BigIntStats): string {
+  return identity({ kind: kindOf(about), inode: about.ino });
+}
+
+function identity({ kind, inode }: Pick<TreeEntry, 'kind' | 'inode'>): string {
+  return `${kind} ${inode}`;
+}
+
+function isOpaque(where: Buffer): boolean {
+  const value = Buffer.alloc(1);
+  const path = Buffer.concat([where, Buffer.of(0)]);
+  const name = pathBytes('trusted.overlay.opaque');
+  return sys('lgetxattr', path, name, value, value.length) === 1 && value.toString() === 'y';
+}
+
+/** How a tree came from one state to another, for somebody who sees it through an overlay: there a name that is removed
+ *  hides what lower layers have, and a folder that is made where one was removed hides all of theirs. */
+export interface TreeChanges {
+  /** To be removed first, with all below. */
+  readonly removed: readonly string[];
+  /** To be made, or brought to their new state: folders and files in place, others anew. Includes the folders above. With
+   *  what they were when they were looked at (`identityOf`). */
+  readonly made: ReadonlyMap<string, string>;
+  /** Folders of which all is to be made. */
+  readonly whole: ReadonlySet<string>;
+}
+
+/** Pure. */
+export function treeChanges(before: TreeState, now: TreeState): TreeChanges {
+  const removed = [...before.keys()].filter((path) => !now.has(path));
+  const made = new Map<string, string>();
+  const whole = new Set<string>();
+  const linked = new Set<bigint>();
+  const make = (path: string): void => {
+    for (let at = path; ; at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
+      if (made.has(at)) return;
+      const entry = now.get(at);
+      made.set(at, entry === undefined ? '' : identity(entry));
+      if (at === '') return;
+    }
+  };
+  let inside: string | undefined;
+  for (const [path, entry] of now) {
+    if (inside !== undefined && path.startsWith(`${inside}/`)) continue;
+    const was = before.get(path);
+    const same = was !== undefined && was.kind === entry.kind && was.inode === entry.inode;
+    if (same && was.mark === entry.mark) continue;
+    if (entry.kind === 'whiteout') {
+      removed.push(path);
+      continue;
+    }
+    make(path);
+    if (entry.kind === 'folder') {
+      if (entry.opaque && !(same && was.opaque)) {
+        removed.push(path);
+        whole.add(path);
+        inside = path;
+      } else if (was !== undefined && was.kind !== 'folder') removed.push(path);
+      continue;
+    }
+    // Written in place, a file is still the one that a process has mapped. Further names of it are linked anew.
+    const inPlace = same && entry.kind === 'file' && !linked.has(entry.inode);
+    linked.add(entry.inode);
+    if (!inPlace) removed.push(path);
+  }
+  return { removed, made, whole };
+}
+
+/** Whether there is nothing to do. */
+export function isUnchanged({ removed, made }: TreeChanges): boolean {
+  return removed.length === 0 && made.size === 0;
+}
+
+/** The state when a copy of it has left some of it out: whatever is there next time is made, or removed. */
+export function leavingOut(state: TreeState, paths: readonly string[]): TreeState {
+  if (paths.length === 0) return state;
+  const isOut = (path: string) => paths.some((out) => path === out || path.startsWith(`${out}/`));
+  const unknown = (entry: TreeEntry): TreeEntry => ({ ...entry, inode: -1n, mark: '' });
+  return new Map(
+    [...state].map(([path, entry]) => [path, isOut(path) ? unknown(entry) : entry] as const),
+  );
+}

@@ -1,0 +1,157 @@
+import { strict as assert } from 'node:assert';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { packChanges, unpackChanges } from '../src/archive/changes.js';
+import { namesIn } from '../src/archive/raw-fs.js';
+import { leavingOut, type TreeState, treeChanges, treeState } from '../src/archive/tree-state.js';
+import { mountOverlay, unmount } from '../src/overlay.js';
+
+describe('container: changes of a writable layer', () => {
+  let base: string;
+  const at = (side: 'here' | 'there', path = '') => join(base, side, 'merged', path);
+  const upper = () => join(base, 'here', 'upper');
+  before(async () => {
+    base = mkdtempSync(join(tmpdir(), 'ferry-changes-'));
+    const lower = join(base, 'lower');
+    for (const folder of ['kept', 'gone', 'renewed']) {
+      mkdirSync(join(lower, folder), { recursive: true });
+      writeFileSync(join(lower, folder, 'file'), folder);
+    }
+    for (const side of ['here', 'there']) {
+      const own = (name: string) => join(base, side, name);
+      const places = { upper: own('upper'), work: own('work'), merged: own('merged') };
+      await mountOverlay({ ...places, lower: [lower] });
+    }
+  });
+  after(() => {
+    for (const side of ['here', 'there'] as const) unmount(at(side));
+    rmSync(base, { recursive: true });
+  });
+
+  const inHere = (script: string) =>
+    execFileSync('/bin/sh', ['-ec', script], { cwd: at('here') }).toString();
+
+  /** Everything that can be seen: kinds, modes, owners, sizes, times, names, link counts, contents. */
+  function seen(side: 'here' | 'there'): string {
+    const script =
+      'find . -printf "%y %m %U %G %T@ %P -> %l\\n" | sort; find . -type f -printf "%n %P\\n" | sort; ' +
+      'find . -type f | sort | xargs -r sha256sum; getfattr -R -d -m user . 2>/dev/null || true';
+    return execFileSync('/bin/sh', ['-c', script], { cwd: at(side) }).toString();
+  }
+
+  const steps: [name: string, script: string][] = [
+    [
+      'new files of every kind',
+      'mkdir a; echo 1 >a/b; ln -s b a/c; mkfifo a/d; mknod a/e c 1 3; ln a/b a/f',
+    ],
+    [
+      'files changed in place, longer and shorter',
+      'echo 22 >>a/b; : >kept/file; chmod 600 a/c a; chown 5:6 a/d',
+    ],
+    ['a file renamed over another', 'echo new >x; echo old >y; mv x y'],
+    ['files and folders that are gone, also from below', 'rm -r gone a/c a/f; rm kept/file'],
+    ['a folder that hides what is below it', 'rm -r renewed; mkdir renewed; echo 3 >renewed/other'],
+    ['names that became something else', 'rm a/d; mkdir a/d; echo 4 >a/d/in; rm y; ln -s a y'],
+    ['what was gone and is back', 'mkdir gone; echo 5 >gone/file; echo 6 >kept/file'],
+    [
+      'attributes, and holes',
+      'dd if=/dev/null of=sparse bs=1M seek=3 2>/dev/null; chmod 4755 sparse',
+    ],
+  ];
+  for (const [name, script] of steps) {
+    it(`follows ${name}`, async () => {
+      const before = await treeState(upper());
+      inHere(script);
+      const changes = treeChanges(before, await treeState(upper()));
+      await unpackChanges(at('there'), packChanges(upper(), changes));
+      assert.equal(seen('there'), seen('here'));
+    });
+  }
+
+  it('keeps a file that is written in place, and whoever has mapped it', async () => {
+    inHere('echo first >mapped');
+    await unpackChanges(
+      at('there'),
+      packChanges(upper(), treeChanges(new Map(), await treeState(upper()))),
+    );
+    const inode = execFileSync('stat', ['-c', '%i', at('there', 'mapped')]).toString();
+    const before = await treeState(upper());
+    inHere('echo second >mapped');
+    await unpackChanges(
+      at('there'),
+      packChanges(upper(), treeChanges(before, await treeState(upper()))),
+    );
+    assert.equal(readFileSync(at('there', 'mapped'), 'utf8'), 'second\n');
+    assert.equal(execFileSync('stat', ['-c', '%i', at('there', 'mapped')]).toString(), inode);
+  });
+
+  /** Copies what has changed since `before`, while something else happens to it. */
+  async function follow(before: TreeState, happens: string): Promise<TreeState> {
+    const now = await treeState(upper());
+    const changes = treeChanges(before, now);
+    inHere(happens);
+    const out: string[] = [];
+    const options = { leftOut: (path: string) => out.push(path) };
+    await unpackChanges(at('there'), packChanges(upper(), changes, options));
+    return leavingOut(now, out);
+  }
+
+  it('makes or removes next time what a copy had to leave out', async () => {
+    inHere('mkdir -p moving/in; echo 1 >moving/in/file; echo 1 >short; echo 1 >other');
+    let state = await follow(
+      new Map(),
+      'mv moving away; rm short; rm other; mkdir other; echo 2 >other/x',
+    );
+    state = await follow(state, 'mv away moving');
+    state = await follow(state, ':');
+    await follow(state, ':');
+    assert.equal(seen('there'), seen('here'));
+  });
+
+  it('does not take another kind of file for the one whose inode it was given', async () => {
+    for (const other of ['ln -s nowhere reused', 'mkdir reused', 'mkfifo reused']) {
+      inHere('rm -rf reused; echo first >reused');
+      let state = await follow(new Map(), ':');
+      inHere('echo more >>reused');
+      state = await follow(state, `rm reused; ${other}`);
+      state = await follow(state, ':');
+      await follow(state, ':');
+      assert.equal(seen('there'), seen('here'), other);
+    }
+  });
+
+  it('takes an entry once that the kernel names twice, as of one that is replaced meanwhile', () => {
+    const folder = undefined as never;
+    assert.deepEqual(
+      namesIn(folder, () => ['slot6', 'b', 'slot6', 'a']),
+      ['a', 'b', 'slot6'],
+    );
+  });
+
+  it('says nothing where nothing was changed', async () => {
+    await new Promise((done) => setTimeout(done, 50));
+    const before = await treeState(upper());
+    const chunks: Buffer[] = [];
+    const changes = treeChanges(before, await treeState(upper()));
+    for await (const chunk of packChanges(upper(), changes)) chunks.push(chunk);
+    assert.deepEqual(chunks, []);
+  });
+
+  it('refuses paths that leave the tree', async () => {
+    const outside = join(base, 'outside');
+    writeFileSync(outside, 'mine');
+    for (const path of ['../../outside', '/outside', 'a/../../../outside', '']) {
+      const bytes = Buffer.alloc(8 + path.length);
+      bytes.writeUInt32LE(1, 0);
+      bytes.writeUInt32LE(path.length, 4);
+      bytes.write(path, 8, 'latin1');
+      const stream = (async function* () {
+        yield bytes;
+      })();
+      await assert.rejects(unpackChanges(at('there'), stream), { code: 'container.archive' });
+    }
+    assert(existsSync(outside));
+  });
+});

@@ -1,21 +1,10 @@
-import { ChannelCredentials, type ChannelOptions, ServerCredentials } from '@grpc/grpc-js';
+import type { ChannelOptions } from '@grpc/grpc-js';
 import { limits } from './limits.js';
 
 /** What a channel is for. Control calls are small and must notice a dead peer soon; data streams
  *  fill the link, so that their pings queue behind data and a tight keepalive would kill a
  *  healthy one. */
 export type ChannelKind = 'control' | 'data';
-
-/** The one place that decides how peers prove who they are. Plain text for now: keep the ports
- *  on a network that only the cluster's hosts reach. Mutual TLS belongs here, and nowhere else. */
-export function channelCredentials(): ChannelCredentials {
-  return ChannelCredentials.createInsecure();
-}
-
-/** Server's half of `channelCredentials`. */
-export function serverCredentials(): ServerCredentials {
-  return ServerCredentials.createInsecure();
-}
 
 const common: ChannelOptions = {
   // Repeating a call is our decision: every one is idempotent by an id of ours.

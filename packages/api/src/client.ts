@@ -5,11 +5,12 @@ import {
   type ClientDuplexStream,
   type ClientReadableStream,
   type ClientWritableStream,
-  Metadata,
+  type Metadata,
   type ServiceError,
 } from '@grpc/grpc-js';
-import { type ChannelKind, channelCredentials, channelOptions } from './channel.js';
+import { type ChannelKind, channelOptions } from './channel.js';
 import { ApiError, fromServiceError } from './error-detail.js';
+import { type ExpectedPeer, noSecurity, type Security } from './security/security.js';
 
 /** A method as ts-proto generates it. */
 interface Method {
@@ -53,17 +54,31 @@ export type ServiceClient<S extends ServiceShape> = {
 
 const unaryDeadlineMs = 10_000;
 
-/** @param address  HOST:PORT */
+export interface ConnectOptions {
+  readonly kind?: ChannelKind;
+  /** How this program proves who it is; none: only where none is asked for. */
+  readonly security?: Security;
+}
+
+/** @param address  HOST:PORT
+ *  @param expected  who must answer there
+ *  @throws FerryError security.insecure */
 export function connect<S extends ServiceShape>(
   service: S,
   address: string,
-  options: { kind?: ChannelKind } = {},
+  options: ConnectOptions & { readonly expected: ExpectedPeer },
 ): ServiceClient<S> {
+  const security = options.security ?? noSecurity;
   const channel = channelOptions(options.kind ?? 'control');
-  const client = new Client(address, channelCredentials(), channel);
+  const client = new Client(
+    address,
+    security.channelCredentials(address, options.expected),
+    channel,
+  );
+  const metadata = () => security.callMetadata();
   const result: Record<string, unknown> = { close: () => client.close(), address };
   for (const [name, method] of Object.entries(service)) {
-    result[name] = callOf({ client, address }, method as AnyMethod);
+    result[name] = callOf({ client, address, metadata }, method as AnyMethod);
   }
   return result as ServiceClient<S>;
 }
@@ -74,6 +89,7 @@ interface AnyMethod extends Omit<Method, 'requestSerialize'> {
 interface Peer {
   readonly client: Client;
   readonly address: string;
+  readonly metadata: () => Metadata;
 }
 
 function callOf(peer: Peer, method: AnyMethod): unknown {
@@ -125,7 +141,7 @@ function unary(peer: Peer, method: AnyMethod, request: unknown, settings: CallSe
       method.requestSerialize,
       method.responseDeserialize,
       request,
-      new Metadata(),
+      peer.metadata(),
       callOptions(settings, unaryDeadlineMs),
       (error, response) => {
         stop();
@@ -143,7 +159,7 @@ function download(peer: Peer, method: AnyMethod, request: unknown, settings: Cal
     method.requestSerialize,
     method.responseDeserialize,
     request,
-    new Metadata(),
+    peer.metadata(),
     callOptions(settings, 0),
   );
   return received(call, peer, settings);
@@ -180,7 +196,7 @@ async function upload(peer: Peer, method: AnyMethod, requests: Messages, setting
     method.path,
     method.requestSerialize,
     method.responseDeserialize,
-    new Metadata(),
+    peer.metadata(),
     callOptions(settings, 0),
     (error, value) => finish(error, value),
   );
@@ -227,7 +243,7 @@ async function* bidi(peer: Peer, method: AnyMethod, requests: Messages, settings
     method.path,
     method.requestSerialize,
     method.responseDeserialize,
-    new Metadata(),
+    peer.metadata(),
     callOptions(settings, 0),
   );
   let sourceError: { error: unknown } | undefined;

@@ -41,6 +41,7 @@ const statusBySuffix: Readonly<Record<string, number>> = {
   unimplemented: status.UNIMPLEMENTED,
   internal: status.INTERNAL,
   denied: status.PERMISSION_DENIED,
+  unauthenticated: status.UNAUTHENTICATED,
 };
 
 interface ErrorLike {
@@ -133,7 +134,8 @@ export function fromServiceError(error: ServiceError, target: string): ApiError 
   }
   const code = codeByStatus[error.code] ?? 'rpc.failed';
   if (code === 'rpc.unavailable') {
-    const remedy = 'check the address and that the service runs there';
+    const remedy =
+      'check the address, that the service runs there, and the certificates of both sides (--tls)';
     return new ApiError(
       { code, message: `Nobody answers at ${target} (${error.details})`, remedy },
       { status: error.code },

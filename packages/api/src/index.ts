@@ -16,4 +16,5 @@ export * from './generated/ferry/cluster/v1/migration_source.js';
 export * from './generated/ferry/cluster/v1/node.js';
 export * from './json.js';
 export * from './limits.js';
+export * from './security/index.js';
 export * from './server.js';

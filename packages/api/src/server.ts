@@ -9,14 +9,19 @@ import {
   type Metadata,
   Server,
 } from '@grpc/grpc-js';
-import { serverCredentials, serverOptions } from './channel.js';
+import { serverOptions } from './channel.js';
 import { toStatus } from './error-detail.js';
+import { callerOf } from './security/guard.js';
+import type { Caller } from './security/identity.js';
+import { noSecurity, type Security } from './security/security.js';
 
 /** What a handler knows of its call besides the request. */
 export interface CallContext {
   /** Fires when the caller cancels, goes away, or its deadline passes. */
   readonly signal: AbortSignal;
   readonly peer: string;
+  /** As its certificate or token says; checked before any handler is called. */
+  readonly caller: Caller;
   readonly metadata: Metadata;
   readonly path: string;
 }
@@ -38,6 +43,7 @@ function contextOf(call: AnyCall): CallContext {
   return {
     signal: controller.signal,
     peer: call.getPeer(),
+    caller: callerOf(call.metadata),
     metadata: call.metadata,
     path: call.getPath(),
   };
@@ -62,7 +68,7 @@ export function serverStream<Q, R>(
 ): handleServerStreamingCall<Q, R> {
   return (call) => {
     const context = contextOf(call);
-    void pump(call, context, () => handler(call.request, context));
+    void pump(call, context, { start: () => handler(call.request, context) });
   };
 }
 
@@ -80,13 +86,15 @@ export function clientStream<Q, R>(
   };
 }
 
-/** Many requests, many responses. */
+/** Many requests, many responses.
+ *  @param sent  told of each response once the kernel has all of its bytes; not of those that were cut off */
 export function bidiStream<Q, R>(
   handler: (requests: AsyncIterable<Q>, context: CallContext) => AsyncIterable<R>,
+  sent?: (response: R) => void,
 ): handleBidiStreamingCall<Q, R> {
   return (call) => {
     const context = contextOf(call);
-    void pump(call, context, () => handler(messagesOf<Q>(call), context));
+    void pump(call, context, { start: () => handler(messagesOf<Q>(call), context), sent });
   };
 }
 
@@ -100,7 +108,7 @@ function messagesOf<Q>(call: Readable): AsyncIterable<Q> {
 }
 
 interface Writable<R> {
-  write(message: R): boolean;
+  write(message: R, written: (error?: Error | null) => void): boolean;
   end(): unknown;
   emit(event: 'error', error: unknown): boolean;
   on(event: 'error', listener: () => void): unknown;
@@ -111,13 +119,16 @@ interface Writable<R> {
 async function pump<R>(
   call: Writable<R>,
   context: CallContext,
-  start: () => AsyncIterable<R>,
+  { start, sent }: { start: () => AsyncIterable<R>; sent?: ((message: R) => void) | undefined },
 ): Promise<void> {
   call.on('error', () => {});
   try {
     for await (const message of start()) {
       if (context.signal.aborted) return;
-      if (!call.write(message)) await drained(call, context.signal);
+      const written = (error?: Error | null) => {
+        if (error === undefined || error === null) sent?.(message);
+      };
+      if (!call.write(message, written)) await drained(call, context.signal);
     }
     if (!context.signal.aborted) call.end();
   } catch (error) {
@@ -133,18 +144,23 @@ async function drained(call: Writable<never>, signal: AbortSignal): Promise<void
   }
 }
 
-/** A server with Ferry's limits; add services, then startServer. */
-export function createServer(): Server {
-  return new Server(serverOptions());
+/** A server with Ferry's limits, that lets in whom `security` admits; add services, then startServer. */
+export function createServer(security: Security = noSecurity): Server {
+  return new Server({ ...serverOptions(), interceptors: security.interceptors() });
 }
 
 /** Listens.
  *  @param listen  HOST:PORT; port 0 takes a free one
  *  @returns the port
- *  @throws FerryError server.listen */
-export function startServer(server: Server, listen: string): Promise<number> {
+ *  @param security  the one that createServer got
+ *  @throws FerryError server.listen, security.insecure */
+export function startServer(
+  server: Server,
+  listen: string,
+  security: Security = noSecurity,
+): Promise<number> {
   return new Promise((resolve, reject) => {
-    server.bindAsync(listen, serverCredentials(), (error, port) => {
+    server.bindAsync(listen, security.serverCredentials(listen), (error, port) => {
       if (error === null) resolve(port);
       else
         reject(

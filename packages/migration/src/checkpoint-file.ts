@@ -1,6 +1,8 @@
+import type { KeyObject } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { FerryError } from '@ferry/core';
 import { hash64 } from '@ferry/linux';
+import { isSealed, SealedReader, SealedStream, SealedWriter } from './sealed-file.js';
 
 /** A container's complete state in one file.
  *
@@ -8,9 +10,10 @@ import { hash64 } from '@ferry/linux';
  *      records: section (u32)  length (u32)  XXH64 of the data (u64)  data, at most 2 MiB
  *
  *  A section is the data of all its records, one after the other; sections come in the order of `sections`, and the
- *  file ends with the record `end`, whose data is how many records there are. Numbers are little-endian. */
+ *  file ends with the record `end`, whose data is how many records there are. Numbers are little-endian. The whole may be
+ *  the content of a sealed file (sealed-file.ts). */
 const MAGIC = 'FERRYCKP';
-export const CHECKPOINT_VERSION = 1;
+export const CHECKPOINT_VERSION = 2;
 const HEAD_BYTES = 16;
 const RECORD_HEAD_BYTES = 16;
 const RECORD_BYTES_MAX = 2 << 20;
@@ -40,15 +43,20 @@ export interface CheckpointRecord {
 /** Writes a file from its start. What it wrote before a failure is the caller's to remove. */
 export class CheckpointFileWriter {
   readonly #file: FileHandle;
+  readonly #sealed: SealedWriter | undefined;
   #records = 0;
   #bytes = 0;
 
-  private constructor(file: FileHandle) {
+  private constructor(file: FileHandle, sealed: SealedWriter | undefined) {
     this.#file = file;
+    this.#sealed = sealed;
   }
 
-  static async create(path: string): Promise<CheckpointFileWriter> {
-    const writer = new CheckpointFileWriter(await open(path, 'wx', 0o600));
+  /** @param sealFor  public half of the key that will open it; undefined: not encrypted */
+  static async create(path: string, sealFor?: Buffer): Promise<CheckpointFileWriter> {
+    const file = await open(path, 'wx', 0o600);
+    const sealed = sealFor === undefined ? undefined : await SealedWriter.begin(file, sealFor);
+    const writer = new CheckpointFileWriter(file, sealed);
     const head = Buffer.alloc(HEAD_BYTES);
     head.write(MAGIC, 'latin1');
     head.writeUInt32LE(CHECKPOINT_VERSION, 8);
@@ -57,7 +65,7 @@ export class CheckpointFileWriter {
   }
 
   get bytes(): number {
-    return this.#bytes;
+    return this.#sealed?.bytes ?? this.#bytes;
   }
 
   /** Appends data to a section, as one record. */
@@ -84,6 +92,7 @@ export class CheckpointFileWriter {
     const count = Buffer.alloc(8);
     count.writeBigUInt64LE(BigInt(this.#records));
     await this.record('end', count);
+    await this.#sealed?.finish();
     await this.#file.sync();
   }
 
@@ -92,6 +101,7 @@ export class CheckpointFileWriter {
   }
 
   async #put(buffers: Buffer[]): Promise<void> {
+    if (this.#sealed !== undefined) return await this.#sealed.write(...buffers);
     const length = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
     const { bytesWritten } = await this.#file.writev(buffers);
     if (bytesWritten !== length) {
@@ -106,6 +116,7 @@ export class CheckpointFileWriter {
 export class CheckpointFileReader {
   readonly #file: FileHandle;
   readonly #path: string;
+  #sealed: SealedStream | undefined;
   #at = HEAD_BYTES;
   #records = 0;
   #next: CheckpointRecord | undefined;
@@ -115,12 +126,17 @@ export class CheckpointFileReader {
     this.#path = path;
   }
 
-  /** @throws FerryError checkpoint.format, checkpoint.version */
-  static async open(path: string): Promise<CheckpointFileReader> {
+  /** @param key  opens it, where it is encrypted
+   *  @throws FerryError checkpoint.format, checkpoint.version, key.* */
+  static async open(path: string, key?: KeyObject): Promise<CheckpointFileReader> {
     const file = await open(path, 'r');
     const reader = new CheckpointFileReader(file, path);
     try {
-      const head = await reader.#read(HEAD_BYTES, 0);
+      let head = await reader.#read(HEAD_BYTES, 0);
+      if (isSealed(head)) {
+        reader.#sealed = new SealedStream(await SealedReader.open(file, key));
+        head = await reader.#read(HEAD_BYTES, 0);
+      }
       if (head.toString('latin1', 0, 8) !== MAGIC) {
         throw new FerryError('checkpoint.format', 'This is not a checkpoint of a container', {
           remedy: 'give a file that "ferry checkpoint" has written',
@@ -196,6 +212,11 @@ export class CheckpointFileReader {
   }
 
   async #read(length: number, at: number): Promise<Buffer> {
+    if (this.#sealed !== undefined) {
+      const data = await this.#sealed.read(length);
+      if (data.length < length) throw this.#damaged('it ends too early');
+      return data;
+    }
     const buffer = Buffer.allocUnsafe(length);
     for (let done = 0; done < length; ) {
       const { bytesRead } = await this.#file.read(buffer, done, length - done, at + done);

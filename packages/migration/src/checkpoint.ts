@@ -1,3 +1,4 @@
+import type { KeyObject } from 'node:crypto';
 import { ContainerDescription } from '@ferry/api';
 import { parseTransfer, type Transfer } from '@ferry/container';
 import { FerryError } from '@ferry/core';
@@ -36,6 +37,8 @@ export interface WriteOptions {
   readonly work: SourceWork;
   readonly container: string;
   readonly path: string;
+  /** Public half of the key that will open the file; undefined: not encrypted. */
+  readonly sealFor?: Buffer | undefined;
   readonly vdsoHash: bigint;
   readonly createdAt: string;
   readonly progress: ProgressReporter;
@@ -55,7 +58,7 @@ export async function writeCheckpoint(options: WriteOptions): Promise<{ bytes: n
       remedy: blocker.remedy,
     });
   }
-  const file = await CheckpointFileWriter.create(options.path);
+  const file = await CheckpointFileWriter.create(options.path, options.sealFor);
   try {
     const manifest = {
       transfer: JSON.parse(transfer),
@@ -90,8 +93,9 @@ async function writeLayers(
 
 async function writeFrozen(file: CheckpointFileWriter, options: WriteOptions): Promise<void> {
   const { source, work, container, progress, signal } = options;
-  const { image, segments } = await work.freeze();
-  progress.total(segments.totalBytes);
+  await work.freeze();
+  const { image, segments } = await work.capture(false);
+  progress.announced(segments.totalBytes);
   await source.host.flushLog(container, { signal });
   await file.all('upper', source.host.exportUpper(container, { signal }));
   await file.all('log', source.host.exportLog(container, { signal }));
@@ -103,14 +107,17 @@ async function writeFrozen(file: CheckpointFileWriter, options: WriteOptions): P
   offset.writeBigUInt64LE(rootOffset);
   await file.all('programs', [offset, store]);
   const reader = new PageReader(segments);
+  const moved = progress.stream({ from: 0.25, to: 0.95 });
   for await (const chunk of reader.chunks(signal)) {
     await file.record('pages', chunk.message());
     chunk.release();
-    progress.pages(reader.counters, { from: 0.25, to: 0.95 });
+    moved(reader.counters);
   }
 }
 
 export interface RestoreOptions {
+  /** Opens the file, where it is encrypted. */
+  readonly key?: KeyObject | undefined;
   readonly work: RestoreWork;
   readonly source: Pick<SourceHost, 'host'>;
   readonly name: string | undefined;
@@ -126,7 +133,7 @@ export interface RestoreOptions {
  *  @throws FerryError checkpoint.*, restore.* */
 export async function restoreCheckpoint(path: string, options: RestoreOptions): Promise<void> {
   const { work, progress, signal } = options;
-  const file = await CheckpointFileReader.open(path);
+  const file = await CheckpointFileReader.open(path, options.key);
   try {
     const manifest = await readManifest(file);
     checkVdso(manifest, options.vdsoHash);
@@ -144,15 +151,18 @@ export async function restoreCheckpoint(path: string, options: RestoreOptions): 
     await work.importMounts(file.records('mounts'), { signal });
     validateTree(TreeImage.decode(await file.whole('image', IMAGE_BYTES_MAX)));
     const segments = SegmentTable.decode(await file.whole('segments', IMAGE_BYTES_MAX));
-    progress.total(segments.totalBytes);
+    progress.announced(segments.totalBytes);
     await work.layOut(await readPrograms(file), { signal });
-    await work.fill(segments, chunksOf(file), {
+    const moved = progress.stream({ from: 0.3, to: 0.9 });
+    await work.write(segments, chunksOf(file), {
       signal,
-      written: (_bytes, counters) => progress.pages(counters, { from: 0.3, to: 0.9 }),
+      written: (_bytes, counters) => moved(counters),
     });
+    await work.finish({ signal });
     await file.finish();
     signal.throwIfAborted();
     progress.tell('resume', 'letting it run', 0.95);
+    await work.connect();
     await work.go();
     await work.complete({ epoch: options.epoch });
   } finally {
@@ -161,8 +171,11 @@ export async function restoreCheckpoint(path: string, options: RestoreOptions): 
 }
 
 /** What a checkpoint file says of itself, and no more than that is read. */
-export async function readCheckpointManifest(path: string): Promise<CheckpointManifest> {
-  const file = await CheckpointFileReader.open(path);
+export async function readCheckpointManifest(
+  path: string,
+  key?: KeyObject,
+): Promise<CheckpointManifest> {
+  const file = await CheckpointFileReader.open(path, key);
   try {
     return await readManifest(file);
   } finally {

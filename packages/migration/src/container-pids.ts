@@ -8,9 +8,14 @@ export class ContainerPids {
 
   /** @param hostPids  of the container's cgroup */
   constructor(hostPids: readonly number[]) {
+    const numbers = hostPids.map((hostPid) => numbersOf(hostPid));
+    // The first process of the container is in no PID namespace further in.
+    const level = Math.min(
+      ...numbers.filter(({ length }) => length > 0).map(({ length }) => length),
+    );
     const byPid = new Map<number, number>();
-    for (const hostPid of hostPids) {
-      const pid = innerPid(hostPid);
+    for (const [i, hostPid] of hostPids.entries()) {
+      const pid = numbers[i]?.[level - 1];
       if (pid !== undefined) byPid.set(pid, hostPid);
     }
     this.#hostPids = byPid;
@@ -24,14 +29,13 @@ export class ContainerPids {
   }
 }
 
-/** The last number of NSpid, proc_pid_status(5); undefined when the process is gone. */
-function innerPid(hostPid: number): number | undefined {
+/** NSpid of proc_pid_status(5), our own number first; none when the process is gone. */
+function numbersOf(hostPid: number): number[] {
   let status: string;
   try {
     status = readFileSync(`/proc/${hostPid}/status`, 'utf8');
   } catch {
-    return undefined;
+    return [];
   }
-  const numbers = /^NSpid:\s+(.*)$/m.exec(status)?.[1]?.split(/\s+/);
-  return numbers === undefined ? undefined : Number(numbers.at(-1));
+  return /^NSpid:\s+(.*)$/m.exec(status)?.[1]?.trim().split(/\s+/).map(Number) ?? [];
 }

@@ -2,18 +2,19 @@ import type { ContainerDescription, HostFacts, Problem } from '@ferry/api';
 import type { ContainerHost, ContainerStatus, NetworkConfig } from '@ferry/container';
 import type { Blocker } from '@ferry/core';
 import { containerMessage } from './container-message.js';
+import { folderBytes } from './folder-bytes.js';
 import { instructionSets } from './host-facts.js';
 import { describeMappedFile, hostPathOf } from './mapped-files.js';
-import type { Tracer, TracerCommand } from './tracer.js';
+import type { Tracer } from './tracer.js';
 import type { TracerScan } from './tracer-protocol.js';
 import { startTracer } from './tracer-start.js';
-import { folderState } from './upper-state.js';
+import type { Tracers } from './tracers.js';
 
 /** What a container's source knows besides the container. */
 export interface SourceHost {
   readonly host: ContainerHost;
   readonly facts: HostFacts;
-  readonly tracer: TracerCommand;
+  readonly tracers: Tracers;
   readonly network: NetworkConfig;
 }
 
@@ -28,7 +29,7 @@ export async function describeRunning(
   const { name } = record;
   const scan = await tracer.ask({ method: 'scan' });
   const { usageBytes } = await host.memory(name);
-  const upper = await folderState(host.upperPath(name));
+  const upperBytes = await folderBytes(host.upperPath(name));
   const layers = (await host.layers.list()).filter(({ digest }) => record.layers.includes(digest));
   const lower = layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
   return {
@@ -36,7 +37,7 @@ export async function describeRunning(
     host: facts,
     cpuFeaturesUsed: instructionSets(facts.cpuFeatures),
     memoryBytes: scan.residentBytes,
-    upperLayerBytes: BigInt(upper.bytes),
+    upperLayerBytes: BigInt(upperBytes),
     layers: record.layers,
     mappedFiles: await mappedFiles(scan, status),
     blockers: scan.blockers.map(problemOf),
@@ -47,14 +48,14 @@ export async function describeRunning(
   };
 }
 
-/** The same, with a tracer just for it. */
+/** The same, with a tracer of its own. */
 export async function describe(source: SourceHost, name: string): Promise<ContainerDescription> {
   const status = await source.host.get(name);
   const tracer = await startTracer(source, name);
   try {
     return await describeRunning(source, status, tracer);
   } finally {
-    await tracer.close();
+    await source.tracers.giveBack(tracer);
   }
 }
 

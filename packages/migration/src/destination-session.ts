@@ -4,27 +4,40 @@ import {
   type MigrationEvent,
   type MigrationResult,
   type MigrationStatus,
+  type Prediction,
+  MigrationResult as ResultMessage,
   type SessionDone,
   type SourceDescription,
   type SourceMessage,
   toErrorDetail,
 } from '@ferry/api';
 import { errorText, FerryError, unreachable } from '@ferry/core';
+import type { Policy } from './convergence.js';
+import type { CutoverHistory } from './cutover-history.js';
 import {
   type DestinationAction,
   type DestinationEvent,
   type DestinationState,
+  destinationRestart,
   destinationStart,
   destinationStep,
+  type FoundCopy,
+  isCancellable,
   isDestinationEnd,
 } from './destination-machine.js';
-import { DestinationWork } from './destination-work.js';
+import { DestinationWork, type MigrationMode } from './destination-work.js';
+import { faultPoint } from './fault-points.js';
+import { readBootId } from './host-facts.js';
+import { Hurry } from './hurry.js';
 import { ImageReceiver, type ReceivedImage } from './image-receiver.js';
+import type { Decision, Journal, JournalEntry } from './journal.js';
 import type { Logger } from './logger.js';
 import type { DestinationHost } from './offer.js';
 import { Outbox } from './outbox.js';
+import type { PreCopyOutcome } from './pre-copy.js';
 import { ProgressReporter } from './progress.js';
 import type { SourcePort } from './source-port.js';
+import { SourceQuestions } from './source-questions.js';
 
 export interface DestinationSessionOptions {
   readonly migrationId: string;
@@ -34,35 +47,66 @@ export interface DestinationSessionOptions {
   readonly node: string;
   readonly vdsoHash: bigint;
   readonly destination: DestinationHost;
-  readonly connect: () => SourcePort;
+  readonly journal: Journal;
+  readonly sourceAddress: string;
+  readonly connect: (address: string) => SourcePort;
   readonly timeoutMs: number;
-  /** How long a lost source is sought again once it may have decided. */
+  readonly mode: MigrationMode;
+  readonly policy: Policy;
+  readonly history: CutoverHistory;
+  /** After so long without an answer of a source that may have decided, the migration is called in doubt. It is asked on. */
   readonly patienceMs: number;
+  /** What the journal says that was decided before this agent started, and what is here of it. */
+  readonly restart?: {
+    readonly decision: 'receiving' | 'granted' | 'fetching' | 'resumed';
+    readonly copy: FoundCopy;
+    /** The container of that name here is the one of this migration. */
+    readonly ours: boolean;
+  };
+  /** Called when it runs and lacks memory: from then on it may be stopped, but not moved. */
+  readonly fetching: () => void;
   readonly logger: Logger;
   /** Monotonic milliseconds. */
   readonly now: () => number;
 }
 
 type Message = NonNullable<DestinationMessage['message']>;
-type WorkAction = Exclude<DestinationAction, 'tellAbort'>;
+type WorkAction = Exclude<DestinationAction, 'tellAbort' | 'reopen'>;
 
 const REOPEN_PAUSE_MS = 200;
+const REOPEN_PAUSE_MS_MAX = 3000;
+const AGAIN_PAUSE_MS = 1000;
 
 /** One migration, at the destination: feeds the machine with what happens, and performs its actions. */
 export class DestinationSession {
   readonly #o: DestinationSessionOptions;
   readonly #work: DestinationWork;
-  readonly #port: SourcePort;
   readonly #progress: ProgressReporter;
+  readonly #questions: SourceQuestions;
+  readonly #hurry = new Hurry();
   readonly #startedAt: number;
   readonly #over = new AbortController();
+  /** Fires when the source will not answer what it is asked. */
+  readonly #unanswered = new AbortController();
   readonly #timer: NodeJS.Timeout;
   readonly ended: Promise<void>;
+  /** Resolves once nothing is done to the container any more: it is over, or the container is this host's. */
+  readonly released: Promise<void>;
+  /** Resolves once it can be told how it stands: it is over, or in doubt. */
+  readonly #known: Promise<void>;
+  #port: SourcePort;
+  #sourceAddress: string;
   #end: () => void = () => {};
+  #release: () => void = () => {};
+  #know: () => void = () => {};
   #state: DestinationState = destinationStart;
   #queue: Promise<void> = Promise.resolve();
   #outbox = new Outbox<DestinationMessage>();
+  /** A stream to the source is open, or being opened. */
+  #streaming = false;
   #lostSince: number | undefined;
+  #reopenPauseMs = REOPEN_PAUSE_MS;
+  #completed: Promise<void> | undefined;
   #described: SourceDescription | undefined;
   #receiver: ImageReceiver | undefined;
   #received: ReceivedImage | undefined;
@@ -73,12 +117,29 @@ export class DestinationSession {
 
   constructor(options: DestinationSessionOptions) {
     this.#o = options;
-    this.#port = options.connect();
+    this.#sourceAddress = options.sourceAddress;
+    this.#port = options.connect(options.sourceAddress);
     this.#startedAt = options.now();
     this.#progress = new ProgressReporter(options.container, options.now);
-    this.#work = new DestinationWork({ ...options, port: this.#port, progress: this.#progress });
+    this.#questions = new SourceQuestions(
+      (message) => this.#send(message),
+      this.#unanswered.signal,
+    );
+    this.#work = new DestinationWork({
+      ...options,
+      port: this.#port,
+      connectAnew: () => options.connect(this.#sourceAddress),
+      progress: this.#progress,
+      questions: this.#questions,
+    });
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
+    });
+    this.released = new Promise((resolve) => {
+      this.#release = resolve;
+    });
+    this.#known = new Promise((resolve) => {
+      this.#know = resolve;
     });
     this.#timer = setTimeout(() => {
       const error = new FerryError(
@@ -100,10 +161,85 @@ export class DestinationSession {
     return this.#o.container;
   }
 
-  /** Begins. `ended` resolves when it is over, whatever came of it. */
+  /** Begins, or goes on where the journal says. `ended` resolves when it is over, whatever came of it. */
   start(): void {
-    this.#progress.tell('preflight', `asking ${this.#o.sourceNode}`, 0.02);
-    this.#open(false);
+    const { restart, sourceNode } = this.#o;
+    if (restart === undefined) {
+      this.#progress.tell('preflight', `asking ${sourceNode}`, 0.02);
+      this.#open(false);
+      return;
+    }
+    clearTimeout(this.#timer);
+    if (restart.ours) this.#work.adopt();
+    void this.#restart(restart);
+  }
+
+  async #restart({ decision, copy }: NonNullable<DestinationSessionOptions['restart']>) {
+    const hasPager = copy === 'ran' && this.#work.hasPager && (await this.#work.adoptPager());
+    const fetching = hasPager && decision !== 'resumed';
+    if (hasPager && !fetching) await this.#work.endPager();
+    if (fetching) this.#o.fetching();
+    const { state, actions } = destinationRestart(decision, fetching ? 'fetching' : copy);
+    this.#state = state;
+    this.#o.logger.warn('destination', { ...this.#names, phase: state.phase, event: 'restart' });
+    this.#perform(actions);
+    if (state.phase === 'inDoubt') this.#know();
+  }
+
+  /** Where the source's agent is now. */
+  sourceAt(address: string): void {
+    if (address === this.#sourceAddress || isDestinationEnd(this.#state.phase)) return;
+    this.#sourceAddress = address;
+    const before = this.#port;
+    this.#port = this.#o.connect(address);
+    // Streams that were under way break, and are opened again.
+    before.close();
+  }
+
+  /** What the source has told somebody else, who passes it on; or the operator, who has fenced it. */
+  peerSays(word: 'committed' | 'returned', error?: unknown): void {
+    // Before READY it is not asked for, and says nothing that this side could act on.
+    if (!['asking', 'givingBack', 'inDoubt'].includes(this.#state.phase)) return;
+    if (word === 'committed') this.#dispatch({ kind: 'granted' });
+    else {
+      const text = `The container is ${this.#o.sourceNode}'s again`;
+      this.#dispatch({ kind: 'aborted', error: error ?? new FerryError('migrate.aborted', text) });
+    }
+  }
+
+  /** The operator's decision that this copy never runs. */
+  giveUp(error: unknown): void {
+    const { phase } = this.#state;
+    if (phase === 'asking') this.#dispatch({ kind: 'failed', error });
+    if (phase === 'inDoubt') this.#dispatch({ kind: 'aborted', error });
+  }
+
+  get state(): DestinationState {
+    return this.#state;
+  }
+
+  get hasEnded(): boolean {
+    return isDestinationEnd(this.#state.phase);
+  }
+
+  /** Its container stands, and each millisecond counts. */
+  get isCuttingOver(): boolean {
+    const { phase, silent } = this.#state;
+    const standing = ['freezing', 'restoring', 'asking', 'accepting', 'resuming'];
+    return silent !== true && standing.includes(phase);
+  }
+
+  /** Part of its memory is at its source alone. */
+  get lacksMemory(): boolean {
+    return this.#work.comesLater && this.#work.later === undefined;
+  }
+
+  get epoch(): bigint {
+    return this.#o.epoch;
+  }
+
+  get #names() {
+    return { migrationId: this.#o.migrationId, container: this.#o.container };
   }
 
   cancel(reason: string): void {
@@ -117,13 +253,26 @@ export class DestinationSession {
       migrationId: this.#o.migrationId,
       state: this.#stateName(),
       progress: this.#progress.last,
-      result: phase === 'succeeded' ? this.#result() : undefined,
+      result: this.#runsHere() ? this.#result() : undefined,
       error: error === undefined ? undefined : toErrorDetail(error),
+      role: 'destination',
+      copy: this.#copy(phase),
     };
   }
 
+  #runsHere(): boolean {
+    return this.#state.phase === 'succeeded' || this.#state.phase === 'reporting';
+  }
+
+  #copy(phase: DestinationState['phase']): string {
+    if (this.#runsHere()) return 'runs';
+    if (phase === 'asking') return 'ready';
+    if (phase === 'accepting' || phase === 'resuming' || phase === 'fetching') return 'runs';
+    return phase === 'inDoubt' ? 'lost' : 'none';
+  }
+
   #stateName(): string {
-    const { phase, error } = this.#state;
+    const { phase, error, silent } = this.#state;
     switch (phase) {
       case 'succeeded':
         return 'succeeded';
@@ -131,9 +280,15 @@ export class DestinationSession {
         return codeOf(error) === 'migrate.cancelled' ? 'cancelled' : 'failed';
       case 'inDoubt':
         return 'in-doubt';
+      case 'asking':
+      case 'givingBack':
+        return silent === true ? 'in-doubt' : 'running';
+      case 'accepting':
       case 'resuming':
-      case 'reporting':
+      case 'fetching':
         return 'committed';
+      case 'reporting':
+        return silent === true ? 'succeeded' : 'committed';
       default:
         return 'running';
     }
@@ -142,42 +297,49 @@ export class DestinationSession {
   /** Progress from now on, then the result: what ReceiveMigration streams.
    *  @throws why it failed */
   async *events(signal: AbortSignal): AsyncGenerator<MigrationEvent, void, undefined> {
-    for await (const value of this.#progress.watch(signal, this.ended)) {
+    for await (const value of this.#progress.watch(signal, this.#known)) {
       yield { event: { $case: 'progress', value } };
     }
     if (signal.aborted) return;
     const { phase, error } = this.#state;
-    if (phase === 'succeeded') {
+    if (this.#runsHere()) {
       yield { event: { $case: 'result', value: this.#result() } };
       return;
     }
-    if (phase !== 'inDoubt') throw error;
+    if (phase === 'failed') throw error;
     throw new FerryError('migrate.inDoubt', `It is not known where ${this.#o.container} may run`, {
       cause: error,
-      remedy: `start the agent of ${this.#o.sourceNode} and ask again`,
+      remedy: `start the agent of ${this.#o.sourceNode}: it settles by itself then; or see "ferry resolve --help"`,
     });
   }
 
   #result(): MigrationResult {
     const { migrationId, container, sourceNode: from, node: to, epoch } = this.#o;
+    const { outcome, later } = this.#work;
     const done = this.#done;
     return {
-      ...{ migrationId, container, from, to, epoch, mode: 'stop-copy' },
+      later,
+      ...{ migrationId, container, from, to, epoch },
+      mode: modeOf(outcome, later !== undefined),
+      rounds: outcome?.rounds.length ?? 0,
+      predicted: predicted(outcome),
       downtimeMs: done?.downtimeMs ?? 0,
       totalMs: this.#totalMs,
       bytesRaw: BigInt(this.#work.counters.raw),
       bytesWire: BigInt(this.#work.counters.wire),
-      parts: done?.parts ?? this.#work.parts,
+      parts: [...(done?.parts ?? this.#work.parts), ...this.#work.lateParts],
       warnings: [...this.#work.warnings, ...(done?.warnings ?? [])],
     };
   }
 
   #dispatch(event: DestinationEvent): void {
     const { state, actions } = destinationStep(this.#state, event);
-    const changed = state.phase !== this.#state.phase;
+    const before = this.#state;
+    const changed = state.phase !== before.phase;
     this.#state = state;
+    this.#hurry.while(this.isCuttingOver);
     if ('error' in event) this.#reason = event.error;
-    if (changed) this.#entered(event);
+    if (changed || state.silent !== before.silent) this.#entered(event);
     this.#perform(actions);
     if (!changed || !isDestinationEnd(state.phase)) return;
     // What was begun is finished first.
@@ -185,19 +347,28 @@ export class DestinationSession {
       this.#outbox.close();
       this.#over.abort();
       this.#port.close();
+      this.#release();
+      this.#know();
       this.#end();
     });
   }
 
   #entered(event: DestinationEvent): void {
-    const { migrationId, container, logger } = this.#o;
-    const { phase, error } = this.#state;
-    const fields = { migrationId, container, phase, event: event.kind };
+    const { logger } = this.#o;
+    const { phase, error, silent } = this.#state;
+    const fields = { ...this.#names, phase, event: event.kind };
     if (error === undefined) logger.info('destination', fields);
     else logger.warn('destination', { ...fields, error: errorText(error) });
-    if (phase === 'cleaning') this.#work.stop(error);
-    if (phase === 'asking' || phase === 'cleaning') clearTimeout(this.#timer);
-    if (phase === 'succeeded') this.#totalMs = this.#o.now() - this.#startedAt;
+    if (phase === 'cleaning' || phase === 'abandoning') {
+      this.#unanswered.abort(error);
+      this.#work.stop(error);
+    }
+    if (['asking', 'cleaning', 'abandoning'].includes(phase)) clearTimeout(this.#timer);
+    if (phase === 'reporting') this.#totalMs = this.#o.now() - this.#startedAt;
+    // Of one that runs here, and waits for memory, there is more to be heard.
+    if (silent === true && phase !== 'fetching') this.#know();
+    if (phase === 'inDoubt') this.#know();
+    if (phase === 'fetching' && event.kind === 'resumeDone') this.#o.fetching();
   }
 
   // ---- the stream to the source -----------------------------------------------------------------------------
@@ -205,10 +376,17 @@ export class DestinationSession {
   #open(again: boolean): void {
     const outbox = new Outbox<DestinationMessage>();
     this.#outbox = outbox;
+    this.#streaming = true;
     const { migrationId, epoch, container, node, timeoutMs } = this.#o;
+    // Only who has a copy to run may ask for it on the ground that the source's copy went with its host.
+    const asks = this.#state.phase === 'asking';
+    const sourceBootId = asks ? (this.#described?.description?.host?.bootId ?? '') : '';
     this.#send({
       $case: 'open',
-      value: { migrationId, epoch, container, destinationNode: node, timeoutMs, again },
+      value: {
+        ...{ migrationId, epoch, container, destinationNode: node, timeoutMs, again },
+        sourceBootId,
+      },
     });
     void this.#listen(outbox);
   }
@@ -218,7 +396,7 @@ export class DestinationSession {
     try {
       const messages = this.#port.session(outbox, { signal: this.#over.signal });
       for await (const { message } of messages) {
-        this.#lostSince = undefined;
+        this.#heard();
         if (message !== undefined) this.#take(message);
       }
       error = new FerryError('migrate.lost', `The agent of ${this.#o.sourceNode} ended the stream`);
@@ -226,9 +404,16 @@ export class DestinationSession {
       error = caught;
     }
     if (this.#over.signal.aborted || this.#outbox !== outbox) return;
-    // An answer that refuses is a word of the source; a broken line is none.
-    if (isRefusal(error)) this.#dispatch({ kind: 'aborted', error });
+    this.#streaming = false;
+    if (isWordOfSource(error, this.#state.phase)) this.#dispatch({ kind: 'aborted', error });
     else this.#dispatch({ kind: 'lost', error });
+  }
+
+  #heard(): void {
+    if (this.#lostSince === undefined) return;
+    this.#lostSince = undefined;
+    this.#reopenPauseMs = REOPEN_PAUSE_MS;
+    this.#dispatch({ kind: 'reopened' });
   }
 
   #take(message: NonNullable<SourceMessage['message']>): void {
@@ -245,28 +430,41 @@ export class DestinationSession {
         this.#described = message.value;
         this.#dispatch({ kind: 'described' });
         return;
+      case 'layout':
+      case 'round':
+        this.#questions.take(message);
+        return;
       case 'frozen':
+        if (this.#questions.take(message)) return;
         this.#receiver = new ImageReceiver(message.value);
-        this.#progress.total(Number(message.value.pagesBytes));
+        this.#progress.announced(Number(message.value.pagesBytes));
         this.#progress.tell('capture', 'taking the state of the processes', 0.25);
         return;
       case 'segments':
-        this.#receiver?.takeSegments(message.value);
+        (this.#questions.receiver ?? this.#receiver)?.takeSegments(message.value);
         return;
       case 'image':
-        this.#receiver?.takeImage(message.value);
+        (this.#questions.receiver ?? this.#receiver)?.takeImage(message.value);
         return;
       case 'imageEnd':
+        if (this.#questions.receiver !== undefined) {
+          this.#questions.finish(message.value.sha256);
+          return;
+        }
         if (this.#receiver === undefined) throw new FerryError('migrate.order', 'No image began');
         this.#received = this.#receiver.finish(message.value.sha256);
         this.#receiver = undefined;
         this.#dispatch({ kind: 'imageReceived' });
+        return;
+      case 'frames':
+        this.#work.takeFrames(message.value.frames);
         return;
       case 'grant':
         if (message.value.epoch === this.#o.epoch) this.#dispatch({ kind: 'granted' });
         return;
       case 'done':
         this.#done = message.value;
+        this.#learn(message.value);
         this.#dispatch({ kind: 'done' });
         return;
       case 'abort':
@@ -277,6 +475,14 @@ export class DestinationSession {
       default:
         unreachable(message);
     }
+  }
+
+  #learn({ downtimeMs, parts }: SessionDone): void {
+    const { outcome } = this.#work;
+    if (outcome === undefined || downtimeMs === 0) return;
+    const pages = parts.filter(({ name }) => name === 'last round' || name === 'last pages');
+    const other = pages.reduce((sum, { ms }) => sum + ms, outcome.stopMs);
+    this.#o.history.learn(downtimeMs, other);
   }
 
   #send(message: Message): void {
@@ -290,18 +496,23 @@ export class DestinationSession {
       // Told at once: the work that runs may be what it ends.
       if (action === 'tellAbort') {
         this.#send({ $case: 'abort', value: { error: toErrorDetail(this.#reason) } });
-      } else this.#enqueue(action);
+      } else if (action === 'reopen') void this.#reopen();
+      else this.#enqueue(action);
     }
   }
 
   #enqueue(action: WorkAction): void {
     this.#queue = this.#queue.then(async () => {
       try {
+        await faultPoint(`destination.before.${action}`);
         await this.#act(action);
+        await faultPoint(`destination.after.${action}`);
       } catch (error) {
         const { migrationId, logger } = this.#o;
         logger.warn('destination', { migrationId, action, error: errorText(error) });
-        this.#dispatch({ kind: 'failed', error });
+        // How it ended is no longer in question, only that it is written down: a full disk has room again some time.
+        if (action === 'recordEnd') setTimeout(() => this.#enqueue(action), AGAIN_PAUSE_MS).unref();
+        this.#dispatch({ kind: 'failed', error, during: action });
       }
     });
   }
@@ -312,9 +523,14 @@ export class DestinationSession {
         await this.#work.prepare(this.#described);
         this.#dispatch({ kind: 'prepareDone' });
         return;
+      case 'copy':
+        await this.#work.copy();
+        this.#dispatch({ kind: 'copyDone' });
+        return;
       case 'askFreeze':
         this.#progress.tell('freeze', 'stopping the processes at the source', 0.2);
-        this.#send({ $case: 'freeze', value: {} });
+        this.#send({ $case: 'freeze', value: { later: this.#work.asksLater } });
+        this.#work.beginRest();
         return;
       case 'restore':
         await this.#work.restore(this.#received);
@@ -324,27 +540,106 @@ export class DestinationSession {
       case 'tellReady':
         this.#progress.tell('restore', 'asking for the right to run', 0.95);
         this.#watchLoader();
-        this.#send({ $case: 'ready', value: { bytesRaw: BigInt(this.#work.counters.raw) } });
+        this.#send({ $case: 'ready', value: { bytesRaw: BigInt(this.#work.countersNow.raw) } });
+        return;
+      case 'record':
+        await this.#record('receiving');
+        return;
+      case 'recordGrant':
+        await this.#record(this.#work.comesLater ? 'fetching' : 'granted');
+        this.#dispatch({ kind: 'grantRecorded' });
         return;
       case 'resume':
         await this.#work.resume();
-        this.#dispatch({ kind: 'resumeDone' });
+        this.#dispatch({ kind: 'resumeDone', later: this.#work.comesLater });
+        return;
+      case 'fetch':
+        // Beside the other actions, which go on meanwhile.
+        void this.#fetch();
+        return;
+      case 'tellRunning':
+        this.#send({ $case: 'running', value: { parts: this.#work.parts } });
         return;
       case 'tellResumed':
         this.#progress.tell('resume', `runs on ${this.#o.node}`, 0.99);
         this.#send({ $case: 'resumed', value: { parts: this.#work.parts } });
-        await this.#work.complete();
         return;
-      case 'reopen':
-        await this.#reopen();
+      case 'complete':
+        this.#completed ??= this.#complete();
         return;
       case 'clean':
-        await this.#work.remove();
-        this.#dispatch({ kind: 'cleanDone' });
+        await this.#clean();
+        return;
+      case 'tellAbandoned':
+        this.#send({ $case: 'abandoned', value: { error: toErrorDetail(this.#state.error) } });
+        return;
+      case 'recordEnd':
+        await this.#completed;
+        await this.#recordEnd();
         return;
       default:
         unreachable(action);
     }
+  }
+
+  async #record(decision: Decision, end: Partial<JournalEntry> = {}): Promise<void> {
+    const { migrationId, container, epoch, sourceNode: node } = this.#o;
+    await this.#o.journal.write({
+      ...{ migrationId, role: 'destination', decision, container, epoch: epoch.toString() },
+      ...{ peer: { node, address: this.#sourceAddress }, bootId: readBootId(), ...end },
+    });
+  }
+
+  /** For whoever asks after this agent was started again. Where nothing was recorded there is nothing to end. */
+  async #recordEnd(): Promise<void> {
+    if (this.#o.journal.get(this.#o.migrationId) === undefined) return;
+    if (this.#state.phase === 'succeeded') {
+      const result = JSON.stringify(ResultMessage.toJSON(this.#result()));
+      await this.#record('succeeded', { result });
+      return;
+    }
+    const { code, message, remedy } = toErrorDetail(this.#state.error);
+    await this.#record('abandoned', { error: { code, message, remedy } });
+  }
+
+  /** It runs: this does not end before it is done. */
+  async #complete(): Promise<void> {
+    for (;;) {
+      try {
+        await this.#work.complete();
+        if (this.#work.comesLater) return;
+        await this.#record('resumed');
+        break;
+      } catch (error) {
+        this.#o.logger.error('destination', { ...this.#names, error: errorText(error) });
+        await pause(AGAIN_PAUSE_MS);
+      }
+    }
+    this.#release();
+  }
+
+  async #fetch(): Promise<void> {
+    try {
+      await this.#work.fetch();
+      await this.#completed;
+      await this.#record('resumed');
+      await this.#work.endPager();
+      this.#release();
+      this.#dispatch({ kind: 'fetchDone' });
+    } catch (error) {
+      this.#o.logger.error('destination', { ...this.#names, error: errorText(error) });
+      this.#dispatch({ kind: 'failed', error, during: 'fetch' });
+    }
+  }
+
+  async #clean(): Promise<void> {
+    try {
+      await this.#work.remove();
+    } catch (error) {
+      await pause(AGAIN_PAUSE_MS); // it is tried again
+      throw error;
+    }
+    this.#dispatch({ kind: 'cleanDone' });
   }
 
   /** From READY on nothing here may end before it is told to go. */
@@ -357,9 +652,12 @@ export class DestinationSession {
   }
 
   async #reopen(): Promise<void> {
+    if (this.#streaming) return;
+    this.#streaming = true;
     const { now, patienceMs } = this.#o;
     this.#lostSince ??= now();
-    if (now() - this.#lostSince > patienceMs) {
+    if (now() - this.#lostSince > patienceMs && this.#state.silent !== true) {
+      this.#streaming = false;
       const error = new FerryError(
         'migrate.unreachable',
         `The agent of ${this.#o.sourceNode} does not answer`,
@@ -367,9 +665,28 @@ export class DestinationSession {
       this.#dispatch({ kind: 'unreachable', error });
       return;
     }
-    await new Promise((resolve) => setTimeout(resolve, REOPEN_PAUSE_MS));
-    this.#open(true);
+    await pause(this.#reopenPauseMs);
+    this.#reopenPauseMs = Math.min(this.#reopenPauseMs * 1.5, REOPEN_PAUSE_MS_MAX);
+    if (!this.#over.signal.aborted) this.#open(true);
   }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms).unref();
+  });
+}
+
+function predicted(outcome: PreCopyOutcome | undefined): Prediction | undefined {
+  if (outcome === undefined) return undefined;
+  const { prediction } = outcome.decision;
+  return { ...prediction, bytes: BigInt(prediction.bytes) };
+}
+
+function modeOf(outcome: PreCopyOutcome | undefined, followed: boolean): string {
+  const rounds = outcome?.rounds.length ?? 0;
+  if (followed) return rounds === 0 ? 'post-copy' : 'hybrid';
+  return outcome === undefined ? 'stop-copy' : 'pre-copy';
 }
 
 function codeOf(error: unknown): string {
@@ -377,9 +694,16 @@ function codeOf(error: unknown): string {
   return typeof code === 'string' ? code : '';
 }
 
-/** An error that the source's agent itself answered with, not one of the way there. */
-function isRefusal(error: unknown): boolean {
+/** Answers that say that the source has not granted this migration and never will. */
+const FINAL_WORDS = ['migrate.unknown', 'migrate.cancelled', 'migrate.epoch', 'migrate.aborted'];
+
+/** An error with which the source's agent itself answered. While nothing is decided any refusal ends it; once the source
+ *  may have committed only its word about this migration does: "busy", "not allowed" or a broken line is none. */
+function isWordOfSource(error: unknown, phase: DestinationState['phase']): boolean {
   const code = codeOf(error);
+  if (!isCancellable(phase)) {
+    return FINAL_WORDS.includes(code);
+  }
   return code !== '' && !/^(rpc|migrate\.lost)/.test(code) && code !== 'internal';
 }
 

@@ -1,15 +1,31 @@
-import { ApiError, type Part, type SourceDescription } from '@ferry/api';
+import { join } from 'node:path';
+import { ApiError, type Part, type PostCopyReport, type SourceDescription } from '@ferry/api';
 import { parseTransfer, type Transfer } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
+import { hasTemporaryNames, TreeImage } from '@ferry/image';
+import { canWaitForPages } from '@ferry/linux';
 import { type PageChunk, type PageCounters, pageLimits, type SegmentTable } from '@ferry/pages';
+import type { Policy } from './convergence.js';
+import type { CutoverHistory } from './cutover-history.js';
 import type { ReceivedImage } from './image-receiver.js';
+import { type LaterProcess, laterProcesses } from './later-pages.js';
 import { compilePrograms, loaderProgram } from './loader.js';
 import type { Logger } from './logger.js';
 import { type DestinationHost, preflight } from './offer.js';
 import { Outbox } from './outbox.js';
+import { Pacer } from './pacer.js';
+import { PostCopy } from './post-copy.js';
+import { type PreCopyOutcome, preCopy } from './pre-copy.js';
 import type { ProgressReporter } from './progress.js';
+import { removeRemains } from './remains.js';
 import { RestoreWork } from './restore-work.js';
+import type { SkeletonPrograms } from './skeleton-programs.js';
 import type { SourcePort } from './source-port.js';
+import type { SourceQuestions } from './source-questions.js';
+
+/** How memory moves: `auto` is pre-copy wherever that is possible. With `post-copy` the container runs here at once and
+ *  its memory follows; with `hybrid` what the rounds have not brought follows. */
+export type MigrationMode = 'auto' | 'stop-copy' | 'pre-copy' | 'hybrid' | 'post-copy';
 
 interface Parameters {
   readonly migrationId: string;
@@ -19,7 +35,13 @@ interface Parameters {
   readonly node: string;
   readonly vdsoHash: bigint;
   readonly destination: DestinationHost;
+  readonly mode: MigrationMode;
+  readonly policy: Policy;
+  readonly history: CutoverHistory;
   readonly port: SourcePort;
+  /** A connection of its own, with the source's agent wherever it is now. */
+  readonly connectAnew: () => SourcePort;
+  readonly questions: SourceQuestions;
   readonly progress: ProgressReporter;
   readonly logger: Logger;
   /** Monotonic milliseconds. */
@@ -32,10 +54,26 @@ export class DestinationWork {
   readonly #restore: RestoreWork;
   readonly #stop = new AbortController();
   readonly parts: Part[] = [];
+  /** What is known only once it runs. */
+  readonly lateParts: Part[] = [];
   readonly warnings: string[] = [];
   #counters: PageCounters = { raw: 0, wire: 0 };
+  #outcome: PreCopyOutcome | undefined;
+  /** The copy made of the running container is whole. */
+  #upperCame = false;
   #transfer: Transfer | undefined;
   #logBytes = 0;
+  #disconnected = false;
+  #runs = false;
+  readonly #frames: Buffer[] = [];
+  /** What is brought of the files of a container that stands. */
+  #lastFiles: Promise<void> | undefined;
+  /** The round that the source told when it stood. */
+  #lastRound: Promise<void> | undefined;
+  /** Memory that comes once it runs. */
+  #postCopy: PostCopy | undefined;
+  /** What was asked for at the freeze. */
+  #comesLater = false;
 
   constructor(parameters: Parameters) {
     this.#p = parameters;
@@ -44,6 +82,32 @@ export class DestinationWork {
 
   /** Memory received and in place. */
   get counters(): Readonly<PageCounters> {
+    const { raw, wire } = this.#postCopy?.counters ?? { raw: 0, wire: 0 };
+    return { raw: this.#counters.raw + raw, wire: this.#counters.wire + wire };
+  }
+
+  /** How its rounds went; undefined when all memory moved while it stood. */
+  get outcome(): PreCopyOutcome | undefined {
+    return this.#outcome;
+  }
+
+  /** How the memory came that followed it; undefined when none did, or it is not over. */
+  get later(): PostCopyReport | undefined {
+    return this.#postCopy?.report;
+  }
+
+  /** Whether the source is asked to keep memory for later. */
+  get asksLater(): boolean {
+    return this.#comesLater;
+  }
+
+  /** Whether it runs, or is to run, before all of its memory is here. */
+  get comesLater(): boolean {
+    return this.#postCopy !== undefined;
+  }
+
+  /** Of memory that comes while nothing runs. */
+  get countersNow(): Readonly<PageCounters> {
     return this.#counters;
   }
 
@@ -79,11 +143,20 @@ export class DestinationWork {
     }
     progress.tell('prepare', 'making the container', 0.12);
     signal.throwIfAborted();
+    await removeRemains(destination.host, description);
     await this.#restore.reserve(transfer);
-    await this.#copyUpper();
-    await this.#copyLog();
-    await this.#restore.startLoader({ signal, program: loaderProgram() });
+    await this.#copyUpper().catch((error: unknown) => {
+      signal.throwIfAborted();
+      this.#p.logger.debug('the writable layer is copied later', { error: errorText(error) });
+    });
+    await this.#copyLog('log');
+    await this.#startLoader();
     signal.throwIfAborted();
+  }
+
+  async #startLoader(): Promise<void> {
+    await this.#restore.startLoader({ signal: this.#stop.signal, program: loaderProgram() });
+    await this.#restore.watchFirstPacket();
   }
 
   /** @throws FerryError migrate.vdso, migrate.order, container.transfer */
@@ -107,78 +180,298 @@ export class DestinationWork {
     return { description, transfer };
   }
 
-  /** With the source frozen: everything but the last step. Memory is on its way while the rest is done. */
-  async restore(received: ReceivedImage | undefined): Promise<void> {
-    if (received === undefined) throw new FerryError('migrate.order', 'No image came');
-    const { image, segments } = received;
+  /** While the container runs at its source: as much of its memory as pays. */
+  async copy(): Promise<void> {
+    const { mode, questions, progress, logger, now } = this.#p;
+    if (mode === 'stop-copy') return;
     const { signal } = this.#stop;
-    const pages = this.#pullPages(segments);
-    try {
-      await this.#timed('files', async () => {
-        await this.#copyChangedUpper();
-        // Files of theirs may be open: they must be there before anything is restored.
-        await this.#restore.importMounts(this.#pull('mounts'), { signal });
-      });
-      const layout = this.#timed('layout', () =>
-        this.#restore.layOut(compilePrograms(image), { signal }),
+    const mayFollow = canWaitForPages();
+    const policy = policyFor(mode, this.#p.policy, mayFollow);
+    const { outcome, warnings } = await preCopy({
+      ...{ questions, policy, logger, now, signal, restMs: this.#p.history.restMs },
+      target: {
+        // It maps files, which must be those of the layout.
+        makeSkeleton: async (image) => {
+          await this.#followUpper();
+          await this.#restore.makeSkeleton(image, { signal });
+        },
+        writeRound: (round, segments) => this.#writeRound(round, segments),
+      },
+      told: (rounds, prediction) => progress.rounds(rounds.length, prediction),
+    });
+    // So that little is left to be done while it stands.
+    if (outcome !== undefined) await this.#followUpper();
+    this.#outcome = outcome;
+    this.warnings.push(...warnings);
+    const wanted = mode === 'hybrid' || outcome?.decision.kind === 'post-copy';
+    this.#comesLater = wanted && mayFollow && outcome !== undefined;
+    if (wanted && !mayFollow) this.warnings.push(CANNOT_FOLLOW);
+    if (outcome?.cpuShare !== undefined) {
+      this.warnings.push(
+        `Memory changed too fast: the container was slowed down to ${outcome.cpuShare} % of its CPU time`,
       );
-      await allDone([layout, this.#copyLog()]);
-      await this.#timed('pages', () => this.#fill(segments, pages));
+    }
+  }
+
+  async #writeRound(round: number, segments: SegmentTable): Promise<void> {
+    this.#p.progress.announced(segments.totalBytes);
+    const pages = this.#pullPages(segments, round);
+    try {
+      await this.#write(segments, pages, { from: 0.15, to: 0.85 });
     } finally {
       await pages.end();
     }
   }
 
-  /** Lets it run. */
-  async resume(): Promise<void> {
-    await this.#timed('resume', () => this.#restore.go());
+  /** Once the source was asked to freeze: what can come while it captures the processes. */
+  beginRest(): void {
+    this.#beginFiles();
+    if (!this.#restore.hasSkeleton || this.#comesLater) return;
+    this.#lastRound = (async () => {
+      const { report, segments } = await this.#p.questions.lastRound();
+      if (segments.count > 0) await this.#writeRound(report.round, segments);
+    })();
+    this.#lastRound.catch(() => {}); // `restore` looks at it
   }
 
-  /** Afterwards: the container is this host's, as if it had been made here. */
-  async complete(): Promise<void> {
-    await this.#restore.complete({ epoch: Number(this.#p.epoch) });
+  #beginFiles(): void {
+    this.#lastFiles = this.#restOfFiles();
+    this.#lastFiles.catch(() => {}); // `restore` looks at it
   }
 
-  /** Leaves nothing; repeatable. */
-  async remove(): Promise<void> {
-    await this.#restore.remove();
-  }
-
-  #pull(kind: 'upper' | 'upper-changed' | 'mounts'): AsyncIterable<Buffer> {
-    const { port, migrationId } = this.#p;
-    return port.pullState(migrationId, { kind }, { signal: this.#stop.signal });
-  }
-
-  /** While the container runs: files may change under the copy, which then fails. It is made again once all stands. */
-  async #copyUpper(): Promise<void> {
+  /** What came too late, or has changed, of files.
+   *  @throws FerryError dumpbin.skeleton when the container must be made again */
+  async #restOfFiles(): Promise<void> {
     const { signal } = this.#stop;
+    if (!this.#upperCame) throw changedFiles();
+    const upper = this.#restore.importUpperChanges(this.#pull('upper-rest'), { signal });
+    await allDone([
+      upper.catch((error: unknown) => {
+        signal.throwIfAborted();
+        throw changedFiles(error);
+      }),
+      this.#restore.importMounts(this.#pull('mounts'), { signal }),
+      this.#copyLog('log-rest'),
+    ]);
+  }
+
+  /** While the container runs: what has changed of its files since they were copied. */
+  async #followUpper(): Promise<void> {
+    const { signal } = this.#stop;
+    if (!this.#upperCame) return;
     try {
-      await this.#restore.importUpper(this.#pull('upper'), { signal });
+      await this.#restore.importUpperChanges(this.#pull('upper-changes'), { signal });
     } catch (error) {
       signal.throwIfAborted();
+      this.#upperCame = false;
       this.#p.logger.debug('the writable layer is copied later', { error: errorText(error) });
     }
   }
 
-  /** A writable layer that was changed since it was copied is copied again, below a new mount: an overlay's layers must
-   *  not be changed while it is mounted (Documentation/filesystems/overlayfs.rst). */
-  async #copyChangedUpper(): Promise<void> {
-    const { signal } = this.#stop;
-    const changed = await unlessEmpty(this.#pull('upper-changed'));
-    if (changed === undefined || this.#transfer === undefined) return;
-    this.warnings.push(
-      'Files were written while the writable layer was copied: copied while frozen',
-    );
-    await this.#restore.stopLoader(this.#transfer);
-    await this.#restore.importUpper(changed, { signal });
+  /** With the source frozen: everything but the last step. */
+  async restore(received: ReceivedImage | undefined): Promise<void> {
+    if (received === undefined) throw new FerryError('migrate.order', 'No image came');
+    try {
+      if (hasTemporaryNames(received.image)) {
+        throw new FerryError('dumpbin.skeleton', 'an open file has no name of its own');
+      }
+      if (this.#restore.hasSkeleton) await this.#restoreRest(received);
+      else await this.#restoreWhole(received);
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== 'dumpbin.skeleton') throw error;
+      await this.#startAgain(error);
+    }
+  }
+
+  /** What was prepared is good for nothing: everything moves while the source stands. */
+  async #startAgain(reason: unknown): Promise<void> {
+    await this.#lastFiles?.catch(() => {});
+    await this.#lastRound?.catch(() => {});
+    this.warnings.push(`All memory moved while it stood: ${errorText(reason)}`);
+    await this.#postCopy?.abandon();
+    this.#postCopy = undefined;
+    const received = await this.#p.questions.whole();
+    this.#outcome = undefined;
+    this.#counters = { raw: 0, wire: 0 };
+    this.#p.progress.startAgain();
+    this.#p.progress.announced(received.segments.totalBytes);
+    if (this.#transfer !== undefined) await this.#restore.stopLoader(this.#transfer);
+    await this.#copyUpper();
     this.#logBytes = 0;
-    await this.#restore.startLoader({ signal, program: loaderProgram() });
+    await this.#startLoader();
+    this.#beginFiles();
+    await this.#restoreWhole(received);
+  }
+
+  /** Brings the skeleton what changed since the last round, and has it restore the rest. */
+  async #restoreRest({ image, segments, later }: ReceivedImage): Promise<void> {
+    const { signal } = this.#stop;
+    const pages = this.#pullPages(segments);
+    try {
+      let programs: SkeletonPrograms | undefined;
+      const follows = this.#whatFollows(image, later);
+      await this.#timed('compile', async () => {
+        programs = this.#restore.compileFinish(image, follows);
+      });
+      await this.#timed('files', () => this.#filesThere());
+      await this.#timed('last round', async () => this.#lastRound);
+      await this.#timed('layout', () => this.#restore.adjust(programs!, { signal }));
+      await this.#timed('last pages', () => this.#write(segments, pages, { from: 0.85, to: 0.9 }));
+      if (follows.length > 0) await this.#timed('pager', () => this.#begin(follows, programs!));
+      await this.#timed('restore', () => this.#restore.finish({ signal }));
+    } finally {
+      await pages.end();
+    }
+  }
+
+  /** Memory that comes later, by process.
+   *  @throws FerryError migrate.order when that was not asked for, or cannot be */
+  #whatFollows(image: Buffer, table: SegmentTable): LaterProcess[] {
+    if (table.count === 0) return [];
+    const found = this.#comesLater ? laterProcesses(TreeImage.decode(image), table) : undefined;
+    if (found !== undefined) return found;
+    throw new FerryError('migrate.order', 'The source keeps memory back that must be here first');
+  }
+
+  async #begin(follows: readonly LaterProcess[], programs: SkeletonPrograms): Promise<void> {
+    this.#postCopy = this.#newPostCopy();
+    await this.#postCopy.begin(follows, programs.userfaults ?? new Map());
+  }
+
+  #newPostCopy(): PostCopy {
+    const { migrationId, container, destination, connectAnew: connect, logger, now } = this.#p;
+    const folder = join(destination.runDir, 'pagers');
+    const { host } = destination;
+    const { bytesPerSecond } = this.#p.policy;
+    return new PostCopy({
+      ...{ migrationId, container, host, folder, connect, bytesPerSecond, logger, now },
+    });
+  }
+
+  /** Whether an agent before this one has left the container with memory to come; takes that over. */
+  async adoptPager(): Promise<boolean> {
+    const postCopy = this.#newPostCopy();
+    if (!(await postCopy.adopt())) return false;
+    this.#postCopy = postCopy;
+    return true;
+  }
+
+  /** Whether such an agent may have. */
+  get hasPager(): boolean {
+    return this.#newPostCopy().isLikely;
+  }
+
+  /** Once it is written down that all memory is here. */
+  async endPager(): Promise<void> {
+    await this.#postCopy?.end();
+  }
+
+  /** Once it runs: waits until all of its memory is here.
+   *  @throws FerryError pages.pagerGone */
+  async fetch(): Promise<void> {
+    const { progress, node } = this.#p;
+    progress.tell('post-copy', `runs on ${node}, fetching memory`, 0.97);
+    await this.#postCopy?.finish(({ pagesLeft, faults, longestStallMs }) => {
+      const left = `${Math.ceil(pagesLeft / 256)} MiB to come`;
+      const waits = `${faults} waits, the longest ${Math.round(longestStallMs)} ms`;
+      progress.tell('post-copy', `runs on ${node}: ${left}; ${waits}`, 0.97);
+    });
+  }
+
+  /** Memory is on its way while the rest is done. */
+  async #restoreWhole({ image, segments }: ReceivedImage): Promise<void> {
+    const { signal } = this.#stop;
+    const pages = this.#pullPages(segments);
+    try {
+      await this.#timed('files', () => this.#filesThere());
+      await this.#timed('layout', () => this.#restore.layOut(compilePrograms(image), { signal }));
+      await this.#timed('pages', () => this.#write(segments, pages, { from: 0.3, to: 0.9 }));
+      await this.#timed('restore', () => this.#restore.finish({ signal }));
+    } finally {
+      await pages.end();
+    }
+  }
+
+  /** Files may be open: they must be there before anything is restored. */
+  async #filesThere(): Promise<void> {
+    if (this.#lastFiles === undefined) throw new FerryError('migrate.order', 'No files came');
+    await this.#lastFiles;
+  }
+
+  /** Lets it run, and connects it.
+   *  @throws when nothing of it has run, and nothing will. A network that cannot be connected is tried again later */
+  async resume(): Promise<void> {
+    await this.#timed('resume', async () => {
+      // Connected first: each restored socket says a word to its peer when it leaves repair mode, which starts both
+      // sides again.
+      await this.#connect();
+      try {
+        await this.#restore.go();
+      } catch (error) {
+        await this.#restore.disconnect();
+        throw error;
+      }
+    });
+    this.#runs = true;
+    this.#postCopy?.runs();
+    this.takeFrames([]);
+  }
+
+  async #connect(): Promise<void> {
+    this.#disconnected = false;
+    if (!this.#restore.isAlive) return;
+    await this.#restore.connect().catch((error: unknown) => {
+      this.#disconnected = true;
+      this.#p.logger.warn('not connected yet', { error: errorText(error) });
+    });
+  }
+
+  /** Frames that came for the container while it was under way; it gets them once it runs. */
+  takeFrames(frames: readonly Buffer[]): void {
+    this.#frames.push(...frames);
+    if (this.#runs) this.#restore.deliver(this.#frames.splice(0));
+  }
+
+  /** Afterwards: the container is this host's, as if it had been made here. Repeatable. */
+  async complete(): Promise<void> {
+    if (this.#disconnected) await this.#restore.connect();
+    this.#disconnected = false;
+    await this.#restore.complete({ epoch: Number(this.#p.epoch) });
+    const afterMs = this.#restore.takeFirstPacketMs();
+    if (afterMs !== undefined) this.lateParts.push({ name: 'first packet', ms: afterMs });
+  }
+
+  /** Takes over what an agent before this one has made. */
+  adopt(): void {
+    this.#restore.adopt(this.#p.container);
+    this.#disconnected = true;
+  }
+
+  /** Leaves nothing; repeatable. */
+  async remove(): Promise<void> {
+    await this.#lastFiles?.catch(() => {});
+    await this.#lastRound?.catch(() => {});
+    await this.#restore.remove();
+    await this.#postCopy?.abandon();
+  }
+
+  #pull(kind: 'upper' | 'upper-changes' | 'upper-rest' | 'mounts'): AsyncIterable<Buffer> {
+    const { port, migrationId } = this.#p;
+    return port.pullState(migrationId, { kind }, { signal: this.#stop.signal });
+  }
+
+  /** Changes meanwhile come later. */
+  async #copyUpper(): Promise<void> {
+    const { signal } = this.#stop;
+    this.#upperCame = false;
+    await this.#restore.importUpper(this.#pull('upper'), { signal });
+    this.#upperCame = true;
   }
 
   /** The log from where the last copy ended. */
-  async #copyLog(): Promise<void> {
+  async #copyLog(kind: 'log' | 'log-rest'): Promise<void> {
     const { port, migrationId } = this.#p;
-    const what = { kind: 'log' as const, from: this.#logBytes };
+    const what = { kind, from: this.#logBytes };
     const chunks = port.pullState(migrationId, what, { signal: this.#stop.signal });
     await this.#restore.importLog(this.#counted(chunks));
   }
@@ -191,16 +484,20 @@ export class DestinationWork {
   }
 
   /** Opens the stream of pages: from here on the source reads, and sends as far as the window goes. */
-  #pullPages(segments: SegmentTable): PageStream {
-    const { port, migrationId } = this.#p;
+  #pullPages(segments: SegmentTable, round = 0): PageStream {
+    if (segments.count === 0) return NO_PAGES;
+    const { port, migrationId, policy, now } = this.#p;
     const credits = new Outbox<number>();
-    credits.push(pageLimits.windowBytes);
+    // Nothing is held back while the container stands.
+    const pacer = new Pacer(round === 0 ? 0 : policy.bytesPerSecond, now);
+    credits.push(pacer.window(pageLimits.windowBytes));
     // Closed with the last page: the source ends the stream only then. A credit that crosses its end on the way would
     // break the call (gRPC: "write after end").
-    if (segments.totalBytes === 0) credits.close();
     const over = new AbortController();
     const signal = AbortSignal.any([this.#stop.signal, over.signal]);
-    const iterator = port.pullPages(migrationId, credits, { signal })[Symbol.asyncIterator]();
+    const iterator = port
+      .pullPages(migrationId, round, credits, { signal })
+      [Symbol.asyncIterator]();
     const first = iterator.next();
     first.catch(() => {}); // looked at by whoever reads the chunks
     const chunks = (async function* () {
@@ -211,19 +508,29 @@ export class DestinationWork {
       over.abort();
       await iterator.return?.();
     };
-    return { chunks, credits, end };
+    const grant = (bytes: number) => {
+      const delay = pacer.delay(bytes);
+      if (delay > 0) setTimeout(() => credits.push(bytes), delay);
+      else credits.push(bytes);
+    };
+    return { chunks, grant, close: () => credits.close(), end };
   }
 
-  async #fill(segments: SegmentTable, { chunks, credits }: PageStream): Promise<void> {
-    const { progress } = this.#p;
-    this.#counters = await this.#restore.fill(segments, chunks, {
+  async #write(
+    segments: SegmentTable,
+    { chunks, grant, close }: PageStream,
+    share: { from: number; to: number },
+  ): Promise<void> {
+    const moved = this.#p.progress.stream(share);
+    const { raw, wire } = await this.#restore.write(segments, chunks, {
       signal: this.#stop.signal,
       written: (bytes, counters) => {
-        if (counters.raw < segments.totalBytes) credits.push(bytes);
-        else credits.close();
-        progress.pages(counters, { from: 0.3, to: 0.9 });
+        if (counters.raw < segments.totalBytes) grant(bytes);
+        else close();
+        moved(counters);
       },
     });
+    this.#counters = { raw: this.#counters.raw + raw, wire: this.#counters.wire + wire };
   }
 
   async #timed(name: string, work: () => Promise<void>): Promise<void> {
@@ -233,11 +540,38 @@ export class DestinationWork {
   }
 }
 
+const CANNOT_FOLLOW =
+  'This host cannot run a container whose memory is missing: all of it moved before';
+
+/** What the rounds go by. A container whose memory cannot follow it stands for what is left. */
+function policyFor(mode: MigrationMode, policy: Policy, mayFollow: boolean): Policy {
+  if (mode === 'post-copy' && mayFollow) return { ...policy, maxRounds: 0 };
+  const onNoConvergence = mode === 'hybrid' ? 'post-copy' : policy.onNoConvergence;
+  const way = onNoConvergence === 'post-copy' && !mayFollow ? 'stop-copy' : onNoConvergence;
+  return { ...policy, onNoConvergence: way };
+}
+
 interface PageStream {
   readonly chunks: AsyncIterable<PageChunk>;
-  readonly credits: Outbox<number>;
+  /** So many bytes more may come. */
+  grant(bytes: number): void;
+  /** All has come. */
+  close(): void;
   /** Repeatable. */
   end(): Promise<void>;
+}
+
+const NO_PAGES: PageStream = {
+  chunks: (async function* () {})(),
+  grant: () => {},
+  close: () => {},
+  end: async () => {},
+};
+
+function changedFiles(cause?: unknown): FerryError {
+  const why = cause === undefined ? '' : `: ${errorText(cause)}`;
+  const message = `what has changed of its files could not be followed${why}`;
+  return new FerryError('dumpbin.skeleton', message, { cause });
 }
 
 /** Waits for all, then throws the first failure: none goes on behind the back of what cleans up. */
@@ -254,19 +588,4 @@ function parseJson(text: string): unknown {
       cause,
     });
   }
-}
-
-/** The same stream, or undefined when it has nothing. */
-async function unlessEmpty(
-  chunks: AsyncIterable<Buffer>,
-): Promise<AsyncIterable<Buffer> | undefined> {
-  const iterator = chunks[Symbol.asyncIterator]();
-  const first = await iterator.next();
-  if (first.done) return undefined;
-  return (async function* () {
-    yield first.value;
-    for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
-      yield next.value;
-    }
-  })();
 }

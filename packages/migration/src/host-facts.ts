@@ -18,6 +18,9 @@ export interface HostFactsInput {
   readonly subnet: string;
   readonly gateway: string | undefined;
   readonly pool: string;
+  readonly maxOutgoing: number;
+  readonly maxIncoming: number;
+  readonly bytesPerSecond: number;
 }
 
 /** What of this host does not change while the agent runs. */
@@ -34,12 +37,22 @@ export function readHostFacts(input: HostFactsInput): HostFacts {
     runcVersion: input.runcVersion,
     cpus: cpus().length,
     memoryTotalBytes: BigInt(totalmem()),
-    bootId: readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
+    bootId: readBootId(),
     agentVersion: input.agentVersion,
     networkSubnet: input.subnet,
     networkGateway: input.gateway ?? '',
     networkPool: input.pool,
+    maxOutgoing: input.maxOutgoing,
+    maxIncoming: input.maxIncoming,
+    bandwidthBytesPerSecond: BigInt(input.bytesPerSecond),
   };
+}
+
+/** The same until the host is started anew: no process outlives it. FERRY_BOOT_ID stands in for it in tests. */
+export function readBootId(): string {
+  return (
+    process.env.FERRY_BOOT_ID ?? readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
+  );
 }
 
 /** What is free on this host now.

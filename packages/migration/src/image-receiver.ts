@@ -1,12 +1,15 @@
 import { createHash } from 'node:crypto';
-import type { FileChunk, FrozenReport } from '@ferry/api';
+import type { FileChunk } from '@ferry/api';
 import { FerryError } from '@ferry/core';
 import { SegmentTable } from '@ferry/pages';
 
 /** What a source captured, without page contents. */
 export interface ReceivedImage {
   readonly image: Buffer;
+  /** What is to be pulled now. */
   readonly segments: SegmentTable;
+  /** What may be fetched once the container runs; nothing of it unless that was asked for. */
+  readonly later: SegmentTable;
 }
 
 const IMAGE_BYTES_MAX = 256n << 20n;
@@ -16,11 +19,16 @@ const SEGMENTS_BYTES_MAX = 128n << 20n;
 export class ImageReceiver {
   readonly #segments: Buffer;
   readonly #image: Buffer;
+  readonly #laterSegments: number;
   #segmentsDone = 0;
   #imageDone = 0;
 
   /** @throws FerryError migrate.tooLarge */
-  constructor(report: FrozenReport) {
+  constructor(report: {
+    readonly imageBytes: bigint;
+    readonly segmentsBytes: bigint;
+    readonly laterSegments?: number;
+  }) {
     if (report.imageBytes > IMAGE_BYTES_MAX || report.segmentsBytes > SEGMENTS_BYTES_MAX) {
       throw new FerryError(
         'migrate.tooLarge',
@@ -29,6 +37,7 @@ export class ImageReceiver {
     }
     this.#segments = Buffer.alloc(Number(report.segmentsBytes));
     this.#image = Buffer.alloc(Number(report.imageBytes));
+    this.#laterSegments = report.laterSegments ?? 0;
   }
 
   /** @throws FerryError migrate.damaged */
@@ -46,7 +55,9 @@ export class ImageReceiver {
     const whole =
       this.#segmentsDone === this.#segments.length && this.#imageDone === this.#image.length;
     if (!whole || !got.equals(sha256)) throw damaged();
-    return { image: this.#image, segments: SegmentTable.decode(this.#segments) };
+    const all = SegmentTable.decode(this.#segments);
+    const [segments, later] = all.split(all.count - this.#laterSegments);
+    return { image: this.#image, segments, later };
   }
 }
 

@@ -3,29 +3,63 @@ import { join } from 'node:path';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
 
-/** A decision about one migration that its source must not forget. */
+const idSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$/);
+
+/** What one host has decided about one migration, and must not forget.
+ *
+ *  source       committed: the destination may run it, this host not · returned: it is this host's again, the
+ *               destination's copy never ran · reclaimed: it runs here again since · aborted: it ended before it was
+ *               committed, and never will be · destroyed: the copy here is gone, the destination's runs · cancelled: it
+ *               will never be granted
+ *  destination  receiving: something is made here, without the right to run · granted: it may run here · fetching: it
+ *               may run here, and not all of its memory is · resumed: it runs here, and the source may not know · succeeded, abandoned: how it ended */
 const entrySchema = z.strictObject({
-  migrationId: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$/),
-  /** committed: the destination may run it, and this host never again · cancelled: it will never be granted. */
-  decision: z.enum(['committed', 'cancelled']),
+  migrationId: idSchema,
+  role: z.enum(['source', 'destination']).default('source'),
+  decision: z.enum([
+    ...(['committed', 'returned', 'reclaimed', 'aborted', 'destroyed', 'cancelled'] as const),
+    ...(['receiving', 'granted', 'fetching', 'resumed', 'succeeded', 'abandoned'] as const),
+  ]),
   container: z.string(),
   /** That the destination owns. */
   epoch: z.string().regex(/^\d+$/),
+  /** The other side: the destination must find the source again. */
+  peer: z.strictObject({ node: z.string(), address: z.string() }).optional(),
+  /** Of the host when it was written: what ran under another boot id runs no more. */
+  bootId: z.string().default(''),
+  /** Why it ended so. */
+  error: z.strictObject({ code: z.string(), message: z.string(), remedy: z.string() }).optional(),
+  /** succeeded: the MigrationResult, as JSON. */
+  result: z.string().optional(),
 });
 export type JournalEntry = z.output<typeof entrySchema>;
+export type Decision = JournalEntry['decision'];
 
+/** Decisions that nothing is left to be done about; kept so that a late repetition gets the same answer. */
+const FINAL: ReadonlySet<Decision> = new Set([
+  ...(['cancelled', 'aborted', 'reclaimed', 'destroyed', 'succeeded', 'abandoned'] as const),
+]);
 const KEPT_MS = 7 * 24 * 3600 * 1000;
 
-/** The source's decisions on disk, one small file each. It is read before an agent does anything else. */
+export function isUnsettled(entry: JournalEntry): boolean {
+  return !FINAL.has(entry.decision);
+}
+
+/** A host's decisions on disk, one small file each. It is read before an agent does anything else. */
 export class Journal {
   readonly #folder: string;
   readonly #entries = new Map<string, JournalEntry>();
+  /** Under way, by migration. */
+  readonly #writes = new Map<string, Promise<void>>();
+  /** Called after every change. */
+  onChange: () => void = () => {};
 
   private constructor(folder: string) {
     this.#folder = folder;
   }
 
-  /** @throws FerryError migrate.journal when an entry cannot be understood */
+  /** @param folder  on a tmpfs where that can be: it need not outlive the host, whose copies do not either
+   *  @throws FerryError migrate.journal when an entry cannot be understood */
   static async open(folder: string, nowMs: number): Promise<Journal> {
     await mkdir(folder, { recursive: true, mode: 0o700 });
     const journal = new Journal(folder);
@@ -41,7 +75,7 @@ export class Journal {
   async #load(path: string, old: boolean): Promise<void> {
     try {
       const entry = entrySchema.parse(JSON.parse(await readFile(path, 'utf8')));
-      if (old && entry.decision === 'cancelled') await rm(path);
+      if (old && !isUnsettled(entry)) await rm(path);
       else this.#entries.set(entry.migrationId, entry);
     } catch (cause) {
       throw new FerryError('migrate.journal', `Journal entry ${path} cannot be understood`, {
@@ -55,6 +89,11 @@ export class Journal {
     return this.#entries.get(migrationId);
   }
 
+  /** What an agent that starts has to settle. */
+  unsettled(): JournalEntry[] {
+    return [...this.#entries.values()].filter(isUnsettled);
+  }
+
   /** The committed migration that a container here left with, if any. */
   committedOf(container: string): JournalEntry | undefined {
     return [...this.#entries.values()].find(
@@ -62,9 +101,29 @@ export class Journal {
     );
   }
 
-  /** Returns once the decision is on disk; it holds from then on, whatever happens. */
+  /** The migration that a container comes here with, if any. */
+  incomingOf(container: string): JournalEntry | undefined {
+    return this.unsettled().find(
+      (entry) => entry.container === container && entry.role === 'destination',
+    );
+  }
+
+  /** Returns once the decision is on disk; it holds from then on, whatever happens. Those about one migration are written
+   *  in the order in which they were made. */
   async write(entry: JournalEntry): Promise<void> {
-    const path = this.#path(entry.migrationId);
+    const { migrationId } = entry;
+    const before = this.#writes.get(migrationId) ?? Promise.resolve();
+    const written = before.catch(() => {}).then(() => this.#write(entry));
+    this.#writes.set(migrationId, written);
+    try {
+      await written;
+    } finally {
+      if (this.#writes.get(migrationId) === written) this.#writes.delete(migrationId);
+    }
+  }
+
+  async #write(entry: JournalEntry): Promise<void> {
+    const path = this.path(entry.migrationId);
     const file = await open(`${path}.new`, 'w', 0o600);
     try {
       await file.writeFile(JSON.stringify(entrySchema.parse(entry)));
@@ -74,6 +133,7 @@ export class Journal {
     }
     await rename(`${path}.new`, path);
     this.#entries.set(entry.migrationId, entry);
+    this.onChange();
     const folder = await open(this.#folder, 'r');
     try {
       await folder.sync();
@@ -85,10 +145,17 @@ export class Journal {
   /** Once nothing is left here that the decision is about. */
   async forget(migrationId: string): Promise<void> {
     this.#entries.delete(migrationId);
-    await rm(this.#path(migrationId), { force: true });
+    await rm(this.path(migrationId), { force: true });
+    this.onChange();
   }
 
-  #path(migrationId: string): string {
+  path(migrationId: string): string {
     return join(this.#folder, `${migrationId}.json`);
   }
+}
+
+/** What the file of an entry says, read by a process that has no journal of its own; undefined when there is none. */
+export async function readDecision(path: string): Promise<Decision | undefined> {
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  return text === undefined ? undefined : entrySchema.parse(JSON.parse(text)).decision;
 }

@@ -1,9 +1,18 @@
 import { once } from 'node:events';
 import { Socket } from 'node:net';
 import { FerryError, InvariantError } from '@ferry/core';
-import { buildStore, compileTree, loaderFile, restorer } from '@ferry/dumpbin';
+import {
+  buildStore,
+  compileTree,
+  loaderFile,
+  restorer,
+  type SkeletonPrograms,
+} from '@ferry/dumpbin';
 import { TreeImage, validateTree } from '@ferry/image';
 import { call, cString, ERRNO, OwnedFd, sys, sysError } from '@ferry/linux';
+
+/** Name of the memory file that a restorer's programs are in. */
+export const LOADER_STORE = 'ferry-store';
 
 // memfd_create(2), socketpair(2), open(2)
 const MFD_CLOEXEC = 1;
@@ -40,7 +49,9 @@ export function compilePrograms(image: Buffer): ProgramStore {
 
 /** The restorer as a container's first process, seen from the agent. It waits for its program, so that everything that
  *  takes time (runtime, mounts, namespaces) is done before the source is frozen. Order: `closeChildEnds` once it was
- *  started, `load`, `laidOut`, (write the pages), `pagesWritten`, `ready`, `go`. Any of them throws when it has ended. */
+ *  started, `load`, `laidOut`, (write the pages), `pagesWritten`, `ready`, `go`. In two phases: `loadSkeleton`, `laidOut`,
+ *  (write pages), any number of times `loadRefresh`, `adjusted`, (write pages); then `loadFinish`, `adjusted`, (write the
+ *  last pages), `pagesWritten`, `ready`, `go`. Any of them throws when it has ended. */
 export class Loader {
   readonly #ends: OwnedFd[];
   readonly #store: OwnedFd;
@@ -74,7 +85,7 @@ export class Loader {
     const pair = Buffer.alloc(8);
     call('socketpair', AF_UNIX, SOCK_STREAM_CLOEXEC, 0, pair);
     const theirs = new OwnedFd(pair.readInt32LE(4));
-    const store = memfd('ferry-store', Buffer.alloc(0), MFD_CLOEXEC);
+    const store = memfd(LOADER_STORE, Buffer.alloc(0), MFD_CLOEXEC);
     const control = new Socket({ fd: pair.readInt32LE(0), readable: true, writable: true });
     return new Loader([executable, theirs], store, control);
   }
@@ -95,6 +106,31 @@ export class Loader {
     const message = Buffer.alloc(8);
     message.writeBigUInt64LE(rootOffset);
     await this.#say(message);
+  }
+
+  /** Gives it the programs of a skeleton. */
+  async loadSkeleton({ parts, rootOffset }: SkeletonPrograms): Promise<void> {
+    for (const { at, bytes } of parts) writeAt(this.#store.number, bytes, at);
+    const message = Buffer.alloc(8);
+    message.writeBigUInt64LE(rootOffset);
+    await this.#say(message);
+  }
+
+  /** Gives the processes of a skeleton programs that change their layout. */
+  async loadRefresh({ parts }: SkeletonPrograms): Promise<void> {
+    for (const { at, bytes } of parts) writeAt(this.#store.number, bytes, at);
+    await this.#say('F');
+  }
+
+  /** Gives the processes of a skeleton the programs that restore everything. */
+  async loadFinish(programs: SkeletonPrograms): Promise<void> {
+    await this.loadRefresh(programs);
+  }
+
+  /** The processes of a skeleton have the layout of the last refresh or finish; new processes are there, and what was
+   *  mapped anew is empty. */
+  async adjusted(signal?: AbortSignal): Promise<void> {
+    await this.#hear('A', signal);
   }
 
   /** Every process has its memory, to be filled. */
@@ -171,6 +207,13 @@ function memfd(name: string, content: Buffer, flags: number): OwnedFd {
   const fd = new OwnedFd(number);
   writeAll(fd.number, content);
   return fd;
+}
+
+function writeAt(fd: number, bytes: Buffer, position: number): void {
+  for (let done = 0; done < bytes.length; ) {
+    const rest = bytes.subarray(done);
+    done += call('pwrite64', fd, rest, rest.length, position + done);
+  }
 }
 
 function writeAll(fd: number, bytes: Buffer): void {

@@ -3,16 +3,19 @@ import type { ContainerHost } from '@ferry/container';
 import { readResources } from './host-facts.js';
 import { missingFiles } from './mapped-files.js';
 import { type HostOffer, judge, type Verdict } from './preflight.js';
+import { isRemains } from './remains.js';
 
 export interface DestinationHost {
   readonly host: ContainerHost;
   readonly facts: HostFacts;
   readonly stateDir: string;
+  /** For what has to outlive the agent. */
+  readonly runDir: string;
 }
 
 /** Looks whether this host can take what is described. Changes nothing. */
 export async function preflight(
-  destination: DestinationHost,
+  destination: Omit<DestinationHost, 'runDir'>,
   description: ContainerDescription,
   options: { readonly name?: string } = {},
 ): Promise<Verdict> {
@@ -21,7 +24,7 @@ export async function preflight(
   const name = options.name ?? description.container?.name ?? spec?.name ?? '';
   const wanted = description.container?.address || spec?.network?.address || '';
   const address = wanted.split('/')[0];
-  const present = await host.list();
+  const present = (await host.list()).filter((status) => !isRemains(status, description));
   const holder = present.find(({ record }) => record.network.address === address);
   const offer: HostOffer = {
     facts,

@@ -1,5 +1,6 @@
 import { Progress } from '@ferry/api';
 import type { PageCounters } from '@ferry/pages';
+import type { Prediction } from './convergence.js';
 
 const REPORT_EVERY_MS = 100;
 
@@ -11,7 +12,9 @@ export class ProgressReporter {
   readonly #watchers = new Set<() => void>();
   #last: Progress;
   #totalBytes = 0;
-  #pagesSince: number | undefined;
+  #done: PageCounters = { raw: 0, wire: 0 };
+  /** Where the announcement found it that is being fulfilled. */
+  #from = { raw: 0, at: 0 };
   #toldAt = 0;
 
   /** @param now  monotonic milliseconds */
@@ -26,9 +29,18 @@ export class ProgressReporter {
     return this.#last;
   }
 
-  /** Bytes of memory that there will be. */
-  total(bytes: number): void {
-    this.#totalBytes = bytes;
+  /** So many bytes of memory more are to come. */
+  announced(bytes: number): void {
+    if (this.#done.raw >= this.#totalBytes) {
+      this.#from = { raw: this.#done.raw, at: this.#now() };
+    }
+    this.#totalBytes += bytes;
+  }
+
+  /** Nothing of what came so far counts: all of it comes again. */
+  startAgain(): void {
+    this.#done = { raw: 0, wire: 0 };
+    this.#totalBytes = 0;
   }
 
   /** @param fraction  of the whole work; a smaller one than before is raised to it */
@@ -36,23 +48,43 @@ export class ProgressReporter {
     this.#report({ phase, message, fraction });
   }
 
-  /** How far the memory is; told a few times a second. */
-  pages(counters: PageCounters, share: { from: number; to: number }): void {
+  /** For one stream of pages: to be called with what has come of it so far.
+   *  @param share  of the whole work, what these bytes are a part of */
+  stream(share: { from: number; to: number }): (counters: PageCounters) => void {
+    let told: PageCounters = { raw: 0, wire: 0 };
+    return (counters) => {
+      this.#moved({ raw: counters.raw - told.raw, wire: counters.wire - told.wire }, share);
+      told = { ...counters };
+    };
+  }
+
+  /** Told a few times a second, and when all is there. */
+  #moved(more: PageCounters, share: { from: number; to: number }): void {
+    this.#done = { raw: this.#done.raw + more.raw, wire: this.#done.wire + more.wire };
     const now = this.#now();
-    this.#pagesSince ??= now;
-    const done = counters.raw >= this.#totalBytes;
-    if (!done && now - this.#toldAt < REPORT_EVERY_MS) return;
+    const { raw, wire } = this.#done;
+    if (raw < this.#totalBytes && now - this.#toldAt < REPORT_EVERY_MS) return;
     this.#toldAt = now;
-    const part = this.#totalBytes === 0 ? 1 : counters.raw / this.#totalBytes;
-    const seconds = Math.max(now - this.#pagesSince, 1) / 1000;
+    const since = raw - this.#from.raw;
+    const part = since / Math.max(1, this.#totalBytes - this.#from.raw);
+    const seconds = Math.max(now - this.#from.at, 1) / 1000;
     this.#report({
       phase: 'pages',
       message: 'moving memory',
       fraction: share.from + (share.to - share.from) * part,
-      bytesRawDone: BigInt(counters.raw),
+      bytesRawDone: BigInt(raw),
       bytesRawTotal: BigInt(this.#totalBytes),
-      bytesWireDone: BigInt(counters.wire),
-      bytesRawPerSecond: counters.raw / seconds,
+      bytesWireDone: BigInt(wire),
+      bytesRawPerSecond: since / seconds,
+    });
+  }
+
+  /** A round is over: what comes next, and what a cutover would cost. */
+  rounds(done: number, prediction: Prediction): void {
+    this.#report({
+      round: done + 1,
+      dirtyBytesPerSecond: prediction.dirtyBytesPerSecond,
+      predictedDowntimeMs: prediction.downtimeMs,
     });
   }
 

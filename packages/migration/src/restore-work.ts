@@ -1,12 +1,18 @@
-import type { ContainerHost, Transfer } from '@ferry/container';
+import type { ContainerHost, FirstPacketWatch, Transfer } from '@ferry/container';
 import { FerryError } from '@ferry/core';
 import { type PageChunk, type PageCounters, PageWriter, type SegmentTable } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
+import { findCopy, hasGone } from './found-copy.js';
+import type { LaterProcess } from './later-pages.js';
 import { Loader, loaderCommand, type ProgramStore } from './loader.js';
+import { finishOf, type Skeleton, type SkeletonPrograms, skeletonOf } from './skeleton-programs.js';
 
 interface Options {
   readonly signal: AbortSignal;
 }
+
+/** A restorer that fails has ended within this; what is left of one that was killed may not. */
+const LAST_WORDS_MS = 2000;
 
 /** Rebuilds one container on this host, from a source or from a checkpoint. Until `go` nothing of it has run, and
  *  `remove` leaves nothing. */
@@ -14,6 +20,8 @@ export class RestoreWork {
   readonly #host: ContainerHost;
   #name: string | undefined;
   #loader: Loader | undefined;
+  #skeleton: Skeleton | undefined;
+  #firstPacket: FirstPacketWatch | undefined;
 
   constructor(host: ContainerHost) {
     this.#host = host;
@@ -34,6 +42,11 @@ export class RestoreWork {
     await this.#host.importUpper(this.name, chunks, { signal });
   }
 
+  /** Follows the changes of a writable layer that was imported before the restorer was started. */
+  async importUpperChanges(chunks: AsyncIterable<Buffer>, { signal }: Options): Promise<void> {
+    await this.#host.importUpperChanges(this.name, chunks, { signal });
+  }
+
   async importLog(chunks: AsyncIterable<Buffer>): Promise<void> {
     await this.#host.importLog(this.name, chunks);
   }
@@ -52,11 +65,18 @@ export class RestoreWork {
     await this.#host.start(this.name, { signal });
   }
 
+  /** Has the first packet noted that it sends once it runs: `takeFirstPacketMs`. */
+  async watchFirstPacket(): Promise<void> {
+    this.#firstPacket?.[Symbol.dispose]();
+    this.#firstPacket = await this.#host.watchFirstPacket(this.name);
+  }
+
   /** Removes the container again and keeps its place: for a writable layer that has changed. */
   async stopLoader(transfer: Transfer): Promise<void> {
     const { name } = this;
     this.#loader?.close();
     this.#loader = undefined;
+    this.#skeleton = undefined;
     await this.#host.remove(name);
     await this.reserve(transfer, name);
   }
@@ -71,9 +91,43 @@ export class RestoreWork {
     });
   }
 
-  /** Writes the memory, and lets the restorer do the rest; returns when all is restored but nothing runs.
+  /** Makes processes that have the layout of an image and wait, their memory writable.
+   *  @throws FerryError restore.failed, image.*, dumpbin.* */
+  async makeSkeleton(image: Buffer, { signal }: Options): Promise<void> {
+    const loader = this.#running();
+    const { skeleton, programs } = skeletonOf(image);
+    await this.#explained(async () => {
+      await loader.loadSkeleton(programs);
+      await loader.laidOut(signal);
+    });
+    this.#skeleton = skeleton;
+  }
+
+  /** Whether memory is being brought into a skeleton. */
+  get hasSkeleton(): boolean {
+    return this.#skeleton !== undefined;
+  }
+
+  /** What `adjust` gives the skeleton, so that it becomes what the image shows.
+   *  @param later  memory that is missing from then on, until it is filled in
+   *  @throws FerryError dumpbin.skeleton when it cannot */
+  compileFinish(image: Buffer, later: readonly LaterProcess[] = []): SkeletonPrograms {
+    if (this.#skeleton === undefined) throw new FerryError('restore.order', 'No skeleton');
+    return finishOf(image, this.#skeleton, later);
+  }
+
+  /** Gives the skeleton its last programs; returns when it has the final layout. */
+  async adjust(programs: SkeletonPrograms, { signal }: Options): Promise<void> {
+    const loader = this.#running();
+    await this.#explained(async () => {
+      await loader.loadFinish(programs);
+      await loader.adjusted(signal);
+    });
+  }
+
+  /** Writes pages into processes that wait for them.
    *  @param written  told the bytes of each chunk once it is in place */
-  async fill(
+  async write(
     segments: SegmentTable,
     chunks: AsyncIterable<PageChunk>,
     options: Options & { written?: (wireBytes: number, counters: PageCounters) => void },
@@ -84,26 +138,70 @@ export class RestoreWork {
       (pid) => pids.hostPid(pid),
       (bytes) => options.written?.(bytes, writer.counters),
     );
+    const iterator = chunks[Symbol.asyncIterator]();
     try {
-      for await (const chunk of chunks) await writer.write(chunk);
+      for (;;) {
+        const next = await Promise.race([iterator.next(), writer.failed]);
+        if (next.done) break;
+        await writer.write(next.value);
+      }
       await writer.finish();
     } finally {
+      // After a failure its next chunk may still be awaited.
+      void iterator.return?.().catch(() => {});
       await writer.settle();
     }
-    const loader = this.#running();
-    await this.#explained(async () => {
-      await loader.pagesWritten();
-      await loader.ready(options.signal);
-    });
     return writer.counters;
   }
 
-  /** Lets it run, and connects it. Only with the right to (a grant, or a checkpoint that nobody else runs). */
+  /** Once all memory is written, the restorer does the rest; returns when all is restored but nothing runs. */
+  async finish({ signal }: Options): Promise<void> {
+    const loader = this.#running();
+    await this.#explained(async () => {
+      await loader.pagesWritten();
+      await loader.ready(signal);
+    });
+  }
+
+  /** Lets it run. Only with the right to (a grant, or a checkpoint that nobody else runs).
+   *  @throws FerryError restore.failed: nothing of it has run, and nothing will */
   async go(): Promise<void> {
     const loader = this.#running();
+    this.#firstPacket?.start();
     await this.#explained(() => loader.go());
     loader.close();
+    if (await hasGone(this.#host, this.name)) return;
+    if ((await findCopy(this.#host, this.name)) !== 'none') return;
+    const error = new FerryError('restore.failed', 'The restorer ended before anything ran');
+    await this.#explained(() => Promise.reject(error));
+  }
+
+  /** How long after `go` the first packet of its own left it, ms; undefined when none has so far. The watch ends. */
+  takeFirstPacketMs(): number | undefined {
+    const afterMs = this.#firstPacket?.afterMs;
+    this.#firstPacket?.[Symbol.dispose]();
+    this.#firstPacket = undefined;
+    return afterMs;
+  }
+
+  /** Connects it to the network. */
+  async connect(): Promise<void> {
     await this.#host.unlock(this.name);
+  }
+
+  /** Takes it off the network again: nothing of it has run. */
+  async disconnect(): Promise<void> {
+    await this.#host.lock(this.name);
+  }
+
+  /** Gives it frames that were kept for it at its source. */
+  deliver(frames: readonly Buffer[]): void {
+    this.#host.deliverFrames(this.name, frames);
+  }
+
+  /** Takes over what an agent before this one has made under that name. */
+  adopt(name: string): void {
+    this.#name = name;
   }
 
   /** Once it runs: the runtime knows it as its own. */
@@ -119,6 +217,8 @@ export class RestoreWork {
   /** Leaves nothing; repeatable. */
   async remove(): Promise<void> {
     this.#loader?.close();
+    this.#firstPacket?.[Symbol.dispose]();
+    this.#firstPacket = undefined;
     if (this.#name !== undefined) await this.#host.remove(this.#name);
   }
 
@@ -144,7 +244,8 @@ export class RestoreWork {
   }
 
   async #lastWords(): Promise<string | undefined> {
-    await this.#host.waitExit(this.name).catch(() => undefined);
+    const signal = AbortSignal.timeout(LAST_WORDS_MS);
+    await this.#host.waitExit(this.name, { signal }).catch(() => undefined);
     let words: string | undefined;
     for await (const { line } of this.#host.readLog(this.name, { tail: 20 })) {
       if (line.startsWith('ferry: ')) words = line.slice('ferry: '.length);

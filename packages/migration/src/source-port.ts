@@ -1,9 +1,9 @@
 import type { DestinationMessage, SourceMessage } from '@ferry/api';
-import type { PageChunk } from '@ferry/pages';
+import type { PageChunk, WantedPages } from '@ferry/pages';
 
 /** See PullStateRequest. */
 export interface StateRequest {
-  readonly kind: 'upper' | 'upper-changed' | 'mounts' | 'log';
+  readonly kind: 'upper' | 'upper-changes' | 'upper-rest' | 'mounts' | 'log' | 'log-rest';
   readonly from?: number;
 }
 
@@ -17,11 +17,20 @@ export interface SourcePort {
     messages: AsyncIterable<DestinationMessage>,
     options: Options,
   ): AsyncIterable<SourceMessage>;
-  /** @param credits  bytes that may be under way: first the window, then what was written */
+  /** @param round  whose pages; 0: those of the frozen container
+   *  @param credits  bytes that may be under way: first the window, then what was written */
   pullPages(
     migrationId: string,
+    round: number,
     credits: AsyncIterable<number>,
     options: Options,
+  ): AsyncIterable<PageChunk>;
+  /** Memory of the frozen container: each request gets one chunk, in order.
+   *  @param options.urgent  threads wait for it */
+  fetchPages(
+    migrationId: string,
+    requests: AsyncIterable<WantedPages>,
+    options: Options & { readonly urgent: boolean },
   ): AsyncIterable<PageChunk>;
   pullLayer(migrationId: string, digest: string, options: Options): AsyncIterable<Buffer>;
   pullState(migrationId: string, what: StateRequest, options: Options): AsyncIterable<Buffer>;

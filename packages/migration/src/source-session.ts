@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import {
   type DestinationMessage,
   type ErrorDetail,
+  type FetchPagesRequest,
   fromErrorDetail,
   limits,
   type MigrationStatus,
@@ -10,7 +11,18 @@ import {
   toErrorDetail,
 } from '@ferry/api';
 import { errorText, FerryError, unreachable } from '@ferry/core';
-import { type Credits, type OutgoingChunk, PageReader } from '@ferry/pages';
+import {
+  answerPages,
+  type Credits,
+  type OutgoingChunk,
+  type PageCounters,
+  PageReader,
+  type SegmentTable,
+  SentPages,
+} from '@ferry/pages';
+import { ContainerPids } from './container-pids.js';
+import { faultPoint } from './fault-points.js';
+import { Hurry } from './hurry.js';
 import type { Logger } from './logger.js';
 import { Outbox } from './outbox.js';
 import {
@@ -19,6 +31,7 @@ import {
   type SourceAction,
   type SourceEvent,
   type SourceState,
+  sourceRestart,
   sourceStart,
   sourceStep,
 } from './source-machine.js';
@@ -36,11 +49,17 @@ export interface SourceSessionOptions {
   readonly logger: Logger;
   /** Monotonic milliseconds. */
   readonly now: () => number;
-  /** The journal says that it was committed before this agent started. */
-  readonly committed?: boolean;
+  /** What the journal says that was decided before this agent started. */
+  readonly restart?: 'committed' | 'returned';
 }
 
 type Message = NonNullable<SourceMessage['message']>;
+
+const AGAIN_PAUSE_MS = 1000;
+/** The first round is everything there is: only what is written again may be written as it was. */
+const NOTED_FROM_ROUND = 2;
+/** How often late frames are looked for, between Grant and Resumed. */
+const PASS_FRAMES_MS = 2;
 
 /** One migration, at the source: feeds the machine with what happens, and performs its actions. */
 export class SourceSession {
@@ -52,25 +71,48 @@ export class SourceSession {
   readonly ended: Promise<void>;
   /** Resolves once it is committed or aborted. */
   readonly decided: Promise<void>;
+  /** Resolves once every thread is stopped and the network is cut: what is read of its files from then on is final. */
+  readonly standing: Promise<void>;
   #state: SourceState;
   #begun: boolean;
+  readonly #hurry = new Hurry();
   #outbox: Outbox<SourceMessage> | undefined;
   #queue: Promise<void> = Promise.resolve();
-  #frozen: FrozenImage | undefined;
-  #reader: PageReader | undefined;
+  /** Segment lists that were told: of the rounds, and (0) of the frozen container. */
+  readonly #tables = new Map<number, SegmentTable>();
+  readonly #sent: PageCounters = { raw: 0, wire: 0 };
+  readonly #sentPages = new SentPages();
+  #rounds = 0;
+  /** That the container was last asked to be left with. */
+  #cpuPercent = 100;
+  #bytesTold = 0;
+  /** Memory that may come later was asked to be told apart. */
+  #later = false;
   #downtimeMs = 0;
+  #capturedAt = 0;
+  /** From the captured state to a destination that has restored it. */
+  #readyAfterMs = 0;
+  #grantedAt: number | undefined;
+  #endedAt: number | undefined;
+  #passing: NodeJS.Timeout | undefined;
   #end: () => void = () => {};
   #decide: () => void = () => {};
+  #stand: () => void = () => {};
 
   constructor(options: SourceSessionOptions) {
     this.#o = options;
-    this.#begun = options.committed === true;
-    this.#state = this.#begun ? { phase: 'committed', connected: false } : sourceStart.state;
+    const { restart } = options;
+    this.#begun = restart !== undefined;
+    const { state, actions } = restart === undefined ? sourceStart : sourceRestart(restart);
+    this.#state = state;
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
     });
     this.decided = new Promise((resolve) => {
       this.#decide = resolve;
+    });
+    this.standing = new Promise((resolve) => {
+      this.#stand = resolve;
     });
     this.#timer = setTimeout(() => {
       const error = new FerryError(
@@ -82,7 +124,10 @@ export class SourceSession {
       );
       this.dispatch({ kind: 'timeout', error });
     }, options.timeoutMs);
-    if (this.#begun) clearTimeout(this.#timer);
+    if (!this.#begun) return;
+    clearTimeout(this.#timer);
+    this.#decide();
+    this.#perform(actions);
   }
 
   get container(): string {
@@ -93,8 +138,27 @@ export class SourceSession {
     return this.#o.epoch;
   }
 
+  get migrationId(): string {
+    return this.#o.migrationId;
+  }
+
   get state(): SourceState {
     return this.#state;
+  }
+
+  /** Infinity while it goes on. */
+  get endedMsAgo(): number {
+    return this.#endedAt === undefined ? Number.POSITIVE_INFINITY : this.#o.now() - this.#endedAt;
+  }
+
+  get hasEnded(): boolean {
+    return isSourceEnd(this.#state.phase);
+  }
+
+  /** Its container stands, and each millisecond counts. */
+  get isCuttingOver(): boolean {
+    const { phase, connected } = this.#state;
+    return connected && ['freezing', 'frozen', 'committing', 'committed'].includes(phase);
   }
 
   get work(): SourceWork {
@@ -133,58 +197,98 @@ export class SourceSession {
     this.dispatch({ kind: 'cancel', error });
   }
 
+  /** What the destination has told somebody else, who passes it on; or the operator, who has fenced it. */
+  peerSays(word: 'resumed' | 'abandoned', error?: unknown): void {
+    if (word === 'resumed') this.dispatch({ kind: 'resumed' });
+    else this.dispatch({ kind: 'abandoned', error: error ?? givenBack() });
+  }
+
   status(): MigrationStatus {
     const { phase, error } = this.#state;
-    const state = isCommitted(phase)
-      ? phase === 'done'
-        ? 'succeeded'
-        : 'committed'
-      : phase === 'aborted'
-        ? errorCode(error) === 'migrate.cancelled'
-          ? 'cancelled'
-          : 'failed'
-        : 'running';
     return {
       migrationId: this.#o.migrationId,
-      state,
+      state: this.#stateName(),
       progress: undefined,
       result: undefined,
       error: error === undefined ? undefined : toErrorDetail(error),
+      role: 'source',
+      copy: phase === 'done' ? 'none' : isCommitted(phase) ? 'frozen' : 'runs',
     };
   }
 
-  /** The frozen memory, as chunks, no more of them under way than `credits` allow.
-   *  @throws FerryError migrate.order while the container is not frozen, or a second time */
-  async *pages(credits: Credits): AsyncGenerator<OutgoingChunk, void, undefined> {
-    if (
-      this.#state.phase !== 'frozen' ||
-      this.#frozen === undefined ||
-      this.#reader !== undefined
-    ) {
+  #stateName(): string {
+    const { phase, error } = this.#state;
+    if (phase === 'done') return 'succeeded';
+    if (isCommitted(phase)) return 'committed';
+    if (!isSourceEnd(phase)) return 'running';
+    return errorCode(error) === 'migrate.cancelled' ? 'cancelled' : 'failed';
+  }
+
+  /** The pages of a round (0: of the frozen container), as chunks, no more of them under way than `credits` allow.
+   *  @throws FerryError migrate.order when there is no such round now, or a second time */
+  async *pages(credits: Credits, round = 0): AsyncGenerator<OutgoingChunk, void, undefined> {
+    const table = this.#tables.get(round);
+    const { phase } = this.#state;
+    const phases = round === 0 ? ['frozen'] : ['copying', 'freezing', 'frozen'];
+    if (table === undefined || !phases.includes(phase)) {
       throw new FerryError('migrate.order', 'The memory of this container cannot be read now');
     }
-    this.#reader = new PageReader(this.#frozen.segments);
-    for await (const chunk of this.#reader.chunks(this.stopped)) {
-      try {
-        await credits.take(chunk.length, this.stopped);
-      } catch (error) {
-        chunk.release();
-        throw error;
+    this.#tables.delete(round);
+    // What a running container has unmapped meanwhile is owed anew, if it is there again.
+    const sent = round >= NOTED_FROM_ROUND ? this.#sentPages : undefined;
+    const reader = new PageReader(table, { lenient: round > 0, sent });
+    try {
+      for await (const chunk of reader.chunks(this.stopped)) {
+        try {
+          // The root is for nothing: who has all pages grants no more.
+          if (chunk.head.pages > 0) await credits.take(chunk.length, this.stopped);
+        } catch (error) {
+          chunk.release();
+          throw error;
+        }
+        yield chunk;
       }
-      yield chunk;
+    } finally {
+      this.#sent.raw += reader.counters.raw;
+      this.#sent.wire += reader.counters.wire;
     }
+  }
+
+  /** Memory of the frozen container, as asked for: what a destination fetches that runs it already, or is about to.
+   *  @throws FerryError migrate.order when the container may run here, restore.noProcess, pages.invalid */
+  async *fetched(
+    requests: AsyncIterable<FetchPagesRequest>,
+  ): AsyncGenerator<OutgoingChunk, void, undefined> {
+    const { phase } = this.#state;
+    if (!['frozen', 'committing', 'committed', 'serving'].includes(phase)) {
+      throw new FerryError('migrate.order', `No memory is given while it is ${phase}`);
+    }
+    const pids = new ContainerPids(await this.#o.work.hostPids());
+    const { stopped } = this;
+    yield* answerPages(
+      (async function* () {
+        for await (const { pid, address, pages } of requests) {
+          stopped.throwIfAborted();
+          yield { hostPid: pids.hostPid(pid), address, pages };
+        }
+      })(),
+    );
   }
 
   dispatch(event: SourceEvent): void {
     const { state, actions } = sourceStep(this.#state, event);
     const changed = state.phase !== this.#state.phase;
     this.#state = state;
+    this.#hurry.while(this.isCuttingOver);
     if (changed) this.#log(event);
     if (state.phase === 'aborting') this.#stop.abort(state.error);
-    if (state.phase === 'aborting' || isCommitted(state.phase)) clearTimeout(this.#timer);
+    if (isCommitted(state.phase) || state.phase === 'aborting') clearTimeout(this.#timer);
     this.#perform(actions);
     if (isCommitted(state.phase) || isSourceEnd(state.phase)) this.#decide();
-    if (isSourceEnd(state.phase)) this.#end();
+    if (!isSourceEnd(state.phase)) return;
+    clearInterval(this.#passing);
+    this.#endedAt ??= this.#o.now();
+    this.#end();
   }
 
   #log(event: SourceEvent): void {
@@ -218,14 +322,33 @@ export class SourceSession {
     switch (message.$case) {
       case 'open':
         return;
+      case 'track':
+        this.dispatch({ kind: 'trackAsked' });
+        return;
+      case 'round':
+        this.dispatch({ kind: 'roundAsked' });
+        return;
+      case 'throttle':
+        this.#cpuPercent = message.value.cpuPercent;
+        this.dispatch({ kind: 'throttleAsked' });
+        return;
       case 'freeze':
+        this.#later = message.value.later;
         this.dispatch({ kind: 'freezeAsked' });
+        return;
+      case 'whole':
+        this.dispatch({ kind: 'wholeAsked' });
         return;
       case 'ready':
         this.#ready(Number(message.value.bytesRaw));
         return;
+      case 'running':
+        this.#runs(message.value.parts);
+        this.dispatch({ kind: 'running' });
+        return;
       case 'resumed':
-        this.#resumed(message.value.parts);
+        this.#runs(message.value.parts);
+        this.dispatch({ kind: 'resumed' });
         return;
       case 'abort': {
         const detail: ErrorDetail | undefined = message.value.error;
@@ -236,6 +359,12 @@ export class SourceSession {
         this.dispatch({ kind: 'abortAsked', error });
         return;
       }
+      case 'abandoned': {
+        const detail: ErrorDetail | undefined = message.value.error;
+        const error = detail === undefined ? givenBack() : fromErrorDetail(detail);
+        this.dispatch({ kind: 'abandoned', error });
+        return;
+      }
       default:
         unreachable(message);
     }
@@ -243,7 +372,8 @@ export class SourceSession {
 
   /** A destination that has less than all of the memory must not run it. */
   #ready(bytesRaw: number): void {
-    const expected = this.#frozen?.segments.totalBytes;
+    this.#readyAfterMs = this.#o.now() - this.#capturedAt;
+    const expected = this.#bytesTold;
     if (bytesRaw === expected) {
       this.dispatch({ kind: 'ready' });
       return;
@@ -252,13 +382,19 @@ export class SourceSession {
     this.dispatch({ kind: 'failed', error: new FerryError('migrate.incomplete', text) });
   }
 
-  #resumed(parts: readonly Part[]): void {
+  /** The first that is heard of it ends the downtime. */
+  #runs(parts: readonly Part[]): void {
     const { frozenAt } = this.#o.work;
     if (this.#state.phase === 'committed' && frozenAt !== undefined) {
-      this.#downtimeMs = this.#o.now() - frozenAt;
-      this.#parts.push(...parts);
+      const now = this.#o.now();
+      this.#downtimeMs = now - frozenAt;
+      // The way of the grant there and of the answer back, and its record on the disk there.
+      const resumeMs = parts.find(({ name }) => name === 'resume')?.ms ?? 0;
+      const grantMs = now - (this.#grantedAt ?? now) - resumeMs;
+      const others = parts.reduce((sum, { ms }) => sum + ms, -resumeMs);
+      const imageMs = Math.max(0, this.#readyAfterMs - others);
+      this.#parts.push({ name: 'image', ms: imageMs }, ...parts, { name: 'grant', ms: grantMs });
     }
-    this.dispatch({ kind: 'resumed' });
   }
 
   // ---- actions ----------------------------------------------------------------------------------------------
@@ -268,10 +404,14 @@ export class SourceSession {
     for (const action of actions) {
       this.#queue = this.#queue.then(async () => {
         try {
+          await faultPoint(`source.before.${action}`);
           await this.#act(action);
+          await faultPoint(`source.after.${action}`);
         } catch (error) {
           this.#o.logger.warn('source', { action, error: errorText(error) });
-          this.dispatch({ kind: 'failed', error });
+          const { phase } = this.#state;
+          if (isCommitted(phase) || phase === 'reviving') await pause(AGAIN_PAUSE_MS);
+          this.dispatch({ kind: 'failed', error, during: action });
         }
       });
     }
@@ -283,17 +423,38 @@ export class SourceSession {
       case 'describe':
         await this.#describe();
         return;
+      case 'track':
+        await this.#track();
+        return;
+      case 'round':
+        await this.#round();
+        return;
+      case 'throttle':
+        await work.throttle(this.#cpuPercent);
+        return;
       case 'freeze':
         await this.#freeze();
         return;
+      case 'whole':
+        await this.#whole();
+        return;
       case 'commit':
-        await work.commit();
+        await this.#timed('commit', () => work.commit());
         this.dispatch({ kind: 'commitDone' });
         return;
       case 'grant':
+        this.#passFrames();
+        this.#grantedAt ??= this.#o.now();
         this.#send({ $case: 'grant', value: { epoch: this.#o.epoch } });
+        this.#passing ??= setInterval(() => this.#passFrames(), PASS_FRAMES_MS).unref();
+        return;
+      case 'recordReturn':
+        await work.recordReturn();
+        this.dispatch({ kind: 'returnDone' });
         return;
       case 'destroy':
+        clearInterval(this.#passing);
+        this.#passFrames();
         await work.destroy();
         this.dispatch({ kind: 'destroyDone' });
         return;
@@ -326,13 +487,73 @@ export class SourceSession {
     this.dispatch({ kind: 'describeDone' });
   }
 
+  async #track(): Promise<void> {
+    this.stopped.throwIfAborted();
+    const { image, stopMs, warnings } = await this.#o.work.track();
+    const tracked = image !== undefined;
+    const bytes = image ?? Buffer.alloc(0);
+    if (tracked) this.#parts.push({ name: 'layout stop', ms: stopMs });
+    const imageBytes = BigInt(bytes.length);
+    const value = { tracked, stopMs, imageBytes, warnings: [...warnings] };
+    this.#send({ $case: 'layout', value });
+    this.#sendPieces(Buffer.alloc(0), bytes);
+  }
+
+  async #round(): Promise<void> {
+    this.stopped.throwIfAborted();
+    await this.#tellRound();
+  }
+
+  async #tellRound(): Promise<void> {
+    const { segments: owed, scanMs } = await this.#o.work.round();
+    const round = ++this.#rounds;
+    const segments = await this.#changed(owed, round);
+    this.#tell(round, segments);
+    const list = segments.encode();
+    const pagesBytes = BigInt(segments.totalBytes);
+    const value = { round, scanMs, segmentsBytes: BigInt(list.length), pagesBytes };
+    this.#send({ $case: 'round', value });
+    this.#sendPieces(list, Buffer.alloc(0));
+  }
+
+  /** Without pages that were written and hold what they held. While the container stands only where that paid before. */
+  async #changed(owed: SegmentTable, round: number): Promise<SegmentTable> {
+    const stands = this.#state.phase === 'freezing';
+    if (round <= NOTED_FROM_ROUND || (stands && !this.#sentPages.pays)) return owed;
+    const segments = await this.#sentPages.changed(owed);
+    const { totalPages: pages } = segments;
+    this.#o.logger.debug('unchanged pages', { round, owed: owed.totalPages, pages });
+    return segments;
+  }
+
   async #freeze(): Promise<void> {
     this.stopped.throwIfAborted();
-    const frozen = await this.#o.work.freeze();
-    this.#frozen = frozen;
-    const { image, segments, freezeMs, captureMs } = frozen;
+    const { work } = this.#o;
+    const freezeMs = await work.freeze();
+    this.#stand();
+    // What was written last is on its way while the processes are captured.
+    if (this.#rounds > 0 && !this.#later) await this.#tellRound();
+    const frozen = await work.capture(this.#later);
+    const { captureMs } = frozen;
     this.#parts.push({ name: 'freeze', ms: freezeMs }, { name: 'capture', ms: captureMs });
     this.dispatch({ kind: 'freezeDone' });
+    this.#tellFrozen(frozen, freezeMs);
+  }
+
+  async #whole(): Promise<void> {
+    this.stopped.throwIfAborted();
+    this.#bytesTold = 0;
+    this.#tables.clear();
+    const frozen = await this.#o.work.captureWhole();
+    this.#parts.push({ name: 'capture again', ms: frozen.captureMs });
+    this.#tellFrozen(frozen, 0);
+  }
+
+  #tellFrozen(frozen: FrozenImage, freezeMs: number): void {
+    this.#capturedAt = this.#o.now();
+    const { image, segments, laterSegments, captureMs } = frozen;
+    const [now] = segments.split(segments.count - laterSegments);
+    this.#tell(0, now);
     const list = segments.encode();
     this.#send({
       $case: 'frozen',
@@ -341,17 +562,36 @@ export class SourceSession {
         captureMs,
         imageBytes: BigInt(image.length),
         segmentsBytes: BigInt(list.length),
-        pagesBytes: BigInt(segments.totalBytes),
+        pagesBytes: BigInt(now.totalBytes),
+        laterSegments,
       },
     });
-    for (const value of pieces(list)) this.#send({ $case: 'segments', value });
+    this.#sendPieces(list, image);
+  }
+
+  /** A segment list that the destination must have received whole before it may be ready. */
+  #tell(round: number, segments: SegmentTable): void {
+    this.#bytesTold += segments.totalBytes;
+    if (segments.count > 0) this.#tables.set(round, segments);
+  }
+
+  #sendPieces(segments: Buffer, image: Buffer): void {
+    for (const value of pieces(segments)) this.#send({ $case: 'segments', value });
     for (const value of pieces(image)) this.#send({ $case: 'image', value });
-    const sha256 = createHash('sha256').update(list).update(image).digest();
+    const sha256 = createHash('sha256').update(segments).update(image).digest();
     this.#send({ $case: 'imageEnd', value: { sha256 } });
   }
 
+  /** What neighbours sent for the container since its network was cut, and until they have heard where it is now. */
+  #passFrames(): void {
+    if (!this.#state.connected) return;
+    for (const frames of batches(this.#o.work.takeFrames())) {
+      this.#send({ $case: 'frames', value: { frames } });
+    }
+  }
+
   #tellDone(): void {
-    const { raw, wire } = this.#reader?.counters ?? { raw: 0, wire: 0 };
+    const { raw, wire } = this.#sent;
     const value = {
       downtimeMs: this.#downtimeMs,
       bytesRaw: BigInt(raw),
@@ -363,17 +603,50 @@ export class SourceSession {
     this.#outbox?.close();
   }
 
+  async #timed(name: string, work: () => Promise<void>): Promise<void> {
+    const before = this.#o.now();
+    await work();
+    this.#parts.push({ name, ms: this.#o.now() - before });
+  }
+
   #send(message: Message): void {
     this.#outbox?.push({ message });
   }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms).unref();
+  });
 }
 
 function replaced(): FerryError {
   return new FerryError('migrate.lost', 'The destination opened another stream');
 }
 
+function givenBack(): FerryError {
+  return new FerryError('migrate.abandoned', 'The destination gave the container back', {
+    remedy: 'it runs on at its source; look at the log of the destination and try again',
+  });
+}
+
 function errorCode(error: unknown): unknown {
   return (error as { code?: unknown } | undefined)?.code;
+}
+
+/** Frames, in messages of a bounded size. */
+function* batches(frames: readonly Buffer[]) {
+  let batch: Buffer[] = [];
+  let bytes = 0;
+  for (const frame of frames) {
+    if (bytes + frame.length > limits.chunkBytes) {
+      yield batch;
+      [batch, bytes] = [[], 0];
+    }
+    batch.push(frame);
+    bytes += frame.length;
+  }
+  if (batch.length > 0) yield batch;
 }
 
 function* pieces(bytes: Buffer) {

@@ -1,17 +1,28 @@
 import type { ContainerDescription } from '@ferry/api';
+import {
+  type CpuQuota,
+  leavingOut,
+  type TreeState,
+  treeChanges,
+  treeState,
+} from '@ferry/container';
 import { FerryError } from '@ferry/core';
 import { SegmentTable } from '@ferry/pages';
 import { describeRunning, type SourceHost } from './describe.js';
-import type { Journal } from './journal.js';
+import { readBootId } from './host-facts.js';
+import type { Journal, JournalEntry } from './journal.js';
 import type { Tracer } from './tracer.js';
+import type { TracerLayout, TracerRequest } from './tracer-protocol.js';
 import { startTracer } from './tracer-start.js';
-import { folderState } from './upper-state.js';
+
+type CaptureRequest = Extract<TracerRequest, { method: 'capture' | 'captureWhole' }>;
 
 /** The frozen container's processes. */
 export interface FrozenImage {
   readonly image: Buffer;
   readonly segments: SegmentTable;
-  readonly freezeMs: number;
+  /** So many segments at the end are fetched once the container runs elsewhere. */
+  readonly laterSegments: number;
   readonly captureMs: number;
 }
 
@@ -21,6 +32,10 @@ interface Parameters {
   readonly migrationId: string;
   readonly container: string;
   readonly epoch: bigint;
+  /** The destination. */
+  readonly peer?: JournalEntry['peer'];
+  /** The journal says that it came back before this agent started. */
+  readonly returned?: boolean;
   /** Monotonic milliseconds. */
   readonly now: () => number;
 }
@@ -31,11 +46,20 @@ export class SourceWork {
   readonly #p: Parameters;
   #tracer: Tracer | undefined;
   #locked = false;
+  /** By the cgroup freezer. */
+  #held = false;
+  #returned = false;
   #frozenAt: number | undefined;
-  #copiedUpper: string | undefined;
+  #copiedUpper: TreeState | undefined;
+  #quota: CpuQuota | undefined;
+  /** Since writes are noted: the container's CPU time then, in microseconds, and when that was. */
+  #usage: { readonly us: number; readonly at: number } | undefined;
+  /** Processors' worth of time that it used before it was slowed down. */
+  #cpus = 0;
 
   constructor(parameters: Parameters) {
     this.#p = parameters;
+    this.#returned = parameters.returned === true;
   }
 
   /** When the first thread was stopped. */
@@ -72,58 +96,137 @@ export class SourceWork {
     return { description, transfer };
   }
 
-  /** Stops every thread, cuts the network, and captures. */
-  async freeze(): Promise<FrozenImage> {
+  /** Has writes to memory noted from here on, the processes standing for some milliseconds. */
+  async track(): Promise<TracerLayout> {
+    const { source, container, now } = this.#p;
+    const layout = await this.#running().ask({ method: 'track' });
+    this.#quota = source.host.cpuQuota(container);
+    this.#usage = { us: await this.#quota.usageUs().catch(() => 0), at: now() };
+    return layout;
+  }
+
+  /** Leaves the container with so many hundredths of the CPU time that it used before.
+   *  @throws FerryError container.cpuQuota */
+  async throttle(percent: number): Promise<void> {
+    const quota = this.#quota;
+    if (quota === undefined || this.#usage === undefined) return;
+    if (quota.before.length === 0) {
+      const { us, at } = this.#usage;
+      const spent = (await quota.usageUs()) - us;
+      this.#cpus = Math.max(0.05, spent / 1000 / Math.max(1, this.#p.now() - at));
+      await quota.remember();
+      // Should this process die, the tracer puts it back.
+      await this.#running().ask({ method: 'putBack', files: quota.before });
+    }
+    await quota.limit((this.#cpus * Math.min(100, Math.max(1, percent))) / 100);
+  }
+
+  /** What was written since the last round; in the first, everything. */
+  async round(): Promise<{ segments: SegmentTable; scanMs: number }> {
+    const { segments, scanMs } = await this.#running().ask({ method: 'round' });
+    return { segments: SegmentTable.decode(Buffer.from(segments)), scanMs };
+  }
+
+  /** Stops every thread and cuts the network.
+   *  @returns how long that took, ms */
+  async freeze(): Promise<number> {
     const { source, container, now } = this.#p;
     const tracer = this.#running();
+    await source.host.keepFrames(container);
+    // A thread that has used up its quota would stop only when it gets a new one.
+    await this.#quota?.restore();
     this.#frozenAt = now();
     this.#locked = true;
-    await Promise.all([tracer.ask({ method: 'freeze' }), source.host.lock(container)]);
-    const stoppedAt = now();
-    const { image, segments } = await tracer.ask({ method: 'capture' });
+    // One after the other: what a program still says before it is stopped must get out.
+    await tracer.ask({ method: 'freeze' });
+    await source.host.lock(container);
+    return now() - this.#frozenAt;
+  }
+
+  /** With the container frozen: its processes, and what no round has brought of their memory.
+   *  @param later  what may be fetched later is told apart */
+  async capture(later: boolean): Promise<FrozenImage> {
+    return await this.#capture({ method: 'capture', later });
+  }
+
+  /** With the container frozen: all of it again, whatever the rounds brought. */
+  async captureWhole(): Promise<FrozenImage> {
+    return await this.#capture({ method: 'captureWhole' });
+  }
+
+  async #capture(request: CaptureRequest): Promise<FrozenImage> {
+    const before = this.#p.now();
+    const { image, segments, laterSegments } = await this.#running().ask(request);
     return {
+      laterSegments,
       image: Buffer.from(image),
       segments: SegmentTable.decode(Buffer.from(segments)),
-      freezeMs: stoppedAt - this.#frozenAt,
-      captureMs: now() - stoppedAt,
+      captureMs: this.#p.now() - before,
     };
   }
 
-  /** The writable layer's archive, remembering what it was copied from. Of a container that runs it fails when a file
-   *  changes under it. */
+  /** Processes of the container, running or frozen. */
+  async hostPids(): Promise<number[]> {
+    return await this.#p.source.host.pids(this.#p.container);
+  }
+
+  /** Frames for the container that came since its network was cut, or since the last call. */
+  takeFrames(): Buffer[] {
+    return this.#p.source.host.takeFrames(this.#p.container);
+  }
+
+  /** The writable layer's archive. Of a container that runs it is what `exportUpperChanges` starts from. */
   async *exportUpper(signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
     const { source, container } = this.#p;
     this.#copiedUpper = undefined;
-    const { digest } = await folderState(source.host.upperPath(container));
-    yield* source.host.exportUpper(container, { signal });
-    this.#copiedUpper = digest;
+    const state = await treeState(source.host.upperPath(container));
+    const out: string[] = [];
+    yield* source.host.exportUpper(container, { signal, leftOut: (path) => out.push(path) });
+    this.#copiedUpper = leavingOut(state, out);
   }
 
-  /** With the container frozen: whether the writable layer is what `exportUpper` last gave. */
-  async isUpperCopied(): Promise<boolean> {
+  /** What has changed of it since the last export.
+   *  @throws FerryError migrate.order when there was none */
+  async *exportUpperChanges(signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
     const { source, container } = this.#p;
-    const state = await folderState(source.host.upperPath(container));
-    return state.digest === this.#copiedUpper;
+    const before = this.#copiedUpper;
+    if (before === undefined) {
+      throw new FerryError('migrate.order', 'The writable layer was not copied yet');
+    }
+    const now = await treeState(source.host.upperPath(container));
+    const changes = treeChanges(before, now);
+    const out: string[] = [];
+    const options = { signal, leftOut: (path: string) => out.push(path) };
+    yield* source.host.exportUpperChanges(container, changes, options);
+    this.#copiedUpper = leavingOut(now, out);
   }
 
   /** Makes the decision durable. From its return on the copy here may never run again: the cgroup freezer holds it even
    *  when agent and tracer are killed.
    *  @throws when the decision was not made: the container may be thawed */
   async commit(): Promise<void> {
-    const { source, container, journal, migrationId, epoch } = this.#p;
+    const { source, container, journal, migrationId } = this.#p;
     const tracer = this.#running();
+    this.#held = true;
     await source.host.freeze(container);
-    try {
-      // Had the tracer died before the freezer held, the container would have run meanwhile.
-      await tracer.ask({ method: 'ping' });
-      const entry = { migrationId, container, epoch: epoch.toString() };
-      await journal.write({ ...entry, decision: 'committed' });
-    } catch (error) {
-      await source.host.thaw(container);
-      throw error;
-    }
-    // A tracer that does not hear it lets go when the agent dies; the freezer holds the container all the same.
-    await tracer.ask({ method: 'commit' }).catch(() => {});
+    // Before the entry, so that no moment is left in which a tracer that loses its agent must guess: the entry decides.
+    // Had the tracer died before the freezer held, the container would have run meanwhile.
+    await tracer.ask({ method: 'commit', entry: journal.path(migrationId) });
+    await journal.write(this.#entry('committed'));
+  }
+
+  /** Makes it durable that the container is this host's again: the destination never ran it, and never will. */
+  async recordReturn(): Promise<void> {
+    await this.#p.journal.write(this.#entry('returned'));
+    this.#returned = true;
+  }
+
+  #entry(decision: JournalEntry['decision']): JournalEntry {
+    const { migrationId, container, epoch, peer } = this.#p;
+    return {
+      ...{ migrationId, role: 'source', decision, container, epoch: epoch.toString() },
+      ...{ bootId: readBootId(), ...(peer === undefined ? {} : { peer }) },
+    };
   }
 
   /** Removes the copy here, without a word to its peers. */
@@ -136,13 +239,15 @@ export class SourceWork {
       await tracer.close();
     }
     await source.host.remove(container);
-    await journal.forget(migrationId);
+    if (journal.get(migrationId) !== undefined) await journal.write(this.#entry('destroyed'));
   }
 
-  /** As if nothing had been. Tries everything, whatever fails; repeatable.
+  /** As if nothing had been; after `recordReturn` with the epoch that follows the granted one. Tries everything, whatever
+   *  fails; repeatable.
    *  @throws the first failure */
   async thaw(): Promise<void> {
-    const { source, container } = this.#p;
+    if (this.#returned && (await this.#hasGoneOn())) return await this.#recordReclaimed();
+    const { source, container, epoch } = this.#p;
     const failures: unknown[] = [];
     const attempt = async (step: () => Promise<unknown>) => {
       try {
@@ -151,13 +256,45 @@ export class SourceWork {
         failures.push(error);
       }
     };
+    if (this.#returned) {
+      // The epoch first: nobody may see it run under the one that was granted.
+      await attempt(() => source.host.completeRestore(container, { epoch: Number(epoch) + 1 }));
+    }
+    // Before the tracer: it lets the processes take steps of their own.
+    if (this.#held || this.#returned) await attempt(() => source.host.thaw(container));
     const tracer = this.#tracer;
     if (tracer !== undefined && !tracer.hasEnded) {
       await attempt(() => tracer.ask({ method: 'thaw' }));
     }
-    if (this.#locked) await attempt(() => source.host.unlock(container));
+    const quota = this.#quota;
+    if (quota !== undefined) await attempt(() => quota.restore());
+    if (this.#locked || this.#returned) await attempt(() => source.host.unlock(container));
     if (tracer !== undefined) await attempt(() => tracer.close());
     if (failures.length > 0) throw failures[0];
+    this.#locked = this.#held = false;
+    if (this.#returned) await this.#recordReclaimed();
+    else await this.#recordAborted();
+  }
+
+  /** Whoever is told so may rely on it: an agent that starts again does not begin the same migration anew. Nobody is told by
+   *  way of others what could not be written down. */
+  async #recordAborted(): Promise<void> {
+    const { journal, migrationId } = this.#p;
+    if (journal.get(migrationId) !== undefined) return;
+    await journal.write(this.#entry('aborted')).catch(() => {});
+  }
+
+  /** Whether the container has been handed over again since it was returned, or is gone: then nothing of it is this
+   *  migration's to thaw. */
+  async #hasGoneOn(): Promise<boolean> {
+    const { source, container, epoch } = this.#p;
+    const record = (await source.host.find(container))?.record;
+    return record === undefined || BigInt(record.epoch) > epoch + 1n;
+  }
+
+  /** Nothing is left to be done, by any agent that finds the entry. */
+  async #recordReclaimed(): Promise<void> {
+    await this.#p.journal.write(this.#entry('reclaimed'));
   }
 
   #running(): Tracer {

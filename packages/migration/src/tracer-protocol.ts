@@ -1,4 +1,5 @@
-import type { Addresses, NetworkConfig } from '@ferry/container';
+import type { GivenMount } from '@ferry/capture';
+import type { Addresses, FileText, NetworkConfig } from '@ferry/container';
 import type { Blocker } from '@ferry/core';
 import type { FileReference, HostFacts } from '@ferry/image';
 
@@ -8,34 +9,51 @@ export interface Reconnection {
   readonly nodeId: string;
   readonly port: { readonly netns: string; readonly veth: string };
   readonly addresses: Addresses;
+  /** The container's cgroup, with `cgroup.freeze` or `freezer.state`. */
+  readonly cgroup: string;
 }
 
 /** What the agent asks its tracer process to do, one at a time, over Node's IPC channel (`serialization: advanced`:
  *  bigints and buffers travel as they are). */
 export type TracerRequest =
+  /** Captures a throw-away process, so that the code has run; before `open`. */
+  | { readonly method: 'rehearse' }
   | {
       readonly method: 'open';
       readonly hostPid: number;
       readonly externalInodes: bigint[];
+      readonly givenMounts: GivenMount[];
+      readonly givenSettings: Record<string, string>;
       readonly reconnection: Reconnection;
     }
   | { readonly method: 'scan' }
+  /** Stops the tree for its layout; from then on writes are noted. */
+  | { readonly method: 'track' }
+  /** What was written since the last round. */
+  | { readonly method: 'round' }
+  /** Files to be written by a tracer that loses its agent. */
+  | { readonly method: 'putBack'; readonly files: readonly FileText[] }
   | { readonly method: 'freeze' }
-  | { readonly method: 'capture' }
+  /** @param later  memory that may come once the container runs is told apart */
+  | { readonly method: 'capture'; readonly later: boolean }
+  /** Again, with all pages, whatever the rounds gave. */
+  | { readonly method: 'captureWhole' }
   | { readonly method: 'thaw' }
-  /** Whether it still is there. */
-  | { readonly method: 'ping' }
-  /** From here on a tracer that loses its agent does not thaw. */
-  | { readonly method: 'commit' }
+  /** From here on what is done when the agent is lost follows from that journal entry's being there. */
+  | { readonly method: 'commit'; readonly entry: string }
   | { readonly method: 'kill' };
 
 export interface TracerResults {
+  rehearse: TracerRehearsal;
   open: undefined;
   scan: TracerScan;
+  track: TracerLayout;
+  round: TracerRound;
+  putBack: undefined;
   freeze: undefined;
   capture: TracerCapture;
+  captureWhole: TracerCapture;
   thaw: undefined;
-  ping: undefined;
   commit: undefined;
   kill: undefined;
 }
@@ -53,6 +71,25 @@ export interface TracerCapture {
   readonly image: Buffer;
   /** A SegmentTable. */
   readonly segments: Buffer;
+  /** So many segments at its end may come later. */
+  readonly laterSegments: number;
+}
+
+/** What a migration would have sent: TreeImage messages; undefined where nothing can be rehearsed. */
+export type TracerRehearsal = { readonly layout: Buffer; readonly image: Buffer } | undefined;
+
+/** `image`: a TreeImage message without descriptors and pages; undefined when writes cannot be noted here. */
+export interface TracerLayout {
+  readonly image: Buffer | undefined;
+  /** For as long the tree stood. */
+  readonly stopMs: number;
+  readonly warnings: readonly string[];
+}
+
+export interface TracerRound {
+  /** A SegmentTable. */
+  readonly segments: Buffer;
+  readonly scanMs: number;
 }
 
 export type TracerAnswer =

@@ -1,23 +1,36 @@
-import { TreeCapture } from '@ferry/capture';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Rehearsal, TreeCapture } from '@ferry/capture';
+import type { FileText } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
 import { TreeImage } from '@ferry/image';
+import { canTrackWrites, collectYoung } from '@ferry/linux';
 import { SegmentTable } from '@ferry/pages';
+import { readDecision } from './journal.js';
+import { splitLater } from './later-pages.js';
 import type {
   Reconnection,
   TracerAnswer,
   TracerCapture,
+  TracerLayout,
+  TracerRehearsal,
   TracerRequest,
+  TracerRound,
   TracerScan,
 } from './tracer-protocol.js';
 
 /** The tracer's side: holds one tree by ptrace, which dies with the thread that holds it (ptrace(2)). So it is a process
- *  of its own. When its agent is gone it lets the tree run on and connects it again; past COMMIT it leaves it frozen (the
- *  cgroup freezer holds it then). */
+ *  of its own. When its agent is gone it lets the tree run on and connects it again; past COMMIT, which the agent's journal
+ *  tells, it leaves it frozen (the cgroup freezer holds it then) and cut off: a network that were connected again would
+ *  acknowledge what clients send to the copy elsewhere. */
 export class TracerServer {
   #capture: TreeCapture | undefined;
   #reconnection: Reconnection | undefined;
   #frozen = false;
-  #committed = false;
+  /** The journal entry that decides. */
+  #entry: string | undefined;
+  #putBack: readonly FileText[] = [];
+  #rehearsal: Rehearsal | undefined;
 
   handle(request: TracerRequest): TracerAnswer {
     try {
@@ -35,12 +48,30 @@ export class TracerServer {
 
   /** The agent is gone. */
   async lost(): Promise<void> {
-    if (this.#committed || !this.#frozen) return;
+    if (!this.#frozen) {
+      this.#putFilesBack();
+      return;
+    }
+    // The agent's last write has ended: its descriptors, of which our channel is one, close after its last thread.
+    const committing = this.#entry !== undefined;
+    if (committing && (await readDecision(this.#entry ?? '')) === 'committed') return;
+    this.#putFilesBack();
     try {
+      if (committing) this.#thawGroup();
       this.#capture?.thaw();
     } finally {
       await this.#reconnect();
     }
+  }
+
+  #thawGroup(): void {
+    const folder = this.#reconnection?.cgroup ?? '';
+    const v2 = existsSync(join(folder, 'cgroup.freeze'));
+    writeFileSync(join(folder, v2 ? 'cgroup.freeze' : 'freezer.state'), v2 ? '0' : 'THAWED');
+  }
+
+  #putFilesBack(): void {
+    for (const { path, text } of this.#putBack) writeFileSync(path, text);
   }
 
   async #reconnect(): Promise<void> {
@@ -50,11 +81,25 @@ export class TracerServer {
     new ContainerNetwork(config, nodeId).connect(port, addresses);
   }
 
+  #rehearse(): TracerRehearsal {
+    this.#rehearsal ??= Rehearsal.start();
+    const made = this.#rehearsal?.once();
+    if (made?.layout === undefined) return undefined;
+    return { layout: encoded(made.layout), image: encoded(made.image) };
+  }
+
   #perform(request: TracerRequest): unknown {
+    if (request.method === 'rehearse') return this.#rehearse();
     if (request.method === 'open') {
-      const { hostPid, externalInodes, reconnection } = request;
+      this.#rehearsal?.[Symbol.dispose]();
+      const { hostPid, externalInodes, givenMounts, givenSettings, reconnection } = request;
       this.#reconnection = reconnection;
-      this.#capture = TreeCapture.open(hostPid, { externalInodes });
+      this.#capture = TreeCapture.open(hostPid, {
+        externalInodes,
+        namespacesGiven: true,
+        givenMounts,
+        givenSettings,
+      });
       return undefined;
     }
     const capture = this.#capture;
@@ -62,20 +107,33 @@ export class TracerServer {
     switch (request.method) {
       case 'scan':
         return scan(capture);
+      case 'track':
+        collectYoung();
+        return track(capture);
+      case 'round':
+        return round(capture);
+      case 'putBack':
+        this.#putBack = request.files;
+        return undefined;
       case 'freeze':
+        collectYoung();
         this.#frozen = true;
         capture.freeze();
         return undefined;
       case 'capture':
-        return captured(capture);
+        return captured(capture, request.later);
+      case 'captureWhole':
+        capture.putBack();
+        capture.untrack();
+        return captured(capture, false);
       case 'thaw':
+        capture.untrack();
         capture.thaw();
         this.#frozen = false;
-        return undefined;
-      case 'ping':
+        this.#entry = undefined;
         return undefined;
       case 'commit':
-        this.#committed = true;
+        this.#entry = request.entry;
         return undefined;
       case 'kill':
         capture.kill();
@@ -96,10 +154,31 @@ function scan(capture: TreeCapture): TracerScan {
   };
 }
 
-function captured(capture: TreeCapture): TracerCapture {
+function track(capture: TreeCapture): TracerLayout {
+  if (!canTrackWrites()) {
+    const warnings = ['This host cannot note writes to memory: all of it moves while stopped'];
+    return { image: undefined, stopMs: 0, warnings };
+  }
+  const { layout, stopMs, warnings } = capture.track();
+  return { image: encoded(layout), stopMs, warnings };
+}
+
+function encoded(image: TreeImage): Buffer {
+  return Buffer.from(TreeImage.encode(image).finish());
+}
+
+function round(capture: TreeCapture): TracerRound {
+  const before = performance.now();
+  const segments = SegmentTable.from(capture.dirtyPages()).encode();
+  return { segments, scanMs: performance.now() - before };
+}
+
+function captured(capture: TreeCapture, mayWait: boolean): TracerCapture {
   const image = capture.capture();
-  const segments = SegmentTable.from(capture.segments(image)).encode();
-  return { image: Buffer.from(TreeImage.encode(image).finish()), segments };
+  const all = capture.segments(image);
+  const { now, later } = mayWait ? splitLater(image, all) : { now: all, later: [] };
+  const segments = SegmentTable.from([...now, ...later]).encode();
+  return { image: encoded(image), segments, laterSegments: later.length };
 }
 
 /** Serves the agent that spawned this process, until it goes. */

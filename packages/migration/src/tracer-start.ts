@@ -1,10 +1,11 @@
+import { givenMounts, givenSettings } from '@ferry/container';
 import type { SourceHost } from './describe.js';
-import { Tracer } from './tracer.js';
+import type { Tracer } from './tracer.js';
 
 /** A tracer for all processes of a container that runs.
  *  @throws FerryError container.state when it does not */
 export async function startTracer(
-  source: Pick<SourceHost, 'host' | 'tracer' | 'network'>,
+  source: Pick<SourceHost, 'host' | 'tracers' | 'network'>,
   name: string,
 ): Promise<Tracer> {
   const { host, network: config } = source;
@@ -12,9 +13,22 @@ export async function startTracer(
   const { stdoutInode, stderrInode } = await host.stdio(name);
   const { record } = await host.get(name);
   const port = { netns: host.netnsPath(name), veth: host.network.vethName(name) };
-  return await Tracer.start(source.tracer, {
-    hostPid,
-    externalInodes: [stdoutInode, stderrInode],
-    reconnection: { config, nodeId: host.nodeId, port, addresses: record.network },
-  });
+  const tracer = source.tracers.take();
+  try {
+    await tracer.ask({
+      method: 'open',
+      hostPid,
+      externalInodes: [stdoutInode, stderrInode],
+      givenMounts: givenMounts(record.config),
+      givenSettings: givenSettings(record.config),
+      reconnection: {
+        ...{ config, nodeId: host.nodeId, port, addresses: record.network },
+        cgroup: host.cgroupPath(name),
+      },
+    });
+    return tracer;
+  } catch (error) {
+    await tracer.close();
+    throw error;
+  }
 }

@@ -32,22 +32,16 @@ export class Tracer {
     });
   }
 
-  static async start(
-    command: TracerCommand,
-    tree: Omit<Extract<TracerRequest, { method: 'open' }>, 'method'>,
-  ): Promise<Tracer> {
+  static spawn(command: TracerCommand): Tracer {
     const child = spawn(process.execPath, [...command.execArgv, command.script], {
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       serialization: 'advanced',
     });
-    const tracer = new Tracer(child);
-    try {
-      await tracer.ask({ method: 'open', ...tree });
-      return tracer;
-    } catch (error) {
-      await tracer.close();
-      throw error;
-    }
+    return new Tracer(child);
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid;
   }
 
   /** Resolves with how the process ended, whenever it does. */

@@ -1,0 +1,16 @@
+import { goFirst } from '@ferry/linux';
+
+/** Has this process go before others while a container stands: on a busy host each of the agent's hand-overs from one
+ *  thread to the next would wait for its turn otherwise. */
+export class Hurry {
+  #held: Disposable | undefined;
+
+  while(isNeeded: boolean): void {
+    if (isNeeded) {
+      this.#held ??= goFirst();
+      return;
+    }
+    this.#held?.[Symbol.dispose]();
+    this.#held = undefined;
+  }
+}

@@ -1,0 +1,129 @@
+import { getPriority, setPriority } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { errorText } from '@ferry/core';
+import type { Logger } from './logger.js';
+import { finishOf, skeletonOf } from './skeleton-programs.js';
+import { Tracer, type TracerCommand } from './tracer.js';
+import type { TracerRehearsal } from './tracer-protocol.js';
+
+/** So often a tracer rehearses; then V8 has compiled what a freeze runs as well as it does. */
+const REHEARSALS = 30;
+/** So often this process compiles what they gave, as a destination does. */
+const COMPILATIONS = 25;
+/** Of each the part that a container stands for so many times. */
+const FINISHES = 3;
+/** Rehearsals make way for whatever else the host does. */
+const LOW_PRIORITY = 10;
+/** Whatever runs beside a tracer in use makes a container stand for longer, the agents' own work beside it too. */
+const HIGH_PRIORITY = -15;
+/** Between two steps other work of this process gets its turn. */
+const PAUSE_MS = 2;
+const BUSY_MS = 200;
+/** After a tracer has ended, until another one is made ready. */
+const AGAIN_MS = 100;
+
+/** Tracer processes, and where it is wanted one ahead of need that has rehearsed: a process that starts takes 100 ms and
+ *  more, and code that runs for the first time several times as long as later. */
+export class Tracers {
+  readonly #command: TracerCommand;
+  readonly #logger: Logger;
+  readonly #rehearse: boolean;
+  readonly #isBusy: () => boolean;
+  readonly #over = new AbortController();
+  #spare: Tracer | undefined;
+  #making: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #compiled = 0;
+
+  /** @param options.isBusy  whether a migration is under way, which rehearsals must not slow down */
+  constructor(options: {
+    command: TracerCommand;
+    logger: Logger;
+    rehearse: boolean;
+    isBusy: () => boolean;
+  }) {
+    this.#command = options.command;
+    this.#logger = options.logger;
+    this.#rehearse = options.rehearse;
+    this.#isBusy = options.isBusy;
+    this.#makeSpare(0);
+  }
+
+  /** One that holds nothing yet. Its taker closes it. */
+  take(): Tracer {
+    const spare = this.#spare;
+    this.#spare = undefined;
+    const tracer = spare === undefined || spare.hasEnded ? Tracer.spawn(this.#command) : spare;
+    prioritize(tracer, Math.min(getPriority(), HIGH_PRIORITY));
+    // Not before: while it is in use a migration is under way.
+    void tracer.ended.then(() => this.#makeSpare(AGAIN_MS));
+    return tracer;
+  }
+
+  /** Takes back one that has only looked. */
+  async giveBack(tracer: Tracer): Promise<void> {
+    const wanted = this.#rehearse && this.#spare === undefined && !this.#over.signal.aborted;
+    if (wanted && !tracer.hasEnded) this.#spare = tracer;
+    else await tracer.close();
+  }
+
+  async close(): Promise<void> {
+    this.#over.abort();
+    clearTimeout(this.#timer);
+    await this.#making;
+    await this.#spare?.close();
+  }
+
+  #makeSpare(afterMs: number): void {
+    if (!this.#rehearse || this.#over.signal.aborted) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      const before = this.#making;
+      this.#making = (async () => {
+        await before;
+        await this.#ready();
+      })().catch((error: unknown) => {
+        this.#logger.debug('no tracer was made ready', { error: errorText(error) });
+      });
+    }, afterMs);
+    this.#timer.unref();
+  }
+
+  async #ready(): Promise<void> {
+    if (this.#spare !== undefined || this.#over.signal.aborted) return;
+    const tracer = Tracer.spawn(this.#command);
+    this.#spare = tracer;
+    prioritize(tracer, LOW_PRIORITY);
+    for (let i = 0; i < REHEARSALS && this.#isIdle(tracer); i++) {
+      while (this.#isBusy())
+        await sleep(BUSY_MS, undefined, { ref: false, signal: this.#over.signal });
+      const made = await tracer.ask({ method: 'rehearse' });
+      if (made === undefined) break;
+      if (this.#isIdle(tracer)) this.#compile(made);
+      await sleep(PAUSE_MS, undefined, { ref: false });
+    }
+    if (this.#isIdle(tracer)) prioritize(tracer, getPriority());
+  }
+
+  /** Not taken meanwhile. */
+  #isIdle(tracer: Tracer): boolean {
+    return this.#spare === tracer && !tracer.hasEnded && !this.#over.signal.aborted;
+  }
+
+  /** As a destination does. Once is enough for a process that lives on. */
+  #compile({ layout, image }: NonNullable<TracerRehearsal>): void {
+    if (this.#compiled >= COMPILATIONS) return;
+    this.#compiled += 1;
+    const { skeleton } = skeletonOf(layout);
+    for (let i = 0; i < FINISHES; i++) finishOf(image, skeleton);
+  }
+}
+
+/** @param priority  nice value; where it may not be set it stays as it is */
+function prioritize({ pid }: Tracer, priority: number): void {
+  try {
+    if (pid !== undefined) setPriority(pid, priority);
+  } catch {
+    // It has ended, or this process is not allowed to.
+  }
+}

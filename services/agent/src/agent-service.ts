@@ -1,6 +1,7 @@
 import {
   type AgentServiceServer,
   bidiStream,
+  type Caller,
   type CheckpointEvent,
   type CheckpointResult,
   type Container,
@@ -8,8 +9,10 @@ import {
   checkId,
   clientStream,
   type DestinationMessage,
+  type FetchPagesRequest,
   limits,
   type MigrationSourceServer,
+  type OpenSession,
   type PullPagesRequest,
   type RestoreEvent,
   type StoreCheckpointMessage,
@@ -20,6 +23,7 @@ import { FerryError } from '@ferry/core';
 import {
   type DestinationHost,
   describe,
+  type Pacer,
   ProgressReporter,
   preflight,
   type SourceHost,
@@ -28,6 +32,9 @@ import { Credits } from '@ferry/pages';
 import type { Checkpoints } from './checkpoints.js';
 import type { Containers } from './containers.js';
 import type { Migrations } from './migrations.js';
+import { isUnhurried, lengthOf, paced } from './paced.js';
+import { chunkSent } from './page-codec.js';
+import type { Tickets } from './tickets.js';
 import { Works } from './works.js';
 
 export interface AgentParts {
@@ -36,13 +43,16 @@ export interface AgentParts {
   readonly migrations: Migrations;
   readonly source: SourceHost;
   readonly destination: DestinationHost;
+  readonly tickets: Tickets;
+  /** What all migrations from this host share. */
+  readonly outgoing: Pacer;
   /** Monotonic milliseconds. */
   readonly now: () => number;
 }
 
 /** What the controller calls. */
 export function agentService(parts: AgentParts): AgentServiceServer {
-  const { containers, checkpoints, migrations, source, destination } = parts;
+  const { containers, checkpoints, migrations, source, destination, tickets } = parts;
   const runs = new Works<Container>();
   return {
     runContainer: unary(async ({ operationId, spec, epoch }) => {
@@ -72,8 +82,12 @@ export function agentService(parts: AgentParts): AgentServiceServer {
       return await preflight(destination, description);
     }),
     ...checkpointCalls(parts, runs),
-    receiveMigration: serverStream((request, { signal }) =>
-      migrations.receive(request).events(signal),
+    receiveMigration: serverStream((request, { signal }) => {
+      tickets.receive(request);
+      return migrations.receive(request, signal);
+    }),
+    resolveMigration: unary(({ migrationId, decision }) =>
+      migrations.resolve(migrationId, decision),
     ),
     queryMigration: unary(({ migrationId }) => migrations.query(migrationId)),
     cancelMigration: unary(({ migrationId, reason }) => migrations.cancel(migrationId, reason)),
@@ -167,27 +181,59 @@ async function* unknownNames<T>(items: AsyncIterable<T>): AsyncGenerator<T, void
 
 /** What a destination's agent calls. */
 export function sourceService(parts: AgentParts): MigrationSourceServer {
-  const { migrations, source } = parts;
+  const { migrations, source, tickets, outgoing } = parts;
   return {
-    session: bidiStream((messages: AsyncIterable<DestinationMessage>) =>
-      migrations.session(messages),
+    session: bidiStream((messages: AsyncIterable<DestinationMessage>, { caller }) =>
+      migrations.session(withLeave(messages, (open) => tickets.open(open, caller))),
     ),
     // The chunks pass by the codec of page-codec.ts, not the generated one.
-    pullPages: bidiStream((requests: AsyncIterable<PullPagesRequest>) =>
-      pages(migrations, requests),
+    pullPages: bidiStream(
+      (requests: AsyncIterable<PullPagesRequest>, { caller }) => pages(parts, requests, caller),
+      chunkSent,
     ) as unknown as MigrationSourceServer['pullPages'],
-    pullLayer: serverStream(({ migrationId, digest }) => {
+    fetchPages: bidiStream(
+      (requests: AsyncIterable<FetchPagesRequest>, { caller }) => fetched(parts, requests, caller),
+      chunkSent,
+    ) as unknown as MigrationSourceServer['fetchPages'],
+    pullLayer: serverStream(({ migrationId, digest }, { caller }) => {
+      tickets.mayPull(migrationId, caller);
       const { stopped } = migrations.source(migrationId);
-      return fileChunks(source.host.layers.exportLayer(digest, { signal: stopped }));
+      const layer = source.host.layers.exportLayer(digest, { signal: stopped });
+      // No container stands while layers are sent.
+      const share = { pacer: outgoing, hurry: () => false };
+      return fileChunks(paced(layer, lengthOf, share, stopped));
     }),
-    pullState: serverStream((request) => fileChunks(state(parts, request))),
+    pullState: serverStream((request, { caller }) => {
+      tickets.mayPull(request.migrationId, caller);
+      const session = migrations.source(request.migrationId);
+      const buffers = state(parts, request);
+      if (!isUnhurried(request.kind)) return fileChunks(buffers);
+      const share = { pacer: outgoing, hurry: () => session.isCuttingOver };
+      return fileChunks(paced(buffers, lengthOf, share, session.stopped));
+    }),
   };
 }
 
-async function* pages(migrations: Migrations, requests: AsyncIterable<PullPagesRequest>) {
+/** Passes on what a destination says once it may say it. */
+async function* withLeave(
+  messages: AsyncIterable<DestinationMessage>,
+  check: (open: OpenSession) => void,
+): AsyncGenerator<DestinationMessage, void, undefined> {
+  for await (const next of messages) {
+    if (next.message?.$case === 'open') check(next.message.value);
+    yield next;
+  }
+}
+
+async function* pages(
+  { migrations, tickets, outgoing }: AgentParts,
+  requests: AsyncIterable<PullPagesRequest>,
+  caller: Caller,
+) {
   const iterator = requests[Symbol.asyncIterator]();
   const first = await iterator.next();
   if (first.done) throw new FerryError('migrate.invalid', 'The first message is missing');
+  tickets.mayPull(first.value.migrationId, caller);
   const session = migrations.source(first.value.migrationId);
   const credits = new Credits();
   credits.grant(Number(first.value.creditBytes));
@@ -196,9 +242,29 @@ async function* pages(migrations: Migrations, requests: AsyncIterable<PullPagesR
       credits.grant(Number(next.value.creditBytes));
     }
   })().catch(() => {}); // a broken stream ends the call itself
-  yield* session.pages(credits);
+  const share = { pacer: outgoing, hurry: () => session.isCuttingOver };
+  const chunks = session.pages(credits, first.value.round);
+  yield* paced(chunks, ({ length }) => length, share, session.stopped);
   // The destination closes its side when it has the last page; ended before that, its credits would break the call.
   await granting;
+}
+
+async function* fetched(
+  { migrations, tickets }: AgentParts,
+  requests: AsyncIterable<FetchPagesRequest>,
+  caller: Caller,
+) {
+  const iterator = requests[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  if (first.done) return;
+  tickets.mayPull(first.value.migrationId, caller);
+  const rest = { [Symbol.asyncIterator]: () => iterator };
+  yield* migrations.source(first.value.migrationId).fetched(
+    (async function* () {
+      yield first.value;
+      yield* rest;
+    })(),
+  );
 }
 
 async function* state(
@@ -206,22 +272,48 @@ async function* state(
   request: { migrationId: string; kind: string; from: bigint },
 ): AsyncGenerator<Buffer> {
   const { migrationId, kind, from } = request;
-  const {
-    work,
-    container,
-    stopped: signal,
-    state: { phase },
-  } = migrations.source(migrationId);
+  const session = migrations.source(migrationId);
+  const { work, container, stopped: signal } = session;
   const { host } = source;
-  const frozen = phase === 'frozen';
-  if (kind === 'upper') yield* work.exportUpper(signal);
-  else if (kind === 'log') {
-    if (frozen) await host.flushLog(container, { signal });
+  const { phase } = session.state;
+  if (kind === 'upper') {
+    yield* work.exportUpper(signal);
+    return;
+  }
+  if (kind === 'log') {
     yield* host.exportLog(container, { from: Number(from), signal });
-  } else if (kind === 'upper-changed' && frozen) {
-    if (!(await work.isUpperCopied())) yield* work.exportUpper(signal);
-  } else if (kind === 'mounts' && frozen) yield* host.exportMounts(container, { signal });
-  else throw new FerryError('migrate.order', `"${kind}" cannot be sent while it is ${phase}`);
+    return;
+  }
+  if (!['described', 'copying', 'freezing', 'frozen'].includes(phase)) {
+    throw new FerryError('migrate.order', `"${kind}" cannot be sent while it is ${phase}`);
+  }
+  if (kind === 'upper-changes') {
+    yield* work.exportUpperChanges(signal);
+    return;
+  }
+  // Asked for early, so that it is on its way while the processes are captured.
+  await unlessAborted(session.standing, signal);
+  if (kind === 'log-rest') {
+    await host.flushLog(container, { signal });
+    yield* host.exportLog(container, { from: Number(from), signal });
+  } else if (kind === 'upper-rest') yield* work.exportUpperChanges(signal);
+  else if (kind === 'mounts') yield* host.exportMounts(container, { signal });
+  else throw new FerryError('migrate.order', `There is no state "${kind}"`);
+}
+
+/** @throws the reason of the abort, when that comes first */
+async function unlessAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  let abort: () => void = () => {};
+  const aborted = new Promise<never>((_resolve, reject) => {
+    abort = () => reject(signal.reason as Error);
+    signal.addEventListener('abort', abort, { once: true });
+  });
+  try {
+    await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
 }
 
 async function* fileChunks(buffers: AsyncIterable<Buffer>) {

@@ -1,24 +1,28 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { AgentServiceService, createServer, startServer, stopServer } from '@ferry/api';
+import { AgentServiceService, createServer, Security, startServer, stopServer } from '@ferry/api';
 import { ContainerHost, ensureBridge, type NetworkConfig } from '@ferry/container';
 import {
+  findCopy,
   Journal,
   type Logger,
+  Pacer,
   readHostFacts,
   readVdsoHash,
   type SourcePort,
+  Tracers,
 } from '@ferry/migration';
 import { HealthImplementation } from 'grpc-health-check';
 import { type AgentParts, agentService, sourceService } from './agent-service.js';
 import { Checkpoints } from './checkpoints.js';
 import { Claims } from './claims.js';
 import { Containers } from './containers.js';
-import { GrpcSourcePort } from './grpc-source-port.js';
+import { GrpcSourcePort, type SourceOptions } from './grpc-source-port.js';
 import { Migrations } from './migrations.js';
 import { sourceServiceDefinition } from './page-codec.js';
 import { keepRegistered } from './registration.js';
 import type { Settings } from './settings.js';
+import { Tickets } from './tickets.js';
 import { tracerCommand } from './tracer-command.js';
 
 const VERSION = '0.1.0';
@@ -29,7 +33,7 @@ export interface AgentOptions {
   /** Monotonic milliseconds. */
   readonly now: () => number;
   /** How to reach other agents; tests put faults in between. */
-  readonly connect?: (address: string) => SourcePort;
+  readonly connect?: (address: string, peer: SourceOptions) => SourcePort;
 }
 
 /** An agent that serves. */
@@ -44,14 +48,16 @@ export interface Agent {
 /** Opens the state folder, takes over the containers that run, and serves. */
 export async function startAgent(settings: Settings, options: AgentOptions): Promise<Agent> {
   const { logger } = options;
+  const security = openSecurity(settings, logger);
   await mkdir(settings.stateDir, { recursive: true, mode: 0o700 });
-  const journal = await Journal.open(join(settings.stateDir, 'migrations'), Date.now());
+  const journal = await Journal.open(join(settings.runDir, 'journal'), Date.now());
   const { bridge, bridgeAddress: address, hostNetns } = settings;
   if (address !== undefined) await ensureBridge(bridge, { address, hostNetns });
   const host = await openHost(settings);
-  const parts = await assemble(settings, { ...options, host, journal });
+  const parts = await assemble(settings, { ...options, host, journal, security });
   await settleFrozen(host, journal, logger);
-  const server = createServer();
+  await parts.migrations.settle();
+  const server = createServer(security);
   server.addService(AgentServiceService, agentService(parts));
   server.addService(sourceServiceDefinition, sourceService(parts));
   new HealthImplementation({
@@ -59,10 +65,13 @@ export async function startAgent(settings: Settings, options: AgentOptions): Pro
     'ferry.cluster.v1.AgentService': 'SERVING',
     'ferry.cluster.v1.MigrationSource': 'SERVING',
   }).addToServer(server);
-  const port = await startServer(server, settings.listen);
+  const port = await startServer(server, settings.listen, security);
   const listening = settings.listen.replace(/:\d+$/, `:${port}`);
   const ended = new AbortController();
-  const registered = register(settings, parts, { logger, listening, signal: ended.signal });
+  const registered = register(settings, parts, {
+    ...{ logger, listening, security },
+    signal: ended.signal,
+  });
   return {
     address: listening,
     host,
@@ -71,9 +80,33 @@ export async function startAgent(settings: Settings, options: AgentOptions): Pro
       await registered;
       await parts.migrations.close();
       await stopServer(server, GRACE_MS);
+      await parts.source.tracers.close();
       await host.close();
+      security.close();
     },
   };
+}
+
+/** Refuses a folder of certificates that is another node's, and says aloud when there is none. */
+function openSecurity(settings: Settings, logger: Logger): Security {
+  const { tls, insecure, stateDir, nodeId } = settings;
+  const auditLog = settings.auditLog ?? join(stateDir, 'audit.log');
+  const security = Security.open(
+    { tls, insecure, auditLog },
+    {
+      onProblem: (text) => logger.error('security', { error: text }),
+      onReload: () => logger.info('certificates were read again', { folder: tls }),
+    },
+  );
+  security.mayListen(settings.listen);
+  security.mustBe({ role: 'agent', name: nodeId });
+  if (security.isOpen) {
+    logger.warn('INSECURE: whoever reaches this port can run anything as root', {
+      address: settings.listen,
+      remedy: 'use --tls instead of --insecure',
+    });
+  }
+  return security;
 }
 
 function networkOf(settings: Settings): NetworkConfig {
@@ -89,26 +122,38 @@ async function openHost(settings: Settings): Promise<ContainerHost> {
 
 async function assemble(
   settings: Settings,
-  context: AgentOptions & { host: ContainerHost; journal: Journal },
+  context: AgentOptions & { host: ContainerHost; journal: Journal; security: Security },
 ): Promise<AgentParts> {
-  const { host, journal, logger, now } = context;
-  const { nodeId: node, stateDir, subnet, gateway, range } = settings;
+  const { host, journal, logger, now, security } = context;
+  const { nodeId: node, stateDir, runDir, subnet, gateway, range } = settings;
+  const { maxOutgoing, maxIncoming, bytesPerSecond } = settings;
   const facts = readHostFacts({
     runcVersion: await host.runtime.version().catch(() => ''),
     agentVersion: VERSION,
     pool: range ?? '',
     subnet,
     gateway,
+    ...{ maxOutgoing, maxIncoming, bytesPerSecond },
   });
-  const source = { host, facts, tracer: tracerCommand(), network: networkOf(settings) };
-  const destination = { host, facts, stateDir };
+  let isBusy = () => false;
+  const tracers = new Tracers({
+    ...{ command: tracerCommand(), logger, rehearse: settings.rehearse },
+    isBusy: () => isBusy(),
+  });
+  const source = { host, facts, tracers, network: networkOf(settings) };
+  const destination = { host, facts, stateDir, runDir };
   const vdsoHash = readVdsoHash();
   const claims = new Claims();
-  const connect = context.connect ?? ((address: string) => new GrpcSourcePort(address));
+  const port = context.connect ?? ((address, peer) => new GrpcSourcePort(address, peer));
+  const connect = (address: string, peer: SourceOptions) => port(address, { ...peer, security });
+  const tickets = new Tickets({ security, node, file: join(stateDir, 'tickets') });
   const migrations = new Migrations({
     ...{ node, source, destination, journal, vdsoHash, claims, connect, logger, now },
     timeoutMs: settings.migrationTimeoutMs,
+    patienceMs: settings.doubtAfterMs,
+    incoming: new Pacer(bytesPerSecond, now),
   });
+  isBusy = () => migrations.isMoving();
   const isOutgoing = (name: string) => migrations.isOutgoing(name);
   const containers = new Containers(host, claims, isOutgoing);
   const messageOf = (name: string) => containers.get(name);
@@ -116,23 +161,22 @@ async function assemble(
     folder: join(stateDir, 'checkpoints'),
     ...{ node, stateDir, source, journal, claims, vdsoHash, messageOf, now },
   });
-  return { containers, checkpoints, migrations, source, destination, now };
+  const outgoing = new Pacer(bytesPerSecond, now);
+  return { containers, checkpoints, migrations, source, destination, tickets, outgoing, now };
 }
 
-/** A container that was found frozen or half restored belongs to a migration of the agent before this one. It stays as
- *  it is when that was committed; else the source runs on, and the destination leaves nothing. */
+/** A container that was found frozen or half restored, and of which the journal knows nothing, belongs to work that its
+ *  agent had not decided: a source runs on, what was being restored from a checkpoint is completed or removed. */
 async function settleFrozen(host: ContainerHost, journal: Journal, logger: Logger): Promise<void> {
   for (const { record, state } of await host.list()) {
     const { name, phase } = record;
-    if (journal.committedOf(name) !== undefined) {
-      logger.warn('held for its new host', { container: name });
-    } else if (phase === 'restoring' && (state === 'running' || state === 'paused')) {
-      // A restorer that was not told to go ends when its agent does: this one was, and the container runs.
-      logger.warn('took over a container that had just arrived', { container: name });
+    if (journal.committedOf(name) !== undefined || journal.incomingOf(name) !== undefined) continue;
+    if (phase === 'restoring' && (await findCopy(host, name)) === 'ran') {
+      logger.warn('took over a container that had just been restored', { container: name });
       await host.completeRestore(name, { epoch: record.epoch + 1 });
       await host.unlock(name);
     } else if (phase === 'incoming' || phase === 'restoring') {
-      logger.warn('removed what had not arrived', { container: name });
+      logger.warn('removed what was not restored whole', { container: name });
       await host.remove(name);
     } else if (phase === 'running' && state !== 'stopped' && state !== 'absent') {
       await host.thaw(name);
@@ -144,14 +188,17 @@ async function settleFrozen(host: ContainerHost, journal: Journal, logger: Logge
 async function register(
   settings: Settings,
   parts: AgentParts,
-  context: { logger: Logger; listening: string; signal: AbortSignal },
+  context: { logger: Logger; listening: string; security: Security; signal: AbortSignal },
 ): Promise<void> {
   const { controller, nodeId: name, stateDir, advertise } = settings;
-  const { logger, listening, signal } = context;
+  const { logger, listening, security, signal } = context;
   if (controller === undefined) return;
   const address = advertise ?? listening;
   const containers = () => parts.containers.list();
   const { facts } = parts.source;
-  const options = { controller, name, address, facts, stateDir, containers, logger };
+  const { migrations } = parts;
+  const options = {
+    ...{ controller, name, address, facts, stateDir, containers, migrations, security, logger },
+  };
   await keepRegistered(options, signal);
 }

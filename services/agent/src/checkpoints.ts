@@ -14,11 +14,14 @@ import {
 import { FerryError } from '@ferry/core';
 import {
   type Journal,
+  newSealKey,
   type ProgressReporter,
   preflight,
+  publicHalf,
   RestoreWork,
   readCheckpointManifest,
   restoreCheckpoint,
+  SealedWriter,
   type SourceHost,
   SourceWork,
   writeCheckpoint,
@@ -48,6 +51,9 @@ const SUFFIX = '.checkpoint';
 /** The checkpoint files of one agent. */
 export class Checkpoints {
   readonly #o: CheckpointsOptions;
+  /** Files that were sent here lie encrypted until they are restored; the key is in this process's memory alone, so what
+   *  is left of them after it is worth nothing to anybody. */
+  readonly #key = newSealKey();
 
   private constructor(options: CheckpointsOptions) {
     this.#o = options;
@@ -64,7 +70,7 @@ export class Checkpoints {
 
   /** Writes a container into the store. On failure it runs on, and there is no file. */
   async write(
-    request: { name: string; checkpointId: string; leaveRunning: boolean },
+    request: { name: string; checkpointId: string; leaveRunning: boolean; sealFor: Buffer },
     { progress, signal }: Running,
   ): Promise<CheckpointResult> {
     const { name: container, checkpointId, leaveRunning } = request;
@@ -87,6 +93,7 @@ export class Checkpoints {
         await writeCheckpoint({
           ...{ source, work, container, path: `${path}.new`, vdsoHash, createdAt },
           ...{ progress, signal },
+          sealFor: request.sealFor.length === 0 ? undefined : request.sealFor,
         });
         signal.throwIfAborted();
         await rename(`${path}.new`, path);
@@ -116,14 +123,14 @@ export class Checkpoints {
     { progress, signal }: Running,
   ): Promise<Container> {
     const { source, vdsoHash, claims, stateDir } = this.#o;
-    const path = await this.#existing(request.checkpointId);
-    const { transfer } = await readCheckpointManifest(path);
+    const path = await this.#toRestore(request.checkpointId);
+    const { transfer } = await readCheckpointManifest(path, this.#key);
     const name = request.name === '' ? transfer.name : request.name;
     const release = claims.claim(name, `restore ${request.checkpointId}`);
     const work = new RestoreWork(source.host);
     try {
       await restoreCheckpoint(path, {
-        ...{ work, source, name, vdsoHash, progress, signal },
+        ...{ work, source, name, vdsoHash, progress, signal, key: this.#key },
         epoch: Number(request.epoch),
         check: async ({ description }) => {
           const destination = { host: source.host, facts: source.facts, stateDir };
@@ -166,24 +173,27 @@ export class Checkpoints {
   async store(messages: AsyncIterable<StoreCheckpointMessage>): Promise<StoreCheckpointResponse> {
     let path: string | undefined;
     let file: Awaited<ReturnType<typeof open>> | undefined;
+    let sealed: SealedWriter | undefined;
     const hash = createHash('sha256');
     let size = 0;
     try {
       for await (const { message } of messages) {
         if (message?.$case === 'checkpointId' && file === undefined) {
-          path = this.#path(message.value);
+          path = this.#uploadPath(message.value);
           file = await open(`${path}.new`, 'w', 0o600);
-        } else if (message?.$case === 'chunk' && file !== undefined) {
+          sealed = await SealedWriter.begin(file, publicHalf(this.#key));
+        } else if (message?.$case === 'chunk' && sealed !== undefined) {
           const { data, offset } = message.value;
           if (Number(offset) !== size) throw wrongStream('a piece is missing');
-          await file.writeFile(data);
+          await sealed.write(data);
           hash.update(data);
           size += data.length;
         } else throw wrongStream('its messages are out of order');
       }
       if (file === undefined || path === undefined) throw wrongStream('it is empty');
+      await sealed?.finish();
       await file.sync();
-      const { transfer } = await readCheckpointManifest(`${path}.new`);
+      const { transfer } = await readCheckpointManifest(`${path}.new`, this.#key);
       await rename(`${path}.new`, path);
       return { sizeBytes: BigInt(size), sha256: hash.digest('hex'), container: transfer.name };
     } catch (error) {
@@ -197,10 +207,22 @@ export class Checkpoints {
   /** Success when there is none. */
   async delete(checkpointId: string): Promise<void> {
     await rm(this.#path(checkpointId), { force: true });
+    await rm(this.#uploadPath(checkpointId), { force: true });
   }
 
   #path(checkpointId: string): string {
     return join(this.#o.folder, `${checkId(checkpointId, 'Checkpoint id')}${SUFFIX}`);
+  }
+
+  /** Not with SUFFIX: what the next agent finds of them it removes. */
+  #uploadPath(checkpointId: string): string {
+    return join(this.#o.folder, `${checkId(checkpointId, 'Checkpoint id')}.upload`);
+  }
+
+  async #toRestore(checkpointId: string): Promise<string> {
+    const sent = this.#uploadPath(checkpointId);
+    const found = await stat(sent).catch(() => undefined);
+    return found === undefined ? await this.#existing(checkpointId) : sent;
   }
 
   async #existing(checkpointId: string): Promise<string> {

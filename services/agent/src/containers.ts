@@ -33,7 +33,7 @@ export class Containers {
   /** Success when there is no such container.
    *  @throws FerryError container.busy while it moves */
   async stop(name: string, options: { graceMs: number; remove: boolean }): Promise<void> {
-    const release = this.#claims.claim(name, 'its stop');
+    const release = this.#claims.claim(name, 'its stop', { toEnd: true });
     try {
       if ((await this.#host.find(name)) === undefined) return;
       if (this.#isOutgoing(name)) {

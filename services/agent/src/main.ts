@@ -1,13 +1,9 @@
 // ferry-agent: one per host. Runs its containers, and moves them to and from other hosts.
-import { setFlagsFromString } from 'node:v8';
 import { errorText, FerryError } from '@ferry/core';
+import { keepCode } from '@ferry/linux';
 import { startAgent } from './agent.js';
 import { jsonLogger } from './logger.js';
 import { parseSettings, usage } from './settings.js';
-
-// The page stream makes and drops a buffer of up to 1 MiB per message, beside a live heap of 16 MiB. Left alone V8 marks
-// that heap every 24 MiB, which costs a third of all the CPU time of a migration. Garbage of some 80 MiB is let stand.
-setFlagsFromString('--heap-growing-percent=500');
 
 async function main(): Promise<void> {
   const settings = parseSettings(process.argv.slice(2));
@@ -19,6 +15,7 @@ async function main(): Promise<void> {
   process.on('unhandledRejection', (error) => {
     logger.error('a failure that nobody looked at', { error: errorText(error) });
   });
+  keepCode();
   const now = () => performance.now();
   const agent = await startAgent(settings, { logger, now });
   logger.info('listening', { address: agent.address, node: settings.nodeId, pid: process.pid });

@@ -8,5 +8,8 @@ export function tracerCommand(): TracerCommand {
   const folder = dirname(fileURLToPath(import.meta.url));
   const source = join(folder, 'tracer-main.ts');
   if (existsSync(source)) return { execArgv: ['--import', 'tsx'], script: source };
-  return { execArgv: [], script: join(folder, 'ferry-tracer.mjs') };
+  return {
+    execArgv: [],
+    script: join(folder, 'ferry-tracer.mjs'),
+  };
 }

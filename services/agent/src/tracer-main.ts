@@ -1,8 +1,10 @@
 // The tracer: holds one process tree for the agent that started it, and lets it go when that agent is gone.
+import { keepCode } from '@ferry/linux';
 import { serveAgent } from '@ferry/migration';
 
 if (process.send === undefined) {
   console.error('ferry-tracer is started by ferry-agent');
   process.exit(2);
 }
+keepCode();
 serveAgent();

@@ -67,11 +67,8 @@ describe('agent: containers that move', function () {
   it('answer a repeated call with the same result, and are not moved twice', async () => {
     const first = await two.migrate('redis', 'h2', 'h1', 'again');
     const { client: agent } = two.at('h1');
-    const request = {
-      ...{ migrationId: 'again', epoch: first.epoch, container: 'redis', sourceNode: 'h2' },
-      ...{ destinationNode: 'h1', sourceAddress: two.at('h2').agent.address },
-      ...{ mode: 'auto', timeoutMs: 0 },
-    };
+    const journey = { migrationId: 'again', epoch: first.epoch, container: 'redis' };
+    const request = two.receiveRequest(journey, 'h2', 'h1');
     let second: unknown;
     for await (const { event } of agent.receiveMigration(request)) {
       if (event?.$case === 'result') second = event.value;

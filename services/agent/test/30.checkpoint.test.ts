@@ -25,7 +25,10 @@ describe('agent: checkpoints of containers', function () {
     return stdout.toString().trim();
   };
   const checkpoint = async (host: HostName, id: string, leaveRunning: boolean) => {
-    const request = { operationId: id, name: 'redis', checkpointId: id, leaveRunning };
+    const request = {
+      ...{ operationId: id, name: 'redis', checkpointId: id, leaveRunning },
+      sealFor: Buffer.alloc(0),
+    };
     for await (const { event } of two.at(host).client.checkpointContainer(request)) {
       if (event?.$case === 'result') return event.value;
     }

@@ -1,4 +1,6 @@
 import { strict as assert } from 'node:assert';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { ClientMachine } from '../../../test/support/client-machine.js';
 import { until } from '../../../test/support/shell.js';
 import { changed, type Faults, FaultyPort } from './support/faulty-port.js';
@@ -84,24 +86,33 @@ describe('agent: agents that are killed', function () {
 
   it('a destination, while memory moves: the source runs on, and a new agent finds nothing', async () => {
     await two.stopAgent('h2');
-    await two.startProgram('h2');
+    // It stops where it has all of the memory and has not said so.
+    const points = join(two.folder.path, 'points');
+    mkdirSync(points);
+    writeFileSync(join(points, 'at.destination.before.tellReady'), '');
+    await two.startProgram('h2', undefined, { FERRY_FAULT_DIR: points });
     await two.killProgram('h1');
     await two.startAgent('h1');
     const moving = two.migrate('redis', 'h1', 'h2', 'destination-killed');
     moving.catch(() => {});
-    const from = two.log.length;
-    await until('the freeze', () =>
-      two.log.slice(from).some((line) => line.startsWith('h1') && line.includes('"phase":"frozen"'))
-        ? true
-        : undefined,
-    );
+    await until('the last moment', () => (existsSync(join(points, 'reached')) ? true : undefined));
     await two.killProgram('h2');
     await assert.rejects(moving);
     await runs();
     assert.deepEqual(await two.states('h1'), { redis: 'running' });
     await two.startAgent('h2');
-    assert.deepEqual(await two.at('h2').agent.host.list(), []);
-    await two.migrate('redis', 'h1', 'h2', 'then');
+    // What it had received is given back once the source has been asked.
+    await until('nothing at the destination', async () =>
+      (await two.at('h2').agent.host.list()).length === 0 ? true : undefined,
+    );
+    // Until both have settled the other migration it is busy with that one.
+    let tries = 0;
+    await until('it to move again', () =>
+      two.migrate('redis', 'h1', 'h2', `then-${tries++}`).catch((error: Error) => {
+        assert.match(error.message, /is busy with migration destination-killed/);
+        return undefined;
+      }),
+    );
     await runs();
   });
 });

@@ -1,8 +1,11 @@
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ClusterClient, UploadCheckpointMessage } from '@ferry/api';
 import { errorText, FerryError } from '@ferry/core';
+import { isSealed, SealedReader } from '@ferry/migration';
+import { keyFileOf, readKeyFile } from './key-file.js';
 
 const chunkBytes = 1024 * 1024;
 const tries = 5;
@@ -71,13 +74,14 @@ async function fetchAll(
 /** Sends a checkpoint file to a node. @returns the id to restore it by */
 export async function upload(
   client: ClusterClient,
-  target: { readonly file: string; readonly node: string },
+  target: { readonly file: string; readonly node: string; readonly key: string | undefined },
 ): Promise<{ checkpointId: string; sizeBytes: bigint }> {
   const input = await open(target.file, 'r');
   try {
+    const source = await contentOf(input, target.key);
     const hash = createHash('sha256');
     const stored = await client.uploadCheckpoint(
-      pieces(input, target.node, (data) => hash.update(data)),
+      pieces(source, target.node, (data) => hash.update(data)),
     );
     if (stored.sha256 !== hash.digest('hex')) {
       throw new FerryError(
@@ -95,20 +99,47 @@ export async function upload(
 }
 
 async function* pieces(
-  input: FileHandle,
+  source: AsyncIterable<Buffer>,
   node: string,
   seen: (data: Buffer) => unknown,
 ): AsyncGenerator<UploadCheckpointMessage, void, undefined> {
   yield { message: { $case: 'node', value: node } };
-  const size = BigInt((await input.stat()).size);
-  for (let offset = 0n; ; ) {
+  let offset = 0n;
+  for await (const data of source) {
+    seen(data);
+    yield { message: { $case: 'chunk', value: { offset, data, sizeBytes: 0n } } };
+    offset += BigInt(data.length);
+  }
+}
+
+/** What a file holds, in pieces; decrypted here, for the key goes to no node.
+ *  @param key  path of the key file
+ *  @throws FerryError key.*, checkpoint.damaged */
+async function contentOf(
+  input: FileHandle,
+  key: string | undefined,
+): Promise<AsyncIterable<Buffer>> {
+  const start = Buffer.alloc(16);
+  await input.read(start, 0, start.length, 0);
+  if (!isSealed(start)) return plainPieces(input);
+  const path = keyFileOf(key);
+  const reader = await SealedReader.open(input, existsSync(path) ? readKeyFile(path) : undefined);
+  return {
+    async *[Symbol.asyncIterator]() {
+      for (let data = await reader.next(); data !== undefined; data = await reader.next()) {
+        if (data.length > 0) yield data;
+      }
+    },
+  };
+}
+
+async function* plainPieces(input: FileHandle): AsyncGenerator<Buffer, void, undefined> {
+  for (let offset = 0; ; ) {
     // Each piece has its own memory: the transport still holds the ones before.
     const buffer = Buffer.allocUnsafeSlow(chunkBytes);
-    const { bytesRead } = await input.read(buffer, 0, chunkBytes, Number(offset));
+    const { bytesRead } = await input.read(buffer, 0, chunkBytes, offset);
     if (bytesRead === 0) return;
-    const data = buffer.subarray(0, bytesRead);
-    seen(data);
-    yield { message: { $case: 'chunk', value: { offset, data, sizeBytes: size } } };
-    offset += BigInt(bytesRead);
+    yield buffer.subarray(0, bytesRead);
+    offset += bytesRead;
   }
 }

@@ -33,6 +33,10 @@ export const commandTable: Readonly<Record<string, CommandEntry>> = {
     summary: 'list, show, watch and cancel operations',
     load: () => import('./commands/op.js'),
   },
+  resolve: {
+    summary: 'decide where a container runs whose migration is in doubt',
+    load: () => import('./commands/resolve.js'),
+  },
   dump: {
     summary: 'checkpoint a process tree into a directory of dump binaries',
     load: () => import('./commands/dump.js'),
@@ -44,6 +48,14 @@ export const commandTable: Readonly<Record<string, CommandEntry>> = {
   inspect: {
     summary: 'show what an image holds',
     load: () => import('./commands/inspect.js'),
+  },
+  key: {
+    summary: 'make the key that checkpoints are encrypted with',
+    load: () => import('./commands/key.js'),
+  },
+  ca: {
+    summary: 'make certificates and tokens for the cluster',
+    load: () => import('./commands/ca.js'),
   },
   check: {
     summary: 'what this host allows, and what a process would be refused for',

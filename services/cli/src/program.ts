@@ -38,7 +38,8 @@ Commands:
 ${lines.join('\n')}
 
 "ferry COMMAND --help" tells more, with examples.
-Cluster commands take --controller HOST:PORT (or FERRY_CONTROLLER; 127.0.0.1:7460 otherwise) and --json.
+Cluster commands take --controller HOST:PORT (or FERRY_CONTROLLER; 127.0.0.1:7460 otherwise), --tls FOLDER (or
+FERRY_TLS) and --json.
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 the controller cannot be reached.
 `;
 }

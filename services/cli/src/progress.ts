@@ -1,5 +1,5 @@
 import type { Progress } from '@ferry/api';
-import { bytesText } from './output.js';
+import { bytesText, durationText } from './output.js';
 
 /** Where progress goes: a stream and whether it is a terminal. */
 export interface Screen {
@@ -45,7 +45,7 @@ export class ProgressView {
 }
 
 /** `[########................]  34 %  pages  120 MiB of 1.0 GiB, 410 MiB/s`, no wider than the
- *  terminal. */
+ *  terminal; in rounds `pages (round 3)  1204 pages left, 410 MiB/s  changes 9.0 MiB/s, would stand 31 ms`. */
 export function barText(progress: Progress, columns: number): string {
   const filled = Math.round(clamp(progress.fraction) * barWidth);
   const bar = `[${'#'.repeat(filled)}${'.'.repeat(barWidth - filled)}]`;
@@ -61,14 +61,26 @@ function percent({ fraction }: Progress): string {
 }
 
 function details(progress: Progress): string {
-  const { phase, message, bytesRawDone, bytesRawTotal, bytesRawPerSecond, round } = progress;
+  const { phase, message, round } = progress;
   const parts = [round > 0 ? `${phase} (round ${round})` : phase];
-  if (message !== '' && message !== phase) parts.push(printable(message));
-  if (bytesRawTotal > 0n) {
-    const rate = bytesRawPerSecond > 0 ? `, ${bytesText(bytesRawPerSecond)}/s` : '';
-    parts.push(`${bytesText(bytesRawDone)} of ${bytesText(bytesRawTotal)}${rate}`);
+  const isMemory = phase === 'pages';
+  if (isMemory) parts.push(memoryText(progress));
+  else if (message !== '' && message !== phase) parts.push(printable(message));
+  // After one round nobody knows yet how fast memory changes.
+  if (isMemory && round > 2) {
+    const { dirtyBytesPerSecond, predictedDowntimeMs } = progress;
+    const rate = bytesText(Math.round(dirtyBytesPerSecond));
+    parts.push(`changes ${rate}/s, would stand ${durationText(predictedDowntimeMs)}`);
   }
   return parts.join('  ');
+}
+
+/** What is left of it, in pages while rounds are made, and how fast it goes. */
+function memoryText({ bytesRawDone, bytesRawTotal, bytesRawPerSecond, round }: Progress): string {
+  const rate = bytesRawPerSecond > 0 ? `, ${bytesText(bytesRawPerSecond)}/s` : '';
+  if (round === 0) return `${bytesText(bytesRawDone)} of ${bytesText(bytesRawTotal)}${rate}`;
+  const left = bytesRawTotal > bytesRawDone ? (bytesRawTotal - bytesRawDone) / 4096n : 0n;
+  return `${left} pages left${rate}`;
 }
 
 /** Text of another machine may hold anything; a terminal must not obey it. */

@@ -103,9 +103,18 @@ describe('cli: progress', () => {
   it('is a bar that fits the terminal', () => {
     assert.equal(
       barText(half, 200),
-      '[############............]  50 %  pages  sending  512 MiB of 1.0 GiB, 400 MiB/s',
+      '[############............]  50 %  pages  512 MiB of 1.0 GiB, 400 MiB/s',
     );
     assert.equal(barText(half, 40).length, 39);
+  });
+  it('tells of rounds what is left, how fast it goes, how fast it changes, and what a cutover would cost', () => {
+    const figures = { dirtyBytesPerSecond: 9 * 2 ** 20, predictedDowntimeMs: 31 };
+    const early = plainText({ ...half, ...figures, round: 2 });
+    assert.equal(early, ' 50 %  pages (round 2)  131072 pages left, 400 MiB/s');
+    const late = plainText({ ...half, ...figures, round: 3 });
+    assert.equal(late, `${early.replace('2)', '3)')}  changes 9.0 MiB/s, would stand 31 ms`);
+    const over = plainText({ ...half, round: 3, bytesRawDone: half.bytesRawTotal + 4096n });
+    assert.match(over, / 0 pages left/);
   });
   it('does not let a remote text control the terminal', () => {
     const evil = Progress.fromPartial({ phase: 'x', message: 'a\x1b[2Jb\nc' });

@@ -130,7 +130,14 @@ describe('cli: against a controller', () => {
 
   it('saves a container in a file and restores it from there', async () => {
     const file = join(redis.folder, 'web.ferry');
-    const { operation } = await json('checkpoint', 'web', '--out', file, '--leave-running');
+    const { operation } = await json(
+      'checkpoint',
+      'web',
+      '--plain',
+      '--out',
+      file,
+      '--leave-running',
+    );
     assert.equal(readFileSync(file).length, operation.checkpoint.size_bytes);
     assert.equal(a.files.size, 0, 'the node has removed its copy');
     assert.ok(!existsSync(`${file}.part`));
@@ -144,7 +151,14 @@ describe('cli: against a controller', () => {
   it('keeps the checkpoint on its node when what arrives is damaged', async () => {
     const file = join(redis.folder, 'two.ferry');
     a.damageFiles = true;
-    const { status, stderr } = await ferry('checkpoint', 'two', '--out', file, '--leave-running');
+    const { status, stderr } = await ferry(
+      'checkpoint',
+      'two',
+      '--plain',
+      '--out',
+      file,
+      '--leave-running',
+    );
     a.damageFiles = false;
     const [id = ''] = [...a.files.keys()];
     assert.equal(status, 1);

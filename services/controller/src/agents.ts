@@ -1,15 +1,21 @@
-import { type AgentClient, connectAgent } from '@ferry/api';
+import { type AgentClient, connectAgent, type Security } from '@ferry/api';
 import { FerryError } from '@ferry/core';
 
-/** Control connections to agents, one per address, kept open. */
+/** Control connections to agents, one per node and address, kept open. */
 export class Agents {
+  readonly security: Security;
   readonly #clients = new Map<string, AgentClient>();
 
-  at(address: string): AgentClient {
-    const known = this.#clients.get(address);
+  constructor(security: Security) {
+    this.security = security;
+  }
+
+  at({ name: node, address }: { readonly name: string; readonly address: string }): AgentClient {
+    const key = `${node} ${address}`;
+    const known = this.#clients.get(key);
     if (known !== undefined) return known;
-    const client = connectAgent(address, { kind: 'control' });
-    this.#clients.set(address, client);
+    const client = connectAgent(address, { kind: 'control', node, security: this.security });
+    this.#clients.set(key, client);
     return client;
   }
 

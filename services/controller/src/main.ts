@@ -10,7 +10,9 @@ const shutdownMs = 10_000;
 async function main(): Promise<void> {
   let settings: Settings | 'help';
   try {
-    settings = parseSettings(process.argv.slice(2));
+    settings = parseSettings(process.argv.slice(2), process.env);
+    // What this process starts, and whoever looks at its environment later, needs it no more.
+    delete process.env.FERRY_REDIS_PASSWORD;
   } catch (error) {
     const remedy = (error as { remedy?: string }).remedy ?? '';
     process.stderr.write(`ferry-controller: ${errorText(error)}. Remedy: ${remedy}\n`);

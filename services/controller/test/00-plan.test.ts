@@ -1,11 +1,11 @@
 import { strict as assert } from 'node:assert';
 import { Container, Node, Operation, type Problem, Progress, Resources } from '@ferry/api';
+import { ProgressReporter } from '../src/operations/progress.js';
 import { freeAddresses, parsePool, parseSubnet } from '../src/plan/addresses.js';
 import { planDrain } from '../src/plan/drain.js';
 import { memoryNeed, rankNodes, reservedByNode } from '../src/plan/placement.js';
 import { containerView } from '../src/plan/view.js';
 import { parseSettings } from '../src/settings.js';
-import { ProgressReporter } from '../src/work/progress.js';
 
 function node(name: string, freeBytes: number, state = 'ready'): Node {
   const resources = Resources.fromPartial({ memoryFreeBytes: BigInt(freeBytes) });
@@ -227,6 +227,20 @@ describe('controller: progress', () => {
     report('restore', 7);
     await reporter.close();
     assert.deepEqual(seen, ['pages 0.1', 'pages 0.4', 'restore 0.4', 'restore 1']);
+  });
+
+  it('has its last figures at the end', async () => {
+    const seen: Progress[] = [];
+    const reporter = new ProgressReporter(
+      async (value) => void seen.push(value),
+      () => 1000,
+    );
+    const figures = { bytesRawDone: 700n, bytesRawTotal: 700n, bytesWireDone: 90n, round: 3 };
+    reporter.report(Progress.fromPartial({ phase: 'resume', fraction: 0.99, ...figures }));
+    reporter.done(Progress.fromPartial({ phase: 'done', message: 'done', elapsedMs: 12 }));
+    await reporter.close();
+    const last = { phase: 'done', message: 'done', fraction: 1, elapsedMs: 12, ...figures };
+    assert.deepEqual(seen.at(-1), Progress.fromPartial(last));
   });
 });
 

@@ -1,16 +1,18 @@
 import { strict as assert } from 'node:assert';
-import { Container, HeartbeatRequest, HostFacts, Operation } from '@ferry/api';
+import { Container, HeartbeatRequest, HostFacts, noSecurity, Operation } from '@ferry/api';
 import { Agents } from '../src/agents.js';
 import { jsonLogger } from '../src/logger.js';
+import type { Surroundings } from '../src/operations/work.js';
 import { WorkQueue } from '../src/queue/queue.js';
 import { Sweeper } from '../src/queue/sweeper.js';
 import { parseSettings } from '../src/settings.js';
 import { Containers } from '../src/store/containers.js';
 import { connectRedis, type Db } from '../src/store/db.js';
+import { HandOvers } from '../src/store/hand-overs.js';
 import { Nodes } from '../src/store/nodes.js';
 import { Notices } from '../src/store/notices.js';
 import { Operations } from '../src/store/operations.js';
-import type { Surroundings } from '../src/work/work.js';
+import { Slots } from '../src/store/slots.js';
 import { startRedis, type TestRedis } from './support/redis.js';
 
 describe('controller: what it keeps in Redis', () => {
@@ -24,18 +26,23 @@ describe('controller: what it keeps in Redis', () => {
     redis = await startRedis();
     const settings = parseSettings(['--redis', redis.url, '--prefix', 'x']);
     assert.ok(settings !== 'help');
-    const connection = connectRedis(redis.url, 'calls', logger);
+    const connection = connectRedis({ url: redis.url }, 'calls', logger);
     const key = (...parts: string[]) => ['x', ...parts].join(':');
     const db: Db = { redis: connection, key, now: () => now };
-    const notices = new Notices(db, connectRedis(redis.url, 'blocking', logger));
+    const notices = new Notices(db, connectRedis({ url: redis.url }, 'blocking', logger));
     await notices.start();
     const stores = {
       ...{ db, notices, operations: new Operations(db, notices) },
-      ...{ containers: new Containers(db), nodes: new Nodes(db, 8000) },
+      ...{
+        containers: new Containers(db),
+        nodes: new Nodes(db, 8000),
+        handOvers: new HandOvers(db),
+        slots: new Slots(db),
+      },
     };
     const queue = new WorkQueue(connection, 'x', logger);
     const closing = new AbortController().signal;
-    around = { stores, agents: new Agents(), queue, settings, logger, closing };
+    around = { stores, agents: new Agents(noSecurity), queue, settings, logger, closing };
   });
   after(async () => {
     await around.queue.close();

@@ -205,7 +205,7 @@ describe('controller: operations on containers', () => {
   });
 
   it('checkpoints, hands the file out from any offset, and restores it elsewhere', async () => {
-    const request = { name: 'web', leaveRunning: false, requestId: '' };
+    const request = { name: 'web', leaveRunning: false, requestId: '', sealFor: Buffer.alloc(0) };
     const ended = await succeeded(client, await client.checkpointContainer(request));
     assert.ok(ended.result?.$case === 'checkpoint');
     const { sizeBytes, node } = ended.result.value;

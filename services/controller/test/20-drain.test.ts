@@ -131,6 +131,20 @@ describe('controller: drains', () => {
     assert.equal(a.containers.size, 3);
   });
 
+  it('tries another destination when one went wrong, and only then says that it failed', async () => {
+    const [first = '', second = ''] = await fill([gib / 8n, gib / 8n]);
+    b.freeBytes = 64n * gib;
+    await b.beat();
+    b.failWith = new Error('restorer crashed');
+    const begun = await client.drainNode(drainRequest('a'));
+    assert.ok(begun.operation !== undefined);
+    const { moves, moved } = drainResult(await succeeded(client, begun.operation));
+    b.freeBytes = 8n * gib;
+    assert.equal(moved, 2);
+    assert.deepEqual([...c.containers.keys()].sort(), [first, second].sort());
+    for (const { to, tries, reason } of moves) assert.deepEqual([to, tries, reason], ['c', 2, '']);
+  });
+
   it('cancels: what is under way stays at the source, the rest is not begun', async () => {
     for (const agent of [b, c]) agent.steps = { beforeCommit: 200, afterCommit: 1, ms: 20 };
     await fill(Array.from({ length: 4 }, () => gib / 8n));

@@ -165,6 +165,53 @@ describe('controller: failures', () => {
     assert.deepEqual([state, error.message], ['failed', 'crashed']);
   });
 
+  it('has an operator decide what is in doubt, and refuses what contradicts what can be asked', async () => {
+    b.steps = { beforeCommit: 500, afterCommit: 1, ms: 20 };
+    const begun = await client.migrateContainer(migrateRequest('left', 'b'));
+    const { id } = begun;
+    const verdict = { id, runOn: 'a', fenced: 'b' };
+    await until('the migration', () => b.migrations.get(id));
+    await assert.rejects(client.resolveOperation(verdict), { code: 'resolve.settled' });
+    await Promise.all([a.stop(), b.stop()]);
+    b.dead = true;
+    await until('doubt', async () => {
+      return (await client.getOperation({ id })).state === 'in-doubt' || undefined;
+    });
+    const { nodes } = await client.listNodes({});
+    assert.deepEqual(nodes.find(({ name }) => name === 'b')?.inDoubt, [id]);
+    assert.equal((await containerNamed(client, 'left')).state, 'in-doubt');
+    await assert.rejects(client.resolveOperation({ ...verdict, fenced: 'a' }), {
+      code: 'resolve.nodes',
+    });
+    await assert.rejects(client.resolveOperation({ ...verdict, fenced: 'elsewhere' }), {
+      code: 'resolve.nodes',
+    });
+    await a.start(controller.address, a.address);
+    // It answers, and runs it: whoever says that it is fenced is wrong.
+    await until('the contradiction', async () => {
+      const wrong = client.resolveOperation({ ...verdict, runOn: 'b', fenced: 'a' });
+      const { code } = await wrong.then(
+        () => assert.fail('It was believed'),
+        (error: unknown) => error as { code: string },
+      );
+      return code === 'resolve.contradicted' || undefined;
+    });
+    const operation = await until('the doubt to end', async () => {
+      await client.resolveOperation(verdict).catch(() => undefined);
+      const present = await client.getOperation({ id });
+      return present.state === 'in-doubt' ? undefined : present;
+    });
+    assert.equal(operation.state, 'failed');
+    // Node a is asked all the while, and what it says may come before the operator's word.
+    const code = operation.error?.code ?? '';
+    if (code === 'migrate.resolved') assert.ok(a.calls.includes(`resolve ${id} run-here`));
+    else assert.equal(code, 'migrate.destinationLost');
+    const { node, operation: holder } = await containerNamed(client, 'left');
+    assert.deepEqual([node, holder], ['a', '']);
+    b.dead = false;
+    await b.start(controller.address, b.address);
+  });
+
   it('shows a node that is silent as down, refuses work for it, and takes it back', async () => {
     b.silence();
     const down = await until('the node to be down', async () => {
@@ -187,7 +234,7 @@ describe('controller: failures', () => {
     try {
       const request = { name: 'a', address: '127.0.0.1:9', facts: HostFacts.create() };
       await assert.rejects(impostor.registerNode(request), { code: 'node.taken', status: 6 });
-      const beat = { ...request, resources: undefined, containers: [] };
+      const beat = { ...request, resources: undefined, containers: [], handOvers: [] };
       await assert.rejects(impostor.heartbeat(beat), { code: 'node.taken' });
       await assert.rejects(impostor.heartbeat({ ...beat, name: 'ghost' }), {
         code: 'node.unknown',
@@ -209,6 +256,25 @@ describe('controller: failures', () => {
     assert.equal((await containerNamed(client, 'found')).node, 'b', 'the later epoch wins');
   });
 
+  it('goes on with a migration during which Redis answered nobody', async () => {
+    await onA('unheard');
+    b.steps = { beforeCommit: 30, afterCommit: 1, ms: 50 };
+    const begun = await client.migrateContainer(migrateRequest('unheard', 'b'));
+    await until(
+      'progress',
+      () => (b.migrations.get(begun.id)?.progress.length ?? 0) > 3 || undefined,
+    );
+    // The migration ends meanwhile, and a call to Redis is given up after 3 s.
+    await redis.hang(5000);
+    await until('an end', async () => {
+      const operation = await client.getOperation({ id: begun.id }).catch(() => undefined);
+      return operation?.state === 'succeeded' || operation?.state === 'failed' || undefined;
+    });
+    assert.equal((await client.getOperation({ id: begun.id })).error?.message, undefined);
+    const { node, epoch } = await containerNamed(client, 'unheard');
+    assert.deepEqual([node, epoch], ['b', 2n]);
+  });
+
   it('says when Redis is out of reach, and goes on when it is back', async () => {
     await redis.restart();
     await until('the controller', async () => {
@@ -221,6 +287,14 @@ describe('controller: failures', () => {
       }
     });
     await onA('after');
-    await succeeded(client, await client.migrateContainer(migrateRequest('after', 'b')));
+    // The connection to a node that was away may still be waiting to be made.
+    await until(
+      'the migration',
+      async () => {
+        const begun = await client.migrateContainer(migrateRequest('after', 'b'));
+        return await succeeded(client, begun).catch(() => undefined);
+      },
+      20_000,
+    );
   });
 });

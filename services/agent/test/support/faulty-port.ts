@@ -17,9 +17,14 @@ export class FaultyPort implements SourcePort {
     return this.#faults.session?.(answers) ?? answers;
   }
 
-  pullPages(id: string, credits: AsyncIterable<number>, options: { signal: AbortSignal }) {
-    const chunks = this.#port.pullPages(id, credits, options);
-    return this.#faults.pages?.(chunks) ?? chunks;
+  pullPages(...args: Parameters<SourcePort['pullPages']>) {
+    const chunks = this.#port.pullPages(...args);
+    return this.#faults.pages?.(chunks, args[1]) ?? chunks;
+  }
+
+  fetchPages(...args: Parameters<SourcePort['fetchPages']>) {
+    const chunks = this.#port.fetchPages(...args);
+    return this.#faults.fetched?.(chunks) ?? chunks;
   }
 
   pullLayer(...args: Parameters<SourcePort['pullLayer']>) {
@@ -28,7 +33,8 @@ export class FaultyPort implements SourcePort {
   }
 
   pullState(...args: Parameters<SourcePort['pullState']>) {
-    return this.#port.pullState(...args);
+    const chunks = this.#port.pullState(...args);
+    return this.#faults.state?.(chunks, args[1].kind) ?? chunks;
   }
 
   close(): void {
@@ -38,8 +44,12 @@ export class FaultyPort implements SourcePort {
 
 export interface Faults {
   session(answers: AsyncIterable<SourceMessage>): AsyncIterable<SourceMessage>;
-  pages(chunks: AsyncIterable<PageChunk>): AsyncIterable<PageChunk>;
+  /** @param round  0: of the frozen container */
+  pages(chunks: AsyncIterable<PageChunk>, round: number): AsyncIterable<PageChunk>;
+  /** Memory that comes once the container runs. */
+  fetched(chunks: AsyncIterable<PageChunk>): AsyncIterable<PageChunk>;
   bytes(chunks: AsyncIterable<Buffer>): AsyncIterable<Buffer>;
+  state(chunks: AsyncIterable<Buffer>, kind: string): AsyncIterable<Buffer>;
 }
 
 /** Passes on what comes until `change` says otherwise: undefined ends the stream. */

@@ -1,7 +1,16 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { type AgentClient, ContainerSpec, connectAgent } from '@ferry/api';
+import {
+  type AgentClient,
+  ContainerSpec,
+  connectAgent,
+  type Journey,
+  type ReceiveMigrationRequest,
+  Security,
+  signTicket,
+} from '@ferry/api';
 import type { SourcePort } from '@ferry/migration';
+import { certificateFolder } from '../../../../test/support/certificates.js';
 import { TestNetwork } from '../../../../test/support/network.js';
 import { makeRootfs } from '../../../../test/support/rootfs.js';
 import { makeRunFolder, type RunFolder, removeRun } from '../../../../test/support/run-folder.js';
@@ -27,6 +36,9 @@ export class TwoAgents {
     HostName,
     { child: ChildProcess; address: string; client: AgentClient }
   >();
+  #controller: Security | undefined;
+  /** Of agents started from then on. */
+  doubtAfterMs = 120_000;
   /** Put between destination and source, when set. */
   wrapSource: ((port: SourcePort) => SourcePort) | undefined;
 
@@ -60,9 +72,11 @@ export class TwoAgents {
   agentArgs(host: HostName, listen = '127.0.0.1:0'): string[] {
     return [
       ...['--node-id', host, '--listen', listen, '--state-dir', this.stateDir(host)],
+      ...['--tls', certificateFolder(this.folder.path, { role: 'agent', name: host })],
       ...['--cgroup-parent', `/ferry-${this.folder.id}-${host}`],
       ...['--bridge', 'br0', '--host-netns', `/run/netns/${this.network.namespace(host)}`],
       ...['--subnet', '10.77.0.0/16', '--range', '10.77.1.10-10.77.1.250'],
+      ...['--doubt-after-ms', String(this.doubtAfterMs), '--no-rehearsal'],
     ];
   }
 
@@ -76,20 +90,51 @@ export class TwoAgents {
         if (process.env.SHOW_LOG) process.stderr.write(`${host} ${line}`);
       }),
       now: () => performance.now(),
-      connect: (address) => {
-        const port = new GrpcSourcePort(address);
+      connect: (address, peer) => {
+        const port = new GrpcSourcePort(address, peer);
         return this.wrapSource?.(port) ?? port;
       },
     });
-    this.#agents.set(host, { agent, client: connectAgent(agent.address) });
+    this.#agents.set(host, { agent, client: this.#client(agent.address, host) });
+  }
+
+  /** What a controller is known by. */
+  get controller(): Security {
+    this.#controller ??= Security.open({
+      tls: certificateFolder(this.folder.path, { role: 'controller', name: 'test' }),
+    });
+    return this.#controller;
+  }
+
+  #client(address: string, node: HostName): AgentClient {
+    return connectAgent(address, { node, security: this.controller });
+  }
+
+  /** What a controller asks the destination, with a new ticket. */
+  receiveRequest(
+    journey: Omit<Journey, 'destinationNode' | 'sourceNode'>,
+    from: HostName,
+    to: HostName,
+  ) {
+    const complete = { ...journey, sourceNode: from, destinationNode: to };
+    return {
+      ...complete,
+      ticket: signTicket(this.controller.tls!.current, complete, Date.now()),
+      ...{ sourceAddress: this.reach(from).address, mode: 'auto', timeoutMs: 60_000 },
+      policy: undefined,
+    };
   }
 
   /** Starts an agent as a program of its own, to be killed. */
-  async startProgram(host: HostName, listen = '127.0.0.1:0'): Promise<ChildProcess> {
+  async startProgram(
+    host: HostName,
+    listen = '127.0.0.1:0',
+    env: NodeJS.ProcessEnv = {},
+  ): Promise<ChildProcess> {
     const main = join(import.meta.dirname, '../../src/main.ts');
     const args = ['--import', 'tsx', main, ...this.agentArgs(host, listen)];
     const child = spawn(process.execPath, args, {
-      env: this.folder.env,
+      env: { ...this.folder.env, ...env },
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     let text = '';
@@ -102,7 +147,7 @@ export class TwoAgents {
         if (match?.[1] !== undefined) resolve(match[1]);
       });
     });
-    this.#programs.set(host, { child, address, client: connectAgent(address) });
+    this.#programs.set(host, { child, address, client: this.#client(address, host) });
     return child;
   }
 
@@ -160,12 +205,18 @@ export class TwoAgents {
   }
 
   /** Moves a container and returns the result; progress is thrown away. */
-  async migrate(container: string, from: HostName, to: HostName, migrationId: string) {
+  async migrate(
+    container: string,
+    from: HostName,
+    to: HostName,
+    migrationId: string,
+    wishes: Partial<ReceiveMigrationRequest> = {},
+  ) {
     const { containers } = await this.reach(from).client.listContainers({});
     const epoch = (containers.find(({ name }) => name === container)?.epoch ?? 0n) + 1n;
     const request = {
-      ...{ migrationId, epoch, container, sourceNode: from, destinationNode: to },
-      ...{ sourceAddress: this.reach(from).address, mode: 'auto', timeoutMs: 60_000 },
+      ...this.receiveRequest({ migrationId, epoch, container }, from, to),
+      ...wishes,
     };
     for await (const { event } of this.reach(to).client.receiveMigration(request)) {
       if (event?.$case === 'result') return event.value;
@@ -187,6 +238,7 @@ export class TwoAgents {
       }
       await this.stopAgent(host);
     }
+    this.#controller?.close();
     await removeRun(this.folder.id);
     return traceLines(tracesOf(this.folder.id));
   }

@@ -1,9 +1,11 @@
 import { existsSync } from 'node:fs';
 import { CheckpointContainerRequest, type ClusterClient, type Operation } from '@ferry/api';
+import { publicHalf } from '@ferry/migration';
 import { Command } from 'commander';
 import { download } from '../checkpoint-file.js';
 import { type ClusterOptions, withCluster, withClusterOptions } from '../cluster.js';
 import { follow, missing, progressScreen, throwUnlessSucceeded } from '../follow.js';
+import { keyFileOf, readKeyFile } from '../key-file.js';
 import { bytesText, durationText, print, printJson } from '../output.js';
 import { usage } from '../parse.js';
 
@@ -12,6 +14,8 @@ interface Options extends ClusterOptions {
   leaveRunning?: boolean;
   force?: boolean;
   fetch?: string;
+  key?: string;
+  plain?: boolean;
 }
 
 export function build(): Command {
@@ -23,10 +27,14 @@ export function build(): Command {
     .requiredOption('--out <file>', 'file to make')
     .option('--leave-running', 'let the container run on')
     .option('--force', 'overwrite the file')
+    .option('--key <file>', 'encrypt for this key (FERRY_KEY, ~/.config/ferry/checkpoint.key)')
+    .option('--plain', 'do not encrypt the file')
     .option('--fetch <operation>', 'only fetch the file of a checkpoint operation that has ended')
     .addHelpText(
       'after',
       `
+The file is encrypted for the key that "ferry key init" made; the node has its public half only.
+
 The file is written on the node first and removed there once it has arrived here whole; when the transfer fails,
 --fetch OPERATION gets it again.
 
@@ -66,7 +74,8 @@ async function run(name: string | undefined, options: Options): Promise<void> {
 }
 
 async function make(client: ClusterClient, name: string, options: Options): Promise<Operation> {
-  const request = { name, leaveRunning: options.leaveRunning ?? false };
+  const sealFor = options.plain ? Buffer.alloc(0) : publicHalf(readKeyFile(keyFileOf(options.key)));
+  const request = { name, leaveRunning: options.leaveRunning ?? false, sealFor };
   const begun = await client.checkpointContainer(CheckpointContainerRequest.fromPartial(request));
   return await follow(client, begun.id, progressScreen(options));
 }

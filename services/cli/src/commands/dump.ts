@@ -45,6 +45,7 @@ function run(options: Options): void {
     process.stdout.write(`${JSON.stringify(report)}\n`);
     return;
   }
+  for (const warning of report.warnings) process.stderr.write(`Warning: ${warning}\n`);
   const mib = (report.bytes / (1 << 20)).toFixed(1);
   process.stdout.write(
     `Dumped ${report.processes} processes (${report.threads} threads, ${report.descriptors} descriptors, ` +

@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { type ClusterOptions, withCluster, withClusterOptions } from '../cluster.js';
 import { followToEnd } from '../follow.js';
 import { agoText, bytesText, print, printJson, table, timeText } from '../output.js';
-import { parseCount, parseTime, usage } from '../parse.js';
+import { parseCount, parseDuration, parseTime, usage } from '../parse.js';
 
 interface DrainOptions extends ClusterOptions {
   at?: string;
@@ -11,6 +11,7 @@ interface DrainOptions extends ClusterOptions {
   timeZone?: string;
   concurrency?: string;
   mode?: string;
+  timeout?: string;
   dryRun?: boolean;
   wait?: boolean;
 }
@@ -61,6 +62,10 @@ function drainCommand(): Command {
     .option('--time-zone <zone>', 'of --cron, such as Europe/Berlin (UTC)')
     .option('--concurrency <number>', 'containers moved at once (2)')
     .option('--mode <mode>', 'of the migrations: auto or stop-copy')
+    .option(
+      '--timeout <duration>',
+      'give up what is not moved so long after it began: 90s, 30m, 2h',
+    )
     .option('--dry-run', 'only show where each container would go')
     .option('--wait', 'follow it to its end')
     .addHelpText(
@@ -69,7 +74,7 @@ function drainCommand(): Command {
 Examples:
   ferry node drain h1 --dry-run
   ferry node drain h1 --wait --concurrency 4
-  ferry node drain h1 --at 22:30
+  ferry node drain h1 --at 22:30 --timeout 2h
   ferry node drain h1 --cron "0 3 * * 6" --time-zone Europe/Berlin`,
     )
     .action(drain);
@@ -85,9 +90,11 @@ async function list(options: ClusterOptions): Promise<void> {
       ...[node.address, String(node.containers), bytesText(node.resources?.memoryFreeBytes ?? 0n)],
       bytesText(node.resources?.diskFreeBytes ?? 0n),
       ...[agoText(node.lastHeartbeatAtMs, Date.now()), node.cordonReason || '-'],
+      ...(node.inDoubt.length === 0 ? [] : [node.inDoubt.join(' ')]),
     ]);
+    const doubts = nodes.some(({ inDoubt }) => inDoubt.length > 0);
     const head = ['NAME', 'STATE', 'ADDRESS', 'CONTAINERS', 'FREE MEMORY', 'FREE DISK', 'SEEN'];
-    print(table([...head, 'CORDONED BY'], rows));
+    print(table([...head, 'CORDONED BY', ...(doubts ? ['IN DOUBT'] : [])], rows));
   });
 }
 
@@ -111,7 +118,8 @@ async function drain(node: string, options: DrainOptions): Promise<void> {
     options.concurrency === undefined ? 0 : parseCount(options.concurrency, range);
   const atMs = options.at === undefined ? 0n : BigInt(parseTime(options.at, Date.now()));
   const { cron = '', timeZone = '', mode = '', dryRun = false } = options;
-  const request = { node, atMs, cron, timeZone, concurrency, mode, dryRun };
+  const timeoutMs = options.timeout === undefined ? 0n : BigInt(parseDuration(options.timeout));
+  const request = { node, atMs, cron, timeZone, concurrency, mode, dryRun, timeoutMs };
   await withCluster(options, async (client) => {
     const answer = await client.drainNode(DrainNodeRequest.fromPartial(request), {
       deadlineMs: 120_000,

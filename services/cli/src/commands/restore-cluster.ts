@@ -7,6 +7,7 @@ interface Options extends ClusterOptions {
   readonly node: string;
   readonly name?: string;
   readonly detach?: boolean;
+  readonly key?: string;
 }
 
 /** `ferry restore FILE --node NODE`: sends a checkpoint file to a node and starts the container
@@ -14,7 +15,7 @@ interface Options extends ClusterOptions {
 export async function restoreOnNode(file: string, options: Options): Promise<void> {
   await withCluster(options, async (client) => {
     const { node, name = '' } = options;
-    const { checkpointId } = await upload(client, { file, node });
+    const { checkpointId } = await upload(client, { file, node, key: options.key });
     const request = RestoreContainerRequest.fromPartial({ node, checkpointId, name });
     const begun = await client.restoreContainer(request);
     await followToEnd(client, begun, {

@@ -10,6 +10,9 @@ interface Options {
   node?: string;
   name?: string;
   controller?: string;
+  tls?: string;
+  tokenFile?: string;
+  key?: string;
 }
 
 export function build(): Command {
@@ -25,6 +28,9 @@ export function build(): Command {
     .option('--node <node>', 'checkpoint file: where to start the container')
     .option('--name <name>', 'checkpoint file: another name for it')
     .option('--controller <address>', 'checkpoint file: HOST:PORT of the controller')
+    .option('--tls <folder>', 'checkpoint file: ca.crt, tls.crt and tls.key (FERRY_TLS)')
+    .option('--token-file <file>', 'checkpoint file: your token (FERRY_TOKEN_FILE)')
+    .option('--key <file>', 'checkpoint file: opens it (FERRY_KEY, ~/.config/ferry/checkpoint.key)')
     .option('--json', 'print a JSON object')
     .addHelpText(
       'after',

@@ -12,7 +12,7 @@ import {
   type UploadCheckpointResponse,
 } from '@ferry/api';
 import { FerryError } from '@ferry/core';
-import type { Surroundings } from '../work/work.js';
+import type { Surroundings } from '../operations/work.js';
 import { refused } from './validate.js';
 
 const uploadKeptSeconds = 24 * 3600;
@@ -90,6 +90,7 @@ async function dataAgent(
   node: string,
 ): Promise<Disposable & { client: AgentClient }> {
   const { address } = (await around.stores.nodes.getUp(node)).node;
-  const client = connectAgent(address, { kind: 'data' });
+  const { security } = around.agents;
+  const client = connectAgent(address, { kind: 'data', node, security });
   return { client, [Symbol.dispose]: () => client.close() };
 }

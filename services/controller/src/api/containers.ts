@@ -8,16 +8,26 @@ import {
   type LogChunk,
   limits,
   type MigrateContainerRequest,
+  MigrationPolicy,
   type Operation,
   type RestoreContainerRequest,
   type RunContainerRequest,
   type StopContainerRequest,
 } from '@ferry/api';
 import { FerryError } from '@ferry/core';
+import { lockContainer, startMigration, startOperation } from '../operations/start.js';
+import { agentOf, type Surroundings } from '../operations/work.js';
 import { containerView } from '../plan/view.js';
-import { lockContainer, startMigration, startOperation } from '../work/start.js';
-import { agentOf, type Surroundings } from '../work/work.js';
-import { checkMode, checkRequestId, checkSpec, checkWithin, optionalNode } from './validate.js';
+import { isInDoubt } from '../store/operations.js';
+import {
+  checkMode,
+  checkPolicy,
+  checkRequestId,
+  checkSealFor,
+  checkSpec,
+  checkWithin,
+  optionalNode,
+} from './validate.js';
 
 const graceMsMax = 3_600_000;
 
@@ -44,8 +54,13 @@ export function containerCalls(around: Surroundings) {
     const snapshots = new Map((await nodes.list()).map((found) => [found.node.name, found]));
     const records = await containers.list();
     const wanted = records.filter((record) => node === '' || record.node === node);
+    const doubted = (await around.stores.operations.active()).filter(isInDoubt);
+    const inDoubt = new Set(doubted.map(({ id }) => id));
+    const views = wanted.map((record) => containerView(record, snapshots.get(record.node)));
     return {
-      containers: wanted.map((record) => containerView(record, snapshots.get(record.node))),
+      containers: views.map((view) =>
+        inDoubt.has(view.operation) ? { ...view, state: 'in-doubt' } : view,
+      ),
     };
   }
 
@@ -83,7 +98,10 @@ export function containerCalls(around: Surroundings) {
         node: (await containers.get(name)).node,
         requestId,
       },
-      params: { leaveRunning: String(request.leaveRunning) },
+      params: {
+        leaveRunning: String(request.leaveRunning),
+        sealFor: checkSealFor(request.sealFor).toString('hex'),
+      },
       take: (id) => lockContainer(around, name, id),
       giveBack: (id) => containers.unlock(name, id),
     });
@@ -123,10 +141,16 @@ export function containerCalls(around: Surroundings) {
     if (to !== '') await nodes.getUp(to);
     const mode = checkMode(request.mode);
     const requestId = checkRequestId(request.requestId);
-    return await startMigration(around, { name, to, mode, requestId });
+    const policy = checkPolicy(request.policy);
+    const params = policy === undefined ? {} : { params: { policy: toJson(policy) } };
+    return await startMigration(around, { name, to, mode, requestId, ...params });
   }
 
   return { run, list, stop, logs, checkpoint, restore, migrate };
+}
+
+function toJson(policy: MigrationPolicy): string {
+  return JSON.stringify(MigrationPolicy.toJSON(policy));
 }
 
 function nameTaken(name: string): FerryError {

@@ -14,11 +14,12 @@ import {
   type UncordonNodeRequest,
 } from '@ferry/api';
 import { FerryError } from '@ferry/core';
+import { planDrainOf } from '../operations/drain.js';
+import { startOperation } from '../operations/start.js';
+import type { Surroundings } from '../operations/work.js';
 import { parsePool, parseSubnet } from '../plan/addresses.js';
 import { withoutPrefix } from '../plan/view.js';
-import { planDrainOf } from '../work/drain.js';
-import { startOperation } from '../work/start.js';
-import type { Surroundings } from '../work/work.js';
+import { isInDoubt } from '../store/operations.js';
 import { checkMode, checkRequestId, checkWithin, refused } from './validate.js';
 
 const drainConcurrencyDefault = 2;
@@ -30,7 +31,11 @@ export function nodeCalls(around: Surroundings) {
   const { nodes } = around.stores;
 
   async function list() {
-    return { nodes: (await nodes.list()).map(({ node }) => node) };
+    const doubted = (await around.stores.operations.active()).filter(isInDoubt);
+    const idsOf = (name: string) =>
+      doubted.filter(({ node, source }) => [node, source].includes(name)).map(({ id }) => id);
+    const found = (await nodes.list()).map(({ node }) => node);
+    return { nodes: found.map((node) => ({ ...node, inDoubt: idsOf(node.name) })) };
   }
 
   async function cordon(request: CordonNodeRequest) {
@@ -51,7 +56,11 @@ export function nodeCalls(around: Surroundings) {
     const atMs = Number(request.atMs);
     await nodes.get(node);
     if (request.dryRun) return { operation: undefined, plan: await planDrainOf(around, node, '') };
-    const params = { concurrency: String(concurrency) };
+    const timeoutMs = Number(request.timeoutMs);
+    if (timeoutMs < 0 || timeoutMs > atMsMax) {
+      throw refused('The time-out of the drain is more than a year', 'give milliseconds');
+    }
+    const params = { concurrency: String(concurrency), timeoutMs: String(timeoutMs) };
     if (request.cron !== '') {
       if (atMs > 0) throw refused('A drain has either a time or a cron expression', 'give one');
       const { cron, timeZone } = request;
@@ -104,7 +113,7 @@ async function schedule(
 
 /** NodeService. */
 export function agentCalls(around: Surroundings) {
-  const { nodes, containers, db } = around.stores;
+  const { nodes, containers, handOvers, db } = around.stores;
   const { settings, logger } = around;
 
   async function register(request: RegisterNodeRequest) {
@@ -135,7 +144,7 @@ export function agentCalls(around: Surroundings) {
     }
     await nodes.heartbeat(request);
     await adopt(request.name, request.containers);
-    return {};
+    return { handOvers: await handOvers.exchange(request.handOvers) };
   }
 
   /** Takes over what the node says of ownership: a later epoch wins, wherever it is reported

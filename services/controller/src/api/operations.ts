@@ -1,16 +1,19 @@
 import {
   type CancelOperationRequest,
   checkId,
+  checkNodeName,
   type GetOperationRequest,
   type ListOperationsRequest,
   type Operation,
   type OperationEvent,
+  type ResolveOperationRequest,
   type WatchOperationRequest,
 } from '@ferry/api';
 import { FerryError } from '@ferry/core';
+import { resolveMigration } from '../operations/resolve.js';
+import { earlyEnd, giveBack } from '../operations/runner.js';
+import type { Surroundings } from '../operations/work.js';
 import { isFinal, pageSize } from '../store/operations.js';
-import { earlyEnd, giveBack } from '../work/runner.js';
-import type { Surroundings } from '../work/work.js';
 
 /** ClusterService: what concerns operations. */
 export function operationCalls(around: Surroundings) {
@@ -49,6 +52,7 @@ export function operationCalls(around: Surroundings) {
   async function cancel(request: CancelOperationRequest): Promise<Operation> {
     const id = checkId(request.id, 'Operation id');
     const asked = await operations.update(id, (present) => {
+      if (!isFinal(present) && present.progress?.phase === 'post-copy') throw runsAlready(present);
       return isFinal(present) || present.cancelRequested
         ? undefined
         : { ...present, cancelRequested: true };
@@ -71,5 +75,19 @@ export function operationCalls(around: Surroundings) {
     return ended;
   }
 
-  return { get, list, watch, cancel };
+  async function resolve(request: ResolveOperationRequest): Promise<Operation> {
+    const id = checkId(request.id, 'Operation id');
+    const runOn = checkNodeName(request.runOn);
+    return await resolveMigration(around, { id, runOn, fenced: checkNodeName(request.fenced) });
+  }
+
+  return { get, list, watch, cancel, resolve };
+}
+
+/** Post-copy: only what is left of its memory is fetched. */
+function runsAlready({ container }: Operation): FerryError {
+  const text = `${container} runs at its destination already, and gets the rest of its memory`;
+  return new FerryError('operation.committed', `It cannot be called off: ${text}`, {
+    remedy: 'wait until it is done; then migrate it back',
+  });
 }

@@ -1,5 +1,5 @@
 import type { ClusterServiceServer, NodeServiceServer } from '@ferry/api';
-import type { Surroundings } from '../work/work.js';
+import type { Surroundings } from '../operations/work.js';
 import { checkpointCalls } from './checkpoints.js';
 import { containerCalls } from './containers.js';
 import { clientStream, serverStream, unary } from './handlers.js';
@@ -31,6 +31,7 @@ export function clusterService(around: Surroundings): ClusterServiceServer {
     listOperations: unary(operations.list),
     watchOperation: serverStream(operations.watch),
     cancelOperation: unary(operations.cancel),
+    resolveOperation: unary(operations.resolve),
   };
 }
 

@@ -4,12 +4,15 @@ import {
   checkId,
   checkNodeName,
   limits,
+  type MigrationPolicy,
   type Mount,
 } from '@ferry/api';
 import { FerryError } from '@ferry/core';
 import { parseIpv4 } from '../plan/addresses.js';
 
-const modes = ['', 'auto', 'stop-copy'];
+const modes = ['', 'auto', 'stop-copy', 'pre-copy', 'hybrid', 'post-copy'];
+const waysOn = ['', 'throttle', 'post-copy', 'stop-copy', 'abort'];
+const dayMs = 86_400_000;
 
 /** A spec as it may go to an agent.
  *  @throws FerryError request.invalid, request.tooLarge */
@@ -85,7 +88,22 @@ function checkNetwork(spec: ContainerSpec): void {
 /** @throws FerryError request.invalid */
 export function checkMode(mode: string): string {
   if (modes.includes(mode)) return mode;
-  throw invalid(`Mode ${show(mode)}`, 'use "auto" or "stop-copy"');
+  throw invalid(
+    `Mode ${show(mode)}`,
+    'use "auto", "pre-copy", "hybrid", "post-copy" or "stop-copy"',
+  );
+}
+
+/** @throws FerryError request.invalid */
+export function checkPolicy(policy: MigrationPolicy | undefined): MigrationPolicy | undefined {
+  if (policy === undefined) return undefined;
+  const { maxDowntimeMs, maxRounds, roundsTimeoutMs, onNoConvergence } = policy;
+  checkWithin(maxDowntimeMs, { what: 'The downtime', max: dayMs });
+  checkWithin(maxRounds, { what: 'The number of rounds', max: 1000 });
+  checkWithin(roundsTimeoutMs, { what: 'The time for the rounds', max: dayMs });
+  if (waysOn.includes(onNoConvergence)) return policy;
+  const remedy = `use one of${waysOn.map((way) => (way === '' ? '' : ` "${way}"`)).join('')}`;
+  throw invalid(`${show(onNoConvergence)} without convergence`, remedy);
 }
 
 /** @throws FerryError request.invalid */
@@ -122,4 +140,11 @@ function tooLarge(what: string): FerryError {
 
 function show(text: string): string {
   return JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}...` : text);
+}
+
+/** The public half of a key for a checkpoint; empty: none.
+ *  @throws FerryError request.invalid */
+export function checkSealFor(bytes: Buffer): Buffer {
+  if (bytes.length === 0 || bytes.length === 32) return bytes;
+  throw refused('The key for the checkpoint is not valid', 'give 32 bytes, X25519, or none');
 }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Operation } from '@ferry/api';
+import type { Surroundings } from '../operations/work.js';
 import { isFinal } from '../store/operations.js';
-import type { Surroundings } from '../work/work.js';
 
 /** An operation younger than this may still be on its way into the queue. */
 const settleMs = 3000;

@@ -16,8 +16,8 @@ export type RunJob = (job: {
   readonly dueAtMs: number;
 }) => Promise<Outcome>;
 
-/** Jobs that one controller works on at once: each mostly waits for an agent. */
-const concurrency: Readonly<Record<QueueName, number>> = { operations: 64, drains: 32 };
+/** Jobs that one controller works on at once: each mostly waits, for an agent or for its turn. */
+const concurrency: Readonly<Record<QueueName, number>> = { operations: 256, drains: 32 };
 
 /** BullMQ's workers. A job whose worker died is taken over by another one after `lockMs`; it
  *  runs at least once, so everything in it is idempotent by the operation's id. */

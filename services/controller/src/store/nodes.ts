@@ -88,6 +88,7 @@ export class Nodes {
         cordoned,
         containers: containers.length,
         cordonReason: fields.cordon ?? '',
+        inDoubt: [],
       },
       containers: containers.map((container) => Container.fromJSON(container)),
     };

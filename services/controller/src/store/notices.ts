@@ -2,9 +2,9 @@ import type { Redis } from 'ioredis';
 import type { Db } from './db.js';
 
 /** News that every controller hears at once: an operation has a new event, or shall be
- *  cancelled. A notice may get lost (Redis keeps none), so whoever waits for one also looks by
+ *  cancelled; a node has room for one more migration. A notice may get lost (Redis keeps none), so whoever waits for one also looks by
  *  itself now and then. */
-export type Notice = 'event' | 'cancel';
+export type Notice = 'event' | 'cancel' | 'room';
 
 export class Notices {
   readonly #channel: string;
@@ -26,13 +26,13 @@ export class Notices {
     await this.#subscriber.subscribe(this.#channel);
   }
 
-  async publish(notice: Notice, operation: string): Promise<void> {
-    await this.#publisher.publish(this.#channel, `${notice} ${operation}`);
+  async publish(notice: Notice, about: string): Promise<void> {
+    await this.#publisher.publish(this.#channel, `${notice} ${about}`);
   }
 
   /** @returns a function that stops listening */
-  listen(notice: Notice, operation: string, listener: () => void): () => void {
-    const name = `${notice} ${operation}`;
+  listen(notice: Notice, about: string, listener: () => void): () => void {
+    const name = `${notice} ${about}`;
     const set = this.#listeners.get(name) ?? new Set();
     this.#listeners.set(name, set.add(listener));
     return () => {

@@ -14,6 +14,11 @@ export function isFinal(operation: Pick<Operation, 'state'>): boolean {
   return finalStates.has(operation.state);
 }
 
+/** Nobody can tell yet where its container may run. */
+export function isInDoubt(operation: Pick<Operation, 'state'>): boolean {
+  return operation.state === 'in-doubt';
+}
+
 /** Creates the record unless there is one. KEYS: record, order, active, events. ARGV: id, json,
  *  created, kept, params. */
 const createScript = `

@@ -1,8 +1,10 @@
 import type { Containers } from './containers.js';
 import type { Db } from './db.js';
+import type { HandOvers } from './hand-overs.js';
 import type { Nodes } from './nodes.js';
 import type { Notices } from './notices.js';
 import type { Operations } from './operations.js';
+import type { Slots } from './slots.js';
 
 /** The controller's whole memory. */
 export interface Stores {
@@ -11,4 +13,6 @@ export interface Stores {
   readonly operations: Operations;
   readonly containers: Containers;
   readonly nodes: Nodes;
+  readonly handOvers: HandOvers;
+  readonly slots: Slots;
 }

@@ -15,6 +15,8 @@ export async function bundled(service: string): Promise<string> {
     `@ferry/${name}`,
     join(root, 'packages', name, 'src/index.ts'),
   ]);
+  const machine = join(root, 'packages/migration/src/controller-machine.ts');
+  alias.push(['@ferry/migration/controller-machine', machine]);
   await build({
     entryPoints: [join(root, service, 'src/main.ts')],
     ...{ bundle: true, platform: 'node', target: 'node20', format: 'esm', splitting: true },

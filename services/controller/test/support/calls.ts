@@ -46,7 +46,7 @@ export function drainRequest(node: string, fields: Partial<DrainNodeRequest> = {
 }
 
 export function migrateRequest(name: string, to: string) {
-  return { name, to, mode: '', requestId: '' };
+  return { name, to, mode: '', requestId: '', policy: undefined };
 }
 
 export async function containerNamed(client: ClusterClient, name: string): Promise<Container> {

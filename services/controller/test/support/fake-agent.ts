@@ -98,7 +98,7 @@ export class FakeAgent {
     const resources = { memoryFreeBytes: this.freeBytes, diskFreeBytes: 100n * gib, load: 0 };
     const containers = [...this.containers.values()];
     const { name, address } = this;
-    await this.#controller?.heartbeat({ name, address, resources, containers });
+    await this.#controller?.heartbeat({ name, address, resources, containers, handOvers: [] });
   }
 
   /** Heartbeats end, the server stays. */
@@ -178,6 +178,13 @@ export class FakeAgent {
       }),
       cancelMigration: unary(({ migrationId }: { migrationId: string }) =>
         this.#cancel(migrationId),
+      ),
+      resolveMigration: unary(
+        ({ migrationId, decision }: { migrationId: string; decision: string }) => {
+          this.calls.push(`resolve ${migrationId} ${decision}`);
+          const copy = decision === 'run-here' ? 'runs' : 'none';
+          return MigrationStatus.fromPartial({ migrationId, state: 'succeeded', copy });
+        },
       ),
     };
   }

@@ -12,6 +12,8 @@ export interface TestRedis {
   readonly folder: string;
   /** Ends it as a crash does, and starts it again with its data. */
   restart(): Promise<void>;
+  /** Has it answer nobody for so long. */
+  hang(ms: number): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -26,6 +28,11 @@ export async function startRedis(): Promise<TestRedis> {
       await end(child, 'SIGKILL');
       await rm(socket, { force: true });
       child = await launch(folder, socket);
+    },
+    async hang(ms) {
+      child.kill('SIGSTOP');
+      await sleep(ms);
+      child.kill('SIGCONT');
     },
     async stop() {
       await end(child, 'SIGKILL');

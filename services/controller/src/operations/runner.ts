@@ -1,6 +1,7 @@
 import { type Operation, toErrorDetail } from '@ferry/api';
 import { InvariantError } from '@ferry/core';
 import type { Outcome } from '../queue/workers.js';
+import { isRedisLost } from '../store/db.js';
 import { isFinal } from '../store/operations.js';
 import { checkpointContainer, restoreContainer } from './checkpoint.js';
 import { drainNode } from './drain.js';
@@ -22,8 +23,16 @@ const works: Readonly<Record<string, (work: Work) => Promise<WorkResult>>> = {
 
 /** Most time between two looks at work in doubt. */
 const doubtPauseMsMax = 5000;
+/** Before work is gone on with that Redis did not answer. */
+const redisPauseMs = 1000;
 /** A cancellation whose notice got lost is found by looking. */
 const lookForCancelMs = 1000;
+
+interface Job {
+  readonly id: string;
+  readonly name: string;
+  readonly dueAtMs: number;
+}
 
 /** Takes operations through their states; what is done for each kind is in the files beside this
  *  one. */
@@ -34,7 +43,18 @@ export class Runner {
     this.#around = around;
   }
 
-  async run(job: { id: string; name: string; dueAtMs: number }): Promise<Outcome> {
+  /** A Redis that does not answer says nothing about the work, which an agent may have in hand: it is gone on with. */
+  async run(job: Job): Promise<Outcome> {
+    try {
+      return await this.#run(job);
+    } catch (error) {
+      if (!isRedisLost(error)) throw error;
+      this.#around.logger.warn('redis did not answer', { operation: job.id, error: String(error) });
+      return { kind: 'again', afterMs: redisPauseMs };
+    }
+  }
+
+  async #run(job: Job): Promise<Outcome> {
     if (job.name === 'drain-schedule') {
       await tick(this.#around, job);
       return { kind: 'done' };
@@ -82,7 +102,7 @@ export class Runner {
       const perform = works[kind];
       if (perform === undefined) throw new InvariantError(`No work for the operation kind ${kind}`);
       const result = await perform(work);
-      work.report(progressOf(work, 'done', 'done', 1));
+      progress.done(progressOf(work, 'done', 'done', 1));
       await progress.close();
       await this.#finish(operation, { state: 'succeeded', result, error: undefined });
       logger.info('operation succeeded', { operation: id, ms: stores.db.now() - started });
@@ -101,6 +121,7 @@ export class Runner {
       logger.info('operation is handed over', { operation: operation.id });
       return { kind: 'again', afterMs: 0 };
     }
+    if (isRedisLost(error)) throw error;
     const detail = toErrorDetail(error);
     if (error instanceof InDoubt) {
       logger.warn('operation is in doubt', { operation: operation.id, error: detail.message });

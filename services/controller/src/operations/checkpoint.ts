@@ -29,7 +29,8 @@ export async function checkpointContainer(work: Work): Promise<WorkResult> {
   const value = await perform<CheckpointResult>(work, {
     node: record.node,
     call: async (agent, settings, alive) => {
-      const request = { operationId, name, checkpointId: operationId, leaveRunning };
+      const sealFor = Buffer.from(work.params.sealFor ?? '', 'hex');
+      const request = { operationId, name, checkpointId: operationId, leaveRunning, sealFor };
       for await (const { event } of agent.checkpointContainer(request, settings)) {
         alive();
         if (event?.$case === 'progress') work.report(event.value);

@@ -91,6 +91,7 @@ export async function startMigration(
     readonly to: string;
     readonly mode: string;
     readonly parent?: string;
+    readonly params?: Record<string, string>;
   },
 ): Promise<Operation> {
   const { name, to, ...rest } = migration;

@@ -113,7 +113,7 @@ async function passOn<T>(work: Work, task: AgentTask<T>, ended: AbortSignal): Pr
 }
 
 export async function agentOf(work: Surroundings, node: string): Promise<AgentClient> {
-  return work.agents.at((await work.stores.nodes.get(node)).node.address);
+  return work.agents.at((await work.stores.nodes.get(node)).node);
 }
 
 const refreshDeadlineMs = 2000;

@@ -26,11 +26,13 @@ const lookAgainMs = 1000;
 /** Looks for containers that came while the node was being emptied. */
 const passesMost = 3;
 
-/** Plans what a drain of `node` would do now; changes nothing. */
+/** Plans what a drain of `node` would do now; changes nothing.
+ *  @param failed  where each container could not go: nowhere it is tried again */
 export async function planDrainOf(
   work: Surroundings,
   node: string,
   operation: string,
+  failed: ReadonlyMap<string, ReadonlySet<string>> = new Map(),
 ): Promise<DrainMove[]> {
   const containers = await containersOn(work, node);
   const nodes = (await work.stores.nodes.list()).map((other) => other.node);
@@ -41,7 +43,8 @@ export async function planDrainOf(
   const queue = [...containers];
   const ask = async () => {
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
-      const names = candidates.map((candidate) => candidate.node);
+      const not = failed.get(next.name);
+      const names = candidates.map((candidate) => candidate.node).filter((name) => !not?.has(name));
       verdicts.set(next.name, await verdictsOf(work, { name: next.name, node }, names));
     }
   };
@@ -49,7 +52,7 @@ export async function planDrainOf(
   const plan: DrainSnapshot = { node, containers, nodes, reserved, verdicts };
   return planDrain(plan).map(({ container, to, reason, remedy }) => {
     const state = to === undefined ? 'no-place' : 'planned';
-    return { container, to: to ?? '', state, operation: '', reason, remedy };
+    return { container, to: to ?? '', state, operation: '', reason, remedy, tries: 0 };
   });
 }
 
@@ -95,19 +98,16 @@ export async function drainNode(work: Work): Promise<WorkResult> {
   if (moves === undefined) {
     work.report(progressOf(work, 'preflight', `planning where the containers of ${node} go`, 0));
     moves = await planDrainOf(work, node, id);
-    await keep(work, moves);
   }
   const drain = new Drain(work, moves);
+  await drain.keep();
   for (let pass = 1; ; pass += 1) {
     await drain.run();
-    // A container whose start was under way when the node was cordoned is there only now.
-    const late =
-      pass === passesMost || work.cancel.aborted ? [] : await newcomers(work, drain.moves);
-    if (late.length === 0) break;
-    drain.moves = [...drain.moves, ...late];
-    await keep(work, drain.moves);
+    const isLast = pass === passesMost || work.cancel.aborted || drain.isLate;
+    if (isLast || !drain.take(await nextMoves(work, drain.failed))) break;
+    await drain.keep();
   }
-  const value = summary(drain.moves);
+  const value = drain.summary();
   await operations.update(id, (present) => ({ ...present, result: { $case: 'drain', value } }));
   const stuck = drain.moves.filter(({ state }) => !['moved', 'gone'].includes(state));
   if (stuck.length === 0) return { $case: 'drain', value };
@@ -124,29 +124,27 @@ export async function drainNode(work: Work): Promise<WorkResult> {
   throw new ApiError({ code: 'drain.incomplete', message, remedy, problems });
 }
 
-async function newcomers(work: Work, moves: readonly DrainMove[]): Promise<DrainMove[]> {
-  const known = new Set(moves.map(({ container }) => container));
+/** Where what is still there would go now. */
+async function nextMoves(work: Work, failed: Drain['failed']): Promise<DrainMove[]> {
   const { node, id } = work.operation;
   // A node that is shut down as soon as it is empty is no failure.
-  const plan = await planDrainOf(work, node, id).catch((error: unknown) => {
+  return await planDrainOf(work, node, id, failed).catch((error: unknown) => {
     work.logger.info('node was not looked at again', { node, error: String(error) });
     return [];
   });
-  return plan.filter(({ container }) => !known.has(container));
 }
 
-/** Writes the moves into the record, so that a successor goes on with them. */
-async function keep(work: Work, moves: DrainMove[]): Promise<void> {
-  const children = moves.map(({ operation }) => operation).filter((child) => child !== '');
-  await work.stores.operations.update(work.operation.id, (present) => {
-    if (isFinal(present)) return undefined;
-    return { ...present, children, result: { $case: 'drain', value: summary(moves) } };
-  });
-}
-
-export function summary(moves: DrainMove[]) {
+/** How far the moves are.
+ *  @param times  Unix milliseconds: when the drain gives up (0: never), and when it ends as it looks now (0: unknown) */
+export function summary(moves: DrainMove[], times: { givesUpAt: number; endsAt: number }) {
   const count = (...states: string[]) => moves.filter(({ state }) => states.includes(state)).length;
-  return { moves, moved: count('moved'), failed: count('failed', 'no-place') };
+  return {
+    moves,
+    moved: count('moved'),
+    failed: count('failed', 'no-place', 'late'),
+    givesUpAtMs: BigInt(Math.round(times.givesUpAt)),
+    endsAtMs: BigInt(Math.round(times.endsAt)),
+  };
 }
 
 /** The moves of one drain, as many at a time as it may. The record of the drain holds where each
@@ -155,7 +153,13 @@ class Drain {
   readonly #work: Work;
   readonly #concurrency: number;
   readonly #since: number;
+  /** Unix milliseconds; 0: never. */
+  readonly #givesUpAt: number;
+  /** Moves that had ended when this worker took the drain over: they do not tell how fast it goes. */
+  readonly #endedBefore: number;
   moves: DrainMove[];
+  /** Where each container could not go. */
+  readonly failed = new Map<string, Set<string>>();
   #wake: () => void = () => {};
   /** When a migration was first seen in doubt. */
   readonly #doubts = new Map<string, number>();
@@ -165,6 +169,58 @@ class Drain {
     this.#concurrency = Number(work.params.concurrency ?? 2);
     this.#since = work.stores.db.now();
     this.moves = moves;
+    const timeoutMs = Number(work.params.timeoutMs ?? 0);
+    this.#givesUpAt = timeoutMs === 0 ? 0 : Number(work.operation.startedAtMs) + timeoutMs;
+    this.#endedBefore = this.#ended();
+  }
+
+  /** Its time is over. */
+  get isLate(): boolean {
+    return this.#givesUpAt > 0 && this.#work.stores.db.now() >= this.#givesUpAt;
+  }
+
+  summary() {
+    return summary(this.moves, { givesUpAt: this.#givesUpAt, endsAt: this.#endsAt() });
+  }
+
+  /** Adds what has changed since the plan was made: containers whose start was under way when the node was cordoned, and
+   *  other destinations for those that could not go where they should.
+   *  @returns whether there is anything to do */
+  take(plan: readonly DrainMove[]): boolean {
+    const before = this.moves;
+    for (const next of plan) {
+      const known = this.moves.find(({ container }) => container === next.container);
+      if (known === undefined) this.moves = [...this.moves, next];
+      else if (known.state === 'failed' && next.to !== '') {
+        const reason = `${known.to}: ${known.reason}`;
+        const again = { ...known, to: next.to, state: 'planned', operation: '', reason };
+        this.moves = this.moves.map((move) => (move === known ? again : move));
+      }
+    }
+    return this.moves !== before;
+  }
+
+  /** Writes the moves into the record, so that a successor goes on with them. */
+  async keep(): Promise<void> {
+    const children = this.moves.map(({ operation }) => operation).filter((child) => child !== '');
+    const value = this.summary();
+    await this.#work.stores.operations.update(this.#work.operation.id, (present) => {
+      if (isFinal(present)) return undefined;
+      return { ...present, children, result: { $case: 'drain', value } };
+    });
+  }
+
+  #ended(): number {
+    return this.moves.filter(({ state }) => !['planned', 'running'].includes(state)).length;
+  }
+
+  /** When it ends if it goes on as it went. 0: nobody can tell. */
+  #endsAt(): number {
+    const ended = this.#ended() - this.#endedBefore;
+    const left = this.moves.length - this.#ended();
+    if (ended <= 0 || left === 0) return 0;
+    const now = this.#work.stores.db.now();
+    return now + ((now - this.#since) / ended) * left;
   }
 
   async run(): Promise<void> {
@@ -174,7 +230,8 @@ class Drain {
       for (;;) {
         throwIfStopping(this.#work);
         await this.#settleRunning();
-        if (this.#work.cancel.aborted) await this.#cancelAll();
+        if (this.#work.cancel.aborted) await this.#endAll('cancelled', '');
+        else if (this.isLate) await this.#endAll('late', this.#lateText());
         else await this.#startMore();
         for (const { operation, state } of this.moves) {
           if (state !== 'running' || stops.has(operation)) continue;
@@ -204,7 +261,7 @@ class Drain {
       const child = await this.#work.stores.operations.find(move.operation);
       if (child !== undefined && !isFinal(child) && !this.#doubtedTooLong(child)) continue;
       const state = child === undefined ? 'failed' : this.#stateOf(child);
-      const reason = child?.error?.message ?? '';
+      const reason = state === 'late' ? this.#lateText() : (child?.error?.message ?? '');
       await this.#change({ ...move, state, reason, remedy: child?.error?.remedy ?? '' });
     }
   }
@@ -221,7 +278,12 @@ class Drain {
 
   #stateOf(child: Operation): string {
     if (child.state === 'succeeded') return 'moved';
-    return child.state === 'cancelled' ? 'cancelled' : 'failed';
+    if (child.state !== 'cancelled') return 'failed';
+    return this.isLate && !this.#work.cancel.aborted ? 'late' : 'cancelled';
+  }
+
+  #lateText(): string {
+    return `It was not moved by ${timeText(this.#givesUpAt)}, when this drain was to give up`;
   }
 
   async #startMore(): Promise<void> {
@@ -235,7 +297,8 @@ class Drain {
   async #start(move: DrainMove): Promise<void> {
     const { operation } = this.#work;
     // Its id follows from the drain's: begun twice, it is the same migration.
-    const id = `${operation.id}-${this.moves.indexOf(move) + 1}`;
+    const number = this.moves.indexOf(move) + 1;
+    const id = `${operation.id}-${number}${move.tries === 0 ? '' : `-${move.tries + 1}`}`;
     const record = await this.#work.stores.containers.find(move.container);
     if (record === undefined || record.node !== operation.node) {
       // It ended or moved since the plan was made; our own migration of it may have done so.
@@ -247,18 +310,24 @@ class Drain {
         ...{ id, name: move.container, to: move.to, mode: operation.mode },
         parent: operation.id,
       });
-      await this.#change({ ...move, state: 'running', operation: id });
+      await this.#change({ ...move, state: 'running', operation: id, tries: move.tries + 1 });
     } catch (error) {
       const busy = (error as { code?: unknown }).code === 'container.busy';
-      if (busy && this.#work.stores.db.now() - this.#since < busyPatienceMs) return;
       const reason = error instanceof Error ? error.message : String(error);
+      const until = this.#since + busyPatienceMs;
+      const waitsUntil = this.#givesUpAt === 0 ? until : Math.min(until, this.#givesUpAt);
+      if (busy && this.#work.stores.db.now() < until) {
+        const waits = `${reason}; waited for until ${timeText(waitsUntil)}`;
+        return await this.#change({ ...move, reason: waits });
+      }
       await this.#change({ ...move, state: 'failed', reason });
     }
   }
 
-  async #cancelAll(): Promise<void> {
+  /** What is not begun stays; what is under way is called off, unless it is decided already. */
+  async #endAll(state: 'cancelled' | 'late', reason: string): Promise<void> {
     for (const move of this.moves) {
-      if (move.state === 'planned') await this.#change({ ...move, state: 'cancelled' });
+      if (move.state === 'planned') await this.#change({ ...move, state, reason });
       if (move.state !== 'running') continue;
       await this.#work.stores.operations.update(move.operation, (child) =>
         child.cancelRequested ? undefined : { ...child, cancelRequested: true },
@@ -268,16 +337,32 @@ class Drain {
   }
 
   async #change(move: DrainMove): Promise<void> {
-    this.moves = this.moves.map((old) => (old.container === move.container ? move : old));
-    await keep(this.#work, this.moves);
+    const { container, to } = move;
+    if (move.state === 'failed') {
+      this.failed.set(container, new Set([...(this.failed.get(container) ?? []), to]));
+    }
+    const old = this.moves.find((present) => present.container === container);
+    if (old?.state === move.state && old.reason === move.reason) return;
+    this.moves = this.moves.map((present) => (present === old ? move : present));
+    await this.keep();
   }
 
   #report(): void {
-    const done = this.moves.filter(({ state }) => !['planned', 'running'].includes(state)).length;
+    const done = this.#ended();
     const running = this.moves.filter(({ state }) => state === 'running');
     const moving = running.map(({ container, to }) => `${container} to ${to}`).join(', ');
-    const message = `${done} of ${this.moves.length} done${moving === '' ? '' : `; moving ${moving}`}`;
+    const endsAt = this.#endsAt();
+    const message = [
+      `${done} of ${this.moves.length} done`,
+      ...(moving === '' ? [] : [`moving ${moving}`]),
+      ...(endsAt === 0 ? [] : [`ends about ${timeText(endsAt)}`]),
+      ...(this.#givesUpAt === 0 ? [] : [`gives up at ${timeText(this.#givesUpAt)}`]),
+    ].join('; ');
     const fraction = this.moves.length === 0 ? 1 : done / this.moves.length;
     this.#work.report(progressOf(this.#work, 'drain', message, fraction));
   }
+}
+
+function timeText(unixMs: number): string {
+  return new Date(unixMs).toISOString().replace(/\.[0-9]+Z$/, 'Z');
 }

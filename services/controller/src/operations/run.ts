@@ -120,4 +120,6 @@ const emptyProgress = {
   bytesWireTotal: 0n,
   bytesRawPerSecond: 0,
   round: 0,
+  dirtyBytesPerSecond: 0,
+  predictedDowntimeMs: 0,
 };

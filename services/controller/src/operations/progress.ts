@@ -13,6 +13,7 @@ export class ProgressReporter {
   #lastAt = 0;
   #lastPhase = '';
   #fraction = 0;
+  #last: Progress | undefined;
 
   /** @param write  its failures are dropped: the next report says more than the lost one */
   constructor(write: (progress: Progress) => Promise<void>, now: () => number) {
@@ -23,9 +24,16 @@ export class ProgressReporter {
   report(progress: Progress): void {
     this.#fraction = Math.max(this.#fraction, Math.min(1, progress.fraction || 0));
     this.#pending = { ...progress, fraction: this.#fraction };
+    this.#last = this.#pending;
     const wait = this.#lastAt + everyMs - this.#now();
     if (progress.phase !== this.#lastPhase || wait <= 0) this.#flush();
     else this.#timer ??= setTimeout(() => this.#flush(), wait);
+  }
+
+  /** The end, with the figures that the last report had. */
+  done(end: Progress): void {
+    const { phase, message, elapsedMs } = end;
+    this.report({ ...(this.#last ?? end), phase, message, elapsedMs, fraction: 1 });
   }
 
   /** Writes what is pending and waits for it. */

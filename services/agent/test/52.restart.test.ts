@@ -1,0 +1,144 @@
+import { strict as assert } from 'node:assert';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { ClientMachine } from '../../../test/support/client-machine.js';
+import { run, until } from '../../../test/support/shell.js';
+import { tracesOf } from '../../../test/support/traces.js';
+import { changed, FaultyPort } from './support/faulty-port.js';
+import { TwoAgents } from './support/two-agents.js';
+
+const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--protected-mode', 'no'];
+
+describe('agent: what one that starts again finds', function () {
+  this.timeout(120_000);
+  let two: TwoAgents;
+  let client: ClientMachine;
+  let address = '';
+  beforeEach(async () => {
+    two = await TwoAgents.start();
+    await two.stopAgent('h1');
+    await two.startProgram('h1');
+    const rootfs = await two.rootfs(['/usr/bin/redis-server', '/usr/bin/redis-cli']);
+    await two.run('h1', { name: 'redis', rootfs, args: REDIS });
+    const { containers } = await two.reach('h1').client.listContainers({});
+    client = await ClientMachine.start(two.network.on('client'), two.folder.env);
+    address = containers[0]?.address ?? '';
+    await client.call('fill', address, 6379, 2000);
+    await client.call('startCounter', address, 6379, 'count');
+  });
+  afterEach(async () => {
+    await client?.stop();
+    assert.deepEqual(await two?.remove(), []);
+  });
+
+  async function runs(): Promise<void> {
+    const before = await client.call('counterReport');
+    await until('replies', async () => {
+      const now = await client.call('counterReport');
+      return now.replies > before.replies + 10 ? true : undefined;
+    });
+    const now = await client.call('counterReport');
+    assert.deepEqual([now.errors, now.lostWrites, now.duplicatedWrites], [[], 0, 0]);
+  }
+
+  function decisions(host: 'h1' | 'h2'): Record<string, string> {
+    const folder = join(two.stateDir(host), 'run', 'journal');
+    const entries = readdirSync(folder).map((name) =>
+      JSON.parse(readFileSync(join(folder, name), 'utf8')),
+    );
+    return Object.fromEntries(entries.map(({ migrationId, decision }) => [migrationId, decision]));
+  }
+
+  async function startAgain(host: 'h1' | 'h2', env: NodeJS.ProcessEnv = {}): Promise<void> {
+    const before = two.reach(host).address;
+    await two.killProgram(host);
+    await two.startProgram(host, before, env);
+  }
+
+  it('leaves alone what had come back once, wherever that has gone since', async () => {
+    await two.stopAgent('h2');
+    const points = join(two.folder.path, 'points');
+    mkdirSync(points);
+    writeFileSync(join(points, 'fail.destination.before.recordGrant'), '');
+    await two.startProgram('h2', undefined, { FERRY_FAULT_DIR: points });
+    await assert.rejects(two.migrate('redis', 'h1', 'h2', 'back'), /was told to fail/);
+    await runs();
+    await until('it to be settled', () =>
+      decisions('h1').back === 'reclaimed' ? true : undefined,
+    );
+    await startAgain('h1');
+    assert.deepEqual(await two.states('h1'), { redis: 'running' });
+    const epochOf = async () => {
+      const { containers } = await two.reach('h1').client.listContainers({});
+      return containers[0]?.epoch;
+    };
+    assert.equal(await epochOf(), 3n); // 2 was granted, and came to nothing
+    await two.migrate('redis', 'h1', 'h2', 'there');
+    await startAgain('h1');
+    assert.deepEqual(await two.states('h1'), {});
+    await two.migrate('redis', 'h2', 'h1', 'here');
+    await startAgain('h1');
+    assert.equal(await epochOf(), 5n);
+    await runs();
+    await two.migrate('redis', 'h1', 'h2', 'on');
+    await runs();
+  });
+
+  for (const journal of ['with its journal', 'without its journal']) {
+    it(`is nothing that runs, of a container that left, when its host was started anew (${journal})`, async () => {
+      let killed: Promise<void> | undefined;
+      const { address: listen } = two.reach('h1');
+      two.wrapSource = (port) =>
+        new FaultyPort(port, {
+          session: (answers) =>
+            changed(answers, (answer) => {
+              if (answer.message?.$case === 'grant') killed ??= two.killProgram('h1');
+              return answer;
+            }),
+        });
+      const moving = two.migrate('redis', 'h1', 'h2', 'left');
+      moving.catch(() => {});
+      await until('it to run there', () => (decisions('h2').left === 'resumed' ? true : undefined));
+      await killed;
+      await runs();
+      await powerOff('h1');
+      if (journal === 'without its journal') {
+        rmSync(join(two.stateDir('h1'), 'run'), { recursive: true });
+      }
+      await two.startProgram('h1', listen, { FERRY_BOOT_ID: 'another' });
+      await runs();
+      assert.equal((await two.states('h2')).redis, 'running');
+      await until('both to have settled', () =>
+        decisions('h2').left === 'succeeded' ? true : undefined,
+      );
+      const gone = journal === 'with its journal' ? {} : { redis: 'exited' };
+      assert.deepEqual(await two.states('h1'), gone);
+      // What is left of it there is no obstacle to its return.
+      await two.migrate('redis', 'h2', 'h1', 'returns');
+      assert.deepEqual(await two.states('h1'), { redis: 'running' });
+      await runs();
+    });
+  }
+
+  /** Every process of the host's containers ends at once, as with the host. */
+  async function powerOff(host: 'h1' | 'h2'): Promise<void> {
+    const own = `ferry-${two.folder.id}-${host}`;
+    const cgroups = tracesOf(two.folder.id).cgroups.filter((path) => path.includes(own));
+    const processes = () =>
+      cgroups.flatMap((path) => {
+        const file = join(path, 'cgroup.procs');
+        return existsSync(file) ? readFileSync(file, 'utf8').split('\n').filter(Boolean) : [];
+      });
+    for (const pid of new Set(processes())) process.kill(Number(pid), 'SIGKILL');
+    // What the first version's freezer holds is killed when it lets go.
+    for (const path of cgroups) {
+      const file = join(path, 'freezer.state');
+      if (existsSync(file)) writeFileSync(file, 'THAWED');
+    }
+    await until('them to end', () => (processes().length === 0 ? true : undefined));
+    const mounts = tracesOf(two.folder.id).mounts.filter((path) =>
+      path.includes(two.stateDir(host)),
+    );
+    for (const path of mounts) await run('umount', ['-l', path]);
+  }
+});

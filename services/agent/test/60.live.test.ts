@@ -1,0 +1,233 @@
+import { strict as assert } from 'node:assert';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { SourceMessage } from '@ferry/api';
+import { changed, FaultyPort } from './support/faulty-port.js';
+import { type HostName, TwoAgents } from './support/two-agents.js';
+
+const LOGGER =
+  'mkdir -p /data; i=0; while :; do i=$((i+1)); echo "line $i" >>/data/log; read -t 0.01 x </dev/zero; done';
+
+describe('agent: containers that move while they run', function () {
+  this.timeout(180_000);
+  let two: TwoAgents;
+  let moves = 0;
+  before(async () => {
+    two = await TwoAgents.start();
+    const churn = join(two.folder.path, 'churn');
+    const source = join(import.meta.dirname, 'support/churn.c');
+    execFileSync('cc', ['-O2', '-o', churn, source]);
+    const rootfs = await two.rootfs([churn, '/bin/bash', '/bin/mkdir']);
+    await two.run('h1', { name: 'churn', rootfs, args: [churn, '4096', '20'] });
+    const files = join(two.folder.path, 'files');
+    execFileSync('cc', ['-O2', '-o', files, join(import.meta.dirname, 'support/files.c')]);
+    const tree = await two.rootfs([files]);
+    for (let i = 0; i < 20; i += 2) {
+      mkdirSync(join(tree, `lower/slot${i}`), { recursive: true });
+      for (const name of ['one', 'two']) writeFileSync(join(tree, `lower/slot${i}`, name), name);
+    }
+    await two.run('h1', { name: 'files', rootfs: tree, args: [files] });
+    await two.run('h1', { name: 'logger', rootfs, args: ['/bin/bash', '-c', LOGGER] });
+    await lines('h1', 'churn', /^intact/);
+  });
+  afterEach(() => {
+    two.wrapSource = undefined;
+  });
+  after(async () => {
+    assert.deepEqual(await two?.remove(), []);
+  });
+
+  /** Waits until the container has written a line that is new and matches. */
+  async function lines(host: HostName, name: string, pattern: RegExp): Promise<void> {
+    const read = async () => {
+      const found: string[] = [];
+      for await (const { line } of two.at(host).agent.host.readLog(name)) found.push(line);
+      assert.deepEqual(
+        found.filter((line) => line.startsWith('damaged')),
+        [],
+      );
+      return found.filter((line) => pattern.test(line)).length;
+    };
+    const before = await read();
+    for (let i = 0; i < 600; i += 1) {
+      if ((await read()) > before) return;
+      await new Promise((done) => setTimeout(done, 100));
+    }
+    throw new Error(`${name} on ${host} stands still`);
+  }
+
+  const move = (name: string, from: HostName, to: HostName, wishes = {}) => {
+    moves += 1;
+    return two.migrate(name, from, to, `live-${moves}`, wishes);
+  };
+
+  /** It is not traced, and nothing notes its writes any more. */
+  async function untouched(host: HostName, name: string): Promise<void> {
+    const pid = await two.at(host).agent.host.initPid(name);
+    assert.match(readFileSync(`/proc/${pid}/status`, 'utf8'), /^TracerPid:\s+0$/m);
+    assert.doesNotMatch(readFileSync(`/proc/${pid}/smaps`, 'utf8'), /^VmFlags:.* uw( |$)/m);
+    for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+      assert.doesNotMatch(readlinkSync(`/proc/${pid}/fd/${fd}`), /userfaultfd/);
+    }
+    assert.deepEqual(await two.at(host).agent.host.cpuQuota(name).usageUs().then(Boolean), true);
+  }
+
+  it('bring all of their memory, whatever they do to it meanwhile', async () => {
+    const route: [HostName, HostName][] = [
+      ['h1', 'h2'],
+      ['h2', 'h1'],
+    ];
+    for (const [from, to] of route) {
+      const result = await move('churn', from, to);
+      assert.equal(result.mode, 'pre-copy', result.warnings.join('; '));
+      assert(result.rounds >= 2, `${result.rounds} rounds`);
+      assert(result.bytesRaw > 4096n * 4096n, `${result.bytesRaw} bytes`);
+      assert((result.predicted?.bytes ?? 0n) > 4096n * 4096n);
+      await lines(to, 'churn', /^intact/);
+      await untouched(to, 'churn');
+    }
+  });
+
+  it('bring all of their files, whatever they do to them meanwhile', async () => {
+    const route: [HostName, HostName][] = [
+      ['h1', 'h2'],
+      ['h2', 'h1'],
+    ];
+    for (const [from, to] of route) {
+      await lines(from, 'files', /^intact/);
+      const result = await move('files', from, to);
+      assert.equal(result.mode, 'pre-copy', result.warnings.join('; '));
+      assert.doesNotMatch(result.warnings.join(), /while it stood/);
+      await lines(to, 'files', /^intact/);
+      await lines(to, 'files', /^intact/);
+    }
+  });
+
+  it('take no more of the network than they are allowed', async () => {
+    const bandwidthBytesPerSecond = 8n << 20n;
+    const policy = {
+      ...{ maxDowntimeMs: 0, maxRounds: 2, roundsTimeoutMs: 0, onNoConvergence: 'stop-copy' },
+      bandwidthBytesPerSecond,
+    };
+    const { totalMs, bytesWire } = await move('churn', 'h1', 'h2', { policy });
+    // The last pages, and what was under way at first, are not held back.
+    const atLeastMs = (Number(bytesWire - (4n << 20n)) / Number(bandwidthBytesPerSecond)) * 1000;
+    assert(atLeastMs < totalMs, `${bytesWire} bytes in ${totalMs} ms`);
+    await move('churn', 'h2', 'h1');
+  });
+
+  it('move all at once when asked to', async () => {
+    const result = await move('churn', 'h1', 'h2', { mode: 'stop-copy' });
+    assert.deepEqual([result.mode, result.rounds], ['stop-copy', 0]);
+    await lines('h2', 'churn', /^intact/);
+    await move('churn', 'h2', 'h1');
+  });
+
+  for (const phase of ['layout', 'round', 'frozen'] as const) {
+    it(`run on as before when they are cancelled (${phase})`, async () => {
+      const migrationId = `cancelled-${phase}`;
+      const { client } = two.at('h2');
+      two.wrapSource = (port) =>
+        new FaultyPort(port, {
+          session: (answers) =>
+            changed<SourceMessage>(answers, (answer) => {
+              if (answer.message?.$case === phase) {
+                void client.cancelMigration({ migrationId, reason: 'a test' });
+              }
+              return answer;
+            }),
+        });
+      await assert.rejects(two.migrate('churn', 'h1', 'h2', migrationId), {
+        code: 'migrate.cancelled',
+      });
+      assert.deepEqual(await two.at('h2').agent.host.list(), []);
+      assert.equal((await two.states('h1')).churn, 'running');
+      await lines('h1', 'churn', /^intact/);
+      await untouched('h1', 'churn');
+    });
+  }
+
+  for (const [round, when] of [
+    [1, 'the first'],
+    [2, 'a later'],
+    [3, 'the last'],
+  ] as const) {
+    it(`run on as before when a bit flips in ${when} round, whose chunk is named`, async () => {
+      const [from, to] = ['h1', 'h2'] as const;
+      // A round may have nothing; the pages of the frozen container (0) never do.
+      let streams = 0;
+      two.wrapSource = (port) =>
+        new FaultyPort(port, {
+          pages: (chunks, of) => {
+            streams += 1;
+            const isThe = round === 3 ? of === 0 || of >= 3 : streams === round;
+            return changed(chunks, (chunk, i) => {
+              if (isThe && i === 0) chunk.data[chunk.data.length >> 1]! ^= 8;
+              return chunk;
+            });
+          },
+        });
+      const policy = {
+        ...{ maxDowntimeMs: 0, maxRounds: 2, roundsTimeoutMs: 0, onNoConvergence: 'stop-copy' },
+        bandwidthBytesPerSecond: 0n,
+      };
+      await assert.rejects(
+        move('churn', from, to, { policy }),
+        (error: Error & { code: string }) => {
+          assert.equal(error.code, 'pages.damaged');
+          assert.match(error.message, /Chunk 0\/0 \(\d+ pages, from [0-9a-f]+ of process \d+\)/);
+          return true;
+        },
+      );
+      await lines(from, 'churn', /^intact/);
+      await untouched(from, 'churn');
+      assert.deepEqual((await two.states(to)).churn, undefined);
+    });
+  }
+
+  it('run on as before when a downtime is asked for that cannot be had', async () => {
+    const policy = {
+      ...{ maxDowntimeMs: 1, maxRounds: 3, roundsTimeoutMs: 0, bandwidthBytesPerSecond: 0n },
+      onNoConvergence: 'abort',
+    };
+    await assert.rejects(move('churn', 'h1', 'h2', { policy }), {
+      code: 'migrate.noConvergence',
+    });
+    assert.deepEqual(await two.at('h2').agent.host.list(), []);
+    await lines('h1', 'churn', /^intact/);
+    await untouched('h1', 'churn');
+  });
+
+  it('are slowed down when their memory changes too fast, and get their CPU time back', async () => {
+    const quota = () => two.at('h1').agent.host.cpuQuota('churn');
+    const policy = {
+      ...{ maxDowntimeMs: 1, maxRounds: 0, roundsTimeoutMs: 0, bandwidthBytesPerSecond: 0n },
+      onNoConvergence: 'throttle',
+    };
+    const standing = quota();
+    await standing.remember();
+    const result = await move('churn', 'h1', 'h2', { policy });
+    assert.match(result.warnings.join(), /slowed down/);
+    const moved = two.at('h2').agent.host.cpuQuota('churn');
+    await moved.remember();
+    const values = (files: typeof moved.before) => files.map(({ text }) => text);
+    assert.deepEqual(values(moved.before), values(standing.before));
+    await lines('h2', 'churn', /^intact/);
+  });
+
+  it('bring files that they write all the time', async () => {
+    const result = await move('logger', 'h1', 'h2');
+    assert.equal(result.mode, 'pre-copy', result.warnings.join('; '));
+    const { host } = two.at('h2').agent;
+    const log = join('/proc', String(await host.initPid('logger')), 'root/data/log');
+    const before = readFileSync(log, 'utf8').split('\n').length;
+    await new Promise((done) => setTimeout(done, 500));
+    const found = readFileSync(log, 'utf8').trimEnd().split('\n');
+    assert(found.length > before, `${found.length} lines; ${result.warnings.join('; ')}`);
+    assert.deepEqual(
+      found,
+      found.map((_line, i) => `line ${i + 1}`),
+    );
+  });
+});

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { makeRunFolder, removeRun } from '../support/run-folder.js';
 import { run, until } from '../support/shell.js';
-import { compile } from './stop-copy.js';
+import { compile } from './memory-program.js';
 
 const RUNS = 20;
 const FERRY = fileURLToPath(new URL('../../bin/ferry', import.meta.url));

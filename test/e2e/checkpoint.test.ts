@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { statSync, truncateSync } from 'node:fs';
+import { readFileSync, statSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import * as actions from '../support/actions.js';
 import type { ClientMachine } from '../support/client-machine.js';
@@ -41,6 +41,7 @@ describe('a container goes to disk and back', function () {
     await client.call('startCounter', address, actions.REDIS_PORT, 'counter');
     await cluster.ferryJson(['checkpoint', 'redis', '--out', file, '--leave-running']);
     assert.ok(statSync(file).size > 100_000);
+    assert.equal(readFileSync(file).toString('latin1', 0, 8), 'FERRYENC');
     const { report, sameConnection } = await client.call('stopCounter', 'counter');
     assert.equal(sameConnection, true);
     assert.deepEqual([report.errors, report.lostWrites, report.duplicatedWrites], [[], 0, 0]);

@@ -9,6 +9,7 @@ int main(int argc, char **argv) {
     MUST(chroot(object_directory));
     MUST(chdir("/inner"));
     strcpy(object_directory, "");
+    strcpy(object_home, "");
     object_ready_and_wait();
     SABOTAGE(MUST(chdir("/")));
     CHECK(access("/inner/witness", F_OK) == 0, "the root directory is another one");

@@ -1,4 +1,4 @@
-// Descriptors that issue 2 does not name: inotify with a waiting event, a pidfd of a child, a
+// Descriptors that issue 2 does not name: a pidfd of a child, a
 // pseudo terminal with content, a descriptor in flight in a UNIX socket, a netlink socket, a raw
 // packet socket, a POSIX message queue, an io_uring, a userfaultfd, a /proc file half read.
 // argv[2] names the kind.
@@ -7,32 +7,10 @@
 #include <linux/rtnetlink.h>
 #include <linux/userfaultfd.h>
 #include <mqueue.h>
-#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <termios.h>
 
 #include "support/socket.h"
-
-static void check_inotify(void) {
-    char buffer[4096];
-    int fd = MUST(inotify_init1(IN_NONBLOCK));
-    int watch = MUST(inotify_add_watch(fd, object_directory, IN_CREATE));
-    object_write_file("first", 0, "");
-    object_ready_and_wait(); // the files it makes give events too, which are not looked at
-    SABOTAGE(CHECK(read(fd, buffer, sizeof buffer) > 0, "read"));
-    object_write_file("second", 0, "");
-    ssize_t length = read(fd, buffer, sizeof buffer);
-    CHECK(length > 0, "read: %s", strerror(errno));
-    int found = 0;
-    for (ssize_t at = 0; at < length;) {
-        struct inotify_event *event = (struct inotify_event *)(buffer + at);
-        CHECK_EQUAL(event->wd, watch, "watch");
-        found |= strcmp(event->name, "first") == 0 ? 1 : 0;
-        found |= strcmp(event->name, "second") == 0 ? 2 : 0;
-        at += (ssize_t)sizeof *event + event->len;
-    }
-    CHECK_EQUAL(found, 3, "events");
-}
 
 static void child_body(void *argument) {
     (void)argument;
@@ -185,7 +163,7 @@ static const struct {
     const char *name;
     void (*check)(void);
 } kinds[] = {
-    {"inotify", check_inotify},         {"pidfd", check_pidfd},
+    {"pidfd", check_pidfd},
     {"pty", check_pty},                 {"in-flight", check_in_flight},
     {"netlink", check_netlink},         {"message-queue", check_message_queue},
     {"io_uring", check_io_uring},       {"userfaultfd", check_userfaultfd},

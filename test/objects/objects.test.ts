@@ -1,21 +1,26 @@
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { type Result, writeResults } from './coverage/results.js';
 import { contained, containerMove } from './support/container.js';
 import { engineExists } from './support/engine.js';
 import { canBeSabotaged, flavours as plainFlavours, type Verdict } from './support/flavours.js';
 import { Jobs } from './support/jobs.js';
+import { twoPhase } from './support/two-phase.js';
 import { type ObjectProgram, programs } from './table.js';
 
 // FERRY_OBJECTS=name,name          only these programs
 // FERRY_OBJECTS_FLAVOURS=tree,...  only these flavours
 // FERRY_OBJECTS_JOBS=n             how many run at a time (3)
 // FERRY_OBJECTS_CONTAINER=0|1      not in runc containers | also in containers that nobody touches
+// FERRY_OBJECTS_RESULTS=file       note there what each trial found, for docs/coverage.md
 // FERRY_OBJECTS_OUTSIDE=ignore     believe the programs alone, do not compare /proc
-const flavours = { ...plainFlavours, contained, containerMove };
+const flavours = { ...plainFlavours, contained, containerMove, twoPhase };
 type FlavourName = keyof typeof flavours;
 const withContainers = process.env.FERRY_OBJECTS_CONTAINER !== '0';
 const withUntouchedContainers = process.env.FERRY_OBJECTS_CONTAINER === '1';
 const chosen = list(process.env.FERRY_OBJECTS);
 const chosenFlavours = list(process.env.FERRY_OBJECTS_FLAVOURS);
 const jobs = new Jobs<Verdict>(Number(process.env.FERRY_OBJECTS_JOBS ?? 3));
+const resultsFile = process.env.FERRY_OBJECTS_RESULTS;
 const testTimeoutMs = 120_000;
 
 const titles: Readonly<Record<FlavourName, string>> = {
@@ -26,6 +31,7 @@ const titles: Readonly<Record<FlavourName, string>> = {
   tree: 'passes after dump and restore',
   contained: 'passes in a container when nobody touches it',
   containerMove: 'passes after a move from one container into another',
+  twoPhase: 'passes after a move in two phases, prepared while it starts',
   carriedOrRefused: 'is carried, or refused by name and left alone',
 };
 
@@ -46,9 +52,18 @@ function flavoursOf(program: ObjectProgram): FlavourName[] {
   if (engineExists()) {
     own.push(...(program.later === undefined ? (['rollback', 'tree'] as const) : []));
     if (program.later !== undefined) own.push('carriedOrRefused');
-    else if (isContained) own.push('containerMove');
+    else if (isContained) own.push('containerMove', 'twoPhase');
   }
-  return own.filter((name) => chosenFlavours === undefined || chosenFlavours.includes(name));
+  const missing: Readonly<Record<string, string>> = program.missing ?? {};
+  return own.filter((name) =>
+    chosenFlavours === undefined ? missing[name] === undefined : chosenFlavours.includes(name),
+  );
+}
+
+const results: Record<string, Record<string, Result>> = {};
+
+function note({ name }: ObjectProgram, flavour: FlavourName, result: Result): void {
+  results[name] = { ...results[name], [flavour]: result };
 }
 
 function register(program: ObjectProgram, flavour: FlavourName): void {
@@ -56,15 +71,29 @@ function register(program: ObjectProgram, flavour: FlavourName): void {
   const number = jobs.add({ isAlone, run: () => flavours[flavour](program) });
   it(titles[flavour], async function () {
     this.timeout(testTimeoutMs);
-    const { skipped } = await jobs.result(number);
-    if (skipped !== undefined) this.skip();
+    note(program, flavour, 'failed');
+    const { skipped, refused = false } = await jobs.result(number);
+    note(program, flavour, refused ? 'refused' : 'carried');
+    if (skipped === undefined) return;
+    note(program, flavour, 'skipped');
+    this.skip();
   });
 }
 
+/** Huge pages that the kernel may make when a program asks for them, and takes back afterwards. */
+const hugePagesFile = '/proc/sys/vm/nr_overcommit_hugepages';
+const hugePagesWanted = 64;
+
 describe('kernel objects', () => {
+  const hugePagesBefore = existsSync(hugePagesFile) ? readFileSync(hugePagesFile, 'utf8') : '';
+  before(() => {
+    if (hugePagesBefore !== '') writeFileSync(hugePagesFile, `${hugePagesWanted}`);
+  });
   after(async function () {
     this.timeout(testTimeoutMs);
     await jobs.settled();
+    if (resultsFile !== undefined) writeResults(resultsFile, results);
+    if (hugePagesBefore !== '') writeFileSync(hugePagesFile, hugePagesBefore);
   });
 
   for (const program of programs) {

@@ -115,10 +115,10 @@ export async function migrate(
   cluster: Cluster,
   name: string,
   to: string,
-  timeoutMs = 120_000,
+  { timeoutMs = 120_000, mode = 'auto' }: { timeoutMs?: number; mode?: string } = {},
 ): Promise<MigrationLine> {
   const answer = await cluster.ferryJson<{ operation: { migration: MigrationLine } }>(
-    ['migrate', name, '--to', to],
+    ['migrate', name, '--to', to, '--mode', mode],
     timeoutMs,
   );
   return migrationLine(answer.operation.migration);
@@ -155,7 +155,11 @@ export interface OperationLine {
   readonly children?: readonly string[];
   readonly progress?: { readonly fraction: number; readonly message: string };
   readonly migration?: MigrationLine;
-  readonly drain?: { readonly moved: number; readonly failed: number };
+  readonly drain?: {
+    readonly moved: number;
+    readonly failed: number;
+    readonly moves: readonly { container: string; to: string; state: string }[];
+  };
   readonly error?: { readonly message: string };
 }
 

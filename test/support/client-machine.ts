@@ -12,8 +12,10 @@ interface Answer {
   readonly ready?: boolean;
 }
 
+type Calls<C> = { readonly [N in keyof C]: (...args: never[]) => unknown };
+
 /** A client on a machine of its own: a process in that machine's network namespace, called like an object. */
-export class ClientMachine {
+export class ClientMachine<C extends Calls<C> = ClientCalls> {
   /** Called with the number of keys set so far, while `fill` works. */
   onProgress: ((done: number) => void) | undefined;
   readonly #child: ChildProcess;
@@ -29,11 +31,16 @@ export class ClientMachine {
     });
   }
 
-  /** @param prefix  the words that have a command run on the machine (TestNetwork.on) */
-  static start(prefix: readonly string[], env: NodeJS.ProcessEnv): Promise<ClientMachine> {
-    const [program, ...args] = [...prefix, process.execPath, '--import', 'tsx', PROGRAM];
+  /** @param prefix  the words that have a command run on the machine (TestNetwork.on)
+   *  @param script  the program that answers to C; one that talks to containers unless given */
+  static start<C extends Calls<C> = ClientCalls>(
+    prefix: readonly string[],
+    env: NodeJS.ProcessEnv,
+    script = PROGRAM,
+  ): Promise<ClientMachine<C>> {
+    const [program, ...args] = [...prefix, process.execPath, '--import', 'tsx', script];
     const child = spawn(program ?? '', args, { env, stdio: ['ignore', 2, 2, 'ipc'] });
-    const machine = new ClientMachine(child);
+    const machine = new ClientMachine<C>(child);
     return new Promise((resolve, reject) => {
       child.once('error', reject);
       child.once('exit', (code) => reject(new Error(`The client program ended with ${code}`)));
@@ -46,19 +53,25 @@ export class ClientMachine {
   }
 
   /** Has the machine do `name`; see ClientCalls for what there is. */
-  call<Name extends keyof ClientCalls>(
+  call<Name extends keyof C & string>(
     name: Name,
-    ...args: Parameters<ClientCalls[Name]>
-  ): Promise<Awaited<ReturnType<ClientCalls[Name]>>> {
+    ...args: Parameters<C[Name]>
+  ): Promise<Awaited<ReturnType<C[Name]>>> {
     this.#lastId += 1;
     const id = this.#lastId;
     return new Promise((resolve, reject) => {
+      if (!this.#child.connected) {
+        reject(new Error('The client program has ended'));
+        return;
+      }
       this.#waiting.set(id, (answer) => {
         this.#waiting.delete(id);
         if (answer.error !== undefined) reject(new Error(answer.error));
-        else resolve(answer.value as Awaited<ReturnType<ClientCalls[Name]>>);
+        else resolve(answer.value as Awaited<ReturnType<C[Name]>>);
       });
-      this.#child.send({ id, name, args });
+      this.#child.send({ id, name, args }, (error) => {
+        if (error !== null) this.#waiting.get(id)?.({ error: String(error) });
+      });
     });
   }
 

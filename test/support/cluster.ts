@@ -1,14 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { makeKeyFile } from '../../services/cli/src/key-file.js';
+import { certificateFolder } from './certificates.js';
 import { ClientMachine } from './client-machine.js';
 import { TestNetwork } from './network.js';
+import type { OperatorCalls } from './operator-main.js';
 import { makeRunFolder, type RunFolder, removeRun } from './run-folder.js';
 import { type Finished, sleep, startLogged, tryRun, until } from './shell.js';
 import { traceLines, tracesOf } from './traces.js';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const OPERATOR = fileURLToPath(new URL('./operator-main.ts', import.meta.url));
 const CONTROLLER = '10.77.0.2';
 const CLIENT = '10.77.0.3';
 const CONTROLLER_PORT = 7460;
@@ -22,6 +26,16 @@ export interface ClusterOptions {
   readonly hosts: readonly string[];
   /** Called with one line per thing that is being done. */
   readonly progress?: (line: string) => void;
+  /** Plain connections in place of mutual TLS: for measurements of what TLS costs. */
+  readonly insecure?: boolean;
+  /** Agents make ready for their first migration, as they do outside of tests. */
+  readonly rehearsed?: boolean;
+  /** More settings for every agent. */
+  readonly agentArgs?: readonly string[];
+  /** Of the queue's Redis; none unless given. */
+  readonly redisPassword?: string;
+  /** Called first, with the run's folder; what it gives is in the environment of every program of the cluster. */
+  readonly prepareRun?: (folder: string) => NodeJS.ProcessEnv;
   /** Called before a host's agent first starts, with the folder that will be its own. */
   readonly prepareHost?: (host: string, stateDir: string) => Promise<void>;
 }
@@ -32,6 +46,14 @@ interface Program {
   readonly log: string;
 }
 
+interface Made {
+  readonly hosts: readonly string[];
+  readonly unguard: () => void;
+  readonly insecure: boolean;
+  readonly agentArgs: readonly string[];
+  readonly redisPassword: string | undefined;
+}
+
 /** A whole Ferry installation on this machine: hosts as network namespaces with an agent each, Redis, a controller, a
  *  client machine. Everything is marked with the run's id and goes away with it, whatever happens to the run. */
 export class Cluster {
@@ -39,29 +61,37 @@ export class Cluster {
   readonly network: TestNetwork;
   readonly hosts: readonly string[];
   readonly #programs = new Map<string, Program>();
-  readonly #clients: ClientMachine[] = [];
+  readonly #clients: { stop(): Promise<void> }[] = [];
   readonly #unguard: () => void;
+  readonly #agentArgs: readonly string[];
+  readonly #insecure: boolean;
+  readonly #redisPassword: string | undefined;
+  #operator: string | undefined;
 
-  private constructor(
-    folder: RunFolder,
-    network: TestNetwork,
-    { hosts, unguard }: { hosts: readonly string[]; unguard: () => void },
-  ) {
+  private constructor(folder: RunFolder, network: TestNetwork, made: Made) {
     this.folder = folder;
-    this.#unguard = unguard;
+    this.#insecure = made.insecure;
+    this.#redisPassword = made.redisPassword;
+    this.#unguard = made.unguard;
+    this.#agentArgs = made.agentArgs;
     this.network = network;
-    this.hosts = hosts;
+    this.hosts = made.hosts;
   }
 
   static async start(options: ClusterOptions): Promise<Cluster> {
-    const folder = await makeRunFolder();
+    const made = await makeRunFolder();
+    const folder = { ...made, env: { ...made.env, ...options.prepareRun?.(made.path) } };
     const unguard = removeOnSignal(folder.id);
     const say = options.progress ?? (() => undefined);
     let cluster: Cluster | undefined;
     try {
       say(`making ${options.hosts.length} hosts, a controller's and a client's machine`);
       const network = await TestNetwork.make(folder.id);
-      cluster = new Cluster(folder, network, { hosts: options.hosts, unguard });
+      const { hosts, insecure = false, rehearsed = false } = options;
+      const agentArgs = [...(options.agentArgs ?? []), ...(rehearsed ? [] : ['--no-rehearsal'])];
+      const { redisPassword } = options;
+      const made = { hosts, unguard, insecure, agentArgs, redisPassword };
+      cluster = new Cluster(folder, network, made);
       await network.addPlain('ctl', CONTROLLER);
       await network.addPlain('client', CLIENT);
       for (const host of cluster.hosts) await network.addHost(host, cluster.addressOf(host));
@@ -96,13 +126,19 @@ export class Cluster {
     mkdirSync(dir, { recursive: true });
     const socket = this.#redisSocket();
     const settings = ['--save', '', '--appendonly', 'yes', '--maxmemory-policy', 'noeviction'];
+    const password = this.#redisPassword;
+    // In a file, for every user of a host can read arguments.
+    const file = join(dir, 'redis.conf');
+    writeFileSync(file, password === undefined ? '' : `requirepass ${password}\n`, { mode: 0o600 });
+    writeFileSync(this.#passwordFile(), password ?? '', { mode: 0o600 });
     this.#start('redis', 'ctl', [
-      'redis-server',
+      ...['redis-server', file],
       ...['--port', '0', '--unixsocket', socket, '--dir', dir],
       ...settings,
     ]);
     await until('Redis', async () => {
-      const { stdout } = await tryRun('redis-cli', ['-s', socket, 'ping']);
+      const env = { ...process.env, REDISCLI_AUTH: password };
+      const { stdout } = await tryRun('redis-cli', ['-s', socket, 'ping'], { env });
       return stdout.startsWith('PONG') ? true : undefined;
     });
   }
@@ -113,6 +149,8 @@ export class Cluster {
       join(ROOT, 'dist/ferry-controller.mjs'),
       ...['--listen', `${CONTROLLER}:${CONTROLLER_PORT}`],
       ...['--redis', `unix://${this.#redisSocket()}`],
+      ...(this.#redisPassword === undefined ? [] : ['--redis-password-file', this.#passwordFile()]),
+      ...this.#securityArgs('controller', 'ctl'),
     ]);
   }
 
@@ -122,10 +160,17 @@ export class Cluster {
       join(ROOT, 'dist/ferry-agent.mjs'),
       ...['--node-id', host, '--listen', `${this.addressOf(host)}:${AGENT_PORT}`],
       ...['--controller', `${CONTROLLER}:${CONTROLLER_PORT}`],
+      ...this.#securityArgs('agent', host),
       ...['--state-dir', this.stateDir(host)],
       ...['--cgroup-parent', `/ferry-${this.folder.id}-${host}`],
       ...['--bridge', 'br0', '--subnet', CONTAINER_SUBNET, '--range', CONTAINER_RANGE],
+      ...this.#agentArgs,
     ]);
+  }
+
+  #securityArgs(role: 'controller' | 'agent', name: string): string[] {
+    if (this.#insecure) return ['--insecure'];
+    return ['--tls', certificateFolder(this.folder.path, { role, name })];
   }
 
   /** Ends one of the programs: `redis`, `controller`, or a host's agent by the host's name. */
@@ -167,7 +212,7 @@ export class Cluster {
         if (this.logOf(name).includes('"msg":"listening"', before)) return 'ready';
         return hasEnded(child) ? 'ended' : undefined;
       },
-      { timeoutMs: 20_000 },
+      { timeoutMs: 60_000 },
     );
     if (state === 'ended') throw new Error(`${name} ended with ${child.exitCode}`);
   }
@@ -179,6 +224,10 @@ export class Cluster {
         ? true
         : undefined;
     });
+  }
+
+  #passwordFile(): string {
+    return join(this.folder.path, 'queue', 'password');
   }
 
   #redisSocket(): string {
@@ -224,7 +273,24 @@ export class Cluster {
   }
 
   #ferryEnv(): NodeJS.ProcessEnv {
-    return { ...this.folder.env, FERRY_CONTROLLER: `${CONTROLLER}:${CONTROLLER_PORT}` };
+    const FERRY_KEY = join(this.folder.path, 'checkpoint.key');
+    if (!existsSync(FERRY_KEY)) makeKeyFile(FERRY_KEY);
+    const env = {
+      ...this.folder.env,
+      FERRY_KEY,
+      FERRY_CONTROLLER: `${CONTROLLER}:${CONTROLLER_PORT}`,
+    };
+    if (this.#insecure) return env;
+    this.#operator ??= certificateFolder(this.folder.path, { role: 'operator', name: 'test' });
+    return { ...env, FERRY_TLS: this.#operator };
+  }
+
+  /** A program on the controller's machine that calls the cluster's API as an operator. */
+  async operator(): Promise<ClientMachine<OperatorCalls>> {
+    const prefix = this.network.on('ctl');
+    const operator = await ClientMachine.start<OperatorCalls>(prefix, this.#ferryEnv(), OPERATOR);
+    this.#clients.push(operator);
+    return operator;
   }
 
   /** A program on the client machine that talks to containers. */

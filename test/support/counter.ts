@@ -1,4 +1,5 @@
 import { encodeCommand, RespClient } from './resp.js';
+import { sleep } from './shell.js';
 
 /** What a counting client has seen so far. Times are in milliseconds. */
 export interface CounterReport {
@@ -12,7 +13,7 @@ export interface CounterReport {
   readonly localPort: number;
   /** Redis's own number of this connection, asked over the connection itself. */
   readonly connectionId: number;
-  /** The longest time from a request to its reply, and when it began (Unix time). */
+  /** The longest time from a request to its reply, or until now, and when it began (Unix time). */
   readonly longestStallMs: number;
   readonly longestStallAt: number;
   /** Every wait of 20 ms or more. */
@@ -27,6 +28,7 @@ export class Counter {
   readonly #client: RespClient;
   readonly #request: string;
   readonly #localPort: number;
+  readonly #pauseMs: number;
   #connectionId = 0;
   #replies = 0;
   #last = 0;
@@ -35,19 +37,23 @@ export class Counter {
   #errors: string[] = [];
   #stalls: { at: number; ms: number }[] = [];
   #longest = { at: 0, ms: 0 };
+  /** The request under way. */
+  #asked: { at: number; start: number } | undefined;
   #running: Promise<void> | undefined;
   #stopping = false;
 
-  private constructor(client: RespClient, key: string) {
+  private constructor(client: RespClient, key: string, pauseMs: number) {
     this.#client = client;
+    this.#pauseMs = pauseMs;
     this.#request = encodeCommand(['INCR', key]);
     this.#localPort = client.socket.localPort ?? 0;
   }
 
-  /** Connects, and starts counting from what `key` holds. */
-  static async start(host: string, port: number, key: string): Promise<Counter> {
+  /** Connects, and starts counting from what `key` holds.
+   *  @param pauseMs  between a reply and the next request, where many count on one machine */
+  static async start(host: string, port: number, key: string, pauseMs = 0): Promise<Counter> {
     const client = await RespClient.open(host, port);
-    const counter = new Counter(client, key);
+    const counter = new Counter(client, key, pauseMs);
     counter.#connectionId = Number(await client.command('CLIENT', 'ID'));
     counter.#last = Number(await client.command('GET', key));
     counter.#running = counter.#count();
@@ -58,6 +64,7 @@ export class Counter {
     while (!this.#stopping) {
       const at = Date.now();
       const start = performance.now();
+      this.#asked = { at, start };
       let reply: unknown;
       try {
         reply = await this.#client.send(this.#request);
@@ -65,7 +72,9 @@ export class Counter {
         this.#errors.push(String(error));
         return;
       }
+      this.#asked = undefined;
       this.#note(reply, at, performance.now() - start);
+      if (this.#pauseMs > 0) await sleep(this.#pauseMs);
     }
   }
 
@@ -87,6 +96,11 @@ export class Counter {
   }
 
   report(): CounterReport {
+    const waiting = this.#asked === undefined ? 0 : performance.now() - this.#asked.start;
+    const longest =
+      this.#asked !== undefined && waiting > this.#longest.ms
+        ? { at: this.#asked.at, ms: waiting }
+        : this.#longest;
     return {
       replies: this.#replies,
       lastReply: this.#last,
@@ -95,8 +109,8 @@ export class Counter {
       errors: this.#errors,
       localPort: this.#localPort,
       connectionId: this.#connectionId,
-      longestStallMs: this.#longest.ms,
-      longestStallAt: this.#longest.at,
+      longestStallMs: longest.ms,
+      longestStallAt: longest.at,
       stalls: this.#stalls,
     };
   }

@@ -1,5 +1,13 @@
 import { spawn } from 'node:child_process';
-import { appendFileSync, copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
@@ -18,9 +26,10 @@ import { inTrial, sourceOf, type Verdict } from './flavours.js';
 import { identify, isAlive, treeOf, until } from './processes.js';
 import type { Trial } from './trial.js';
 
+const mappedUsers = 100_000;
 const startTimeoutMs = 20_000;
 const verdictTimeoutMs = 30_000;
-const settleMs = 100;
+export const settleMs = 100;
 
 /** What the programs do to themselves: a container's usual set would refuse some of it. Only what
  *  this host can give. */
@@ -29,7 +38,7 @@ const wantedCapabilities = [
   ...['CAP_SYS_CHROOT', 'CAP_CHECKPOINT_RESTORE', 'CAP_SYS_PTRACE'],
 ];
 
-const available = hostCapabilities();
+export const available = hostCapabilities();
 const capabilities = wantedCapabilities.filter((name) => available.has(name));
 
 /** One runc container of a trial: its own PID, UTS, IPC, network and mount namespaces, a root file
@@ -37,17 +46,25 @@ const capabilities = wantedCapabilities.filter((name) => available.has(name));
 export class TrialContainer implements AsyncDisposable {
   readonly #trial: Trial;
   readonly #runc: Runc;
+  readonly #name: string;
   readonly #id: string;
   readonly #bundle: string;
   /** Host PID of the first process; 0 while there is none. */
   pid = 0;
 
-  constructor(trial: Trial) {
+  /** @param name  tells several containers of one trial apart */
+  constructor(trial: Trial, name = 'container') {
     this.#trial = trial;
-    this.#id = basename(trial.directory);
-    this.#bundle = join(trial.directory, 'bundle');
+    this.#name = name;
+    this.#id = `${basename(trial.directory)}-${name}`;
+    this.#bundle = join(trial.directory, `bundle-${name}`);
     this.#runc = new Runc({ program: 'runc', root: join(trial.directory, 'runc') });
     mkdirSync(this.#bundle);
+  }
+
+  /** A configuration that was made for another container of the trial, for this one: the same root file system. */
+  place(config: OciConfig): OciConfig {
+    return { ...config, linux: { ...config.linux, cgroupsPath: `/${this.#id}` } };
   }
 
   /** The container's configuration with `program` as the child of its first process. */
@@ -73,28 +90,43 @@ export class TrialContainer implements AsyncDisposable {
     const config = placeConfig(buildConfig(spec), places);
     // A network of its own with nothing but loopback, which runc makes.
     const namespaces = config.linux.namespaces.map(({ type }) => ({ type }));
-    return { ...config, linux: { ...config.linux, namespaces } };
+    if (program.isMapped !== true) return { ...config, linux: { ...config.linux, namespaces } };
+    for (const path of [directory, rootfs]) chmodSync(path, 0o777);
+    const linux = {
+      ...config.linux,
+      namespaces: [...namespaces, { type: 'user' as const }],
+      uidMappings: [{ containerID: 0, hostID: mappedUsers, size: 10_000_000 }],
+      gidMappings: [{ containerID: 0, hostID: mappedUsers + 1000, size: 10_000_000 }],
+    };
+    return { ...config, linux };
   }
 
-  /** `runc create` and `runc start`. Output goes through a pipe to a process beside the container. */
-  async run(config: OciConfig): Promise<void> {
+  /** `runc create` and `runc start`. Output goes through a pipe to a process beside the container.
+   *  @param fds  what the container's first process gets as descriptors 3, 4, … */
+  async run(config: OciConfig, fds: readonly number[] = []): Promise<void> {
     writeFileSync(join(this.#bundle, 'config.json'), JSON.stringify(config, null, 2));
-    const pidFile = join(this.#trial.directory, 'container.pid');
+    const pidFile = join(this.#trial.directory, `${this.#name}.pid`);
     const logFile = join(this.#trial.directory, 'runc.log');
     const command = this.#runc.createCommand({
-      ...{ id: this.#id, bundle: this.#bundle, pidFile, logFile, preserveFds: 0 },
+      ...{ id: this.#id, bundle: this.#bundle, pidFile, logFile, preserveFds: fds.length },
     });
     appendFileSync(this.#trial.log, `${command.join(' ')}\n`);
     const [launcher, shim] = [await build('support/launch'), await build('support/shim')];
     const output = join(this.#trial.directory, 'output.log');
-    const child = spawn(launcher, [shim, output, ...command], {
+    const [first = '', ...rest] = [
+      ...(fds.length === 0 ? [launcher] : []),
+      shim,
+      output,
+      ...command,
+    ];
+    const child = spawn(first, rest, {
       env: { ...process.env, FERRY_TRIAL: this.#trial.directory },
-      stdio: 'ignore',
+      stdio: ['ignore', 'ignore', 'ignore', ...fds],
     });
     await until('runc create', startTimeoutMs, () => child.exitCode !== null);
     if (child.exitCode !== 0)
       throw new Error(`runc create failed: ${this.#trial.read('runc.log')}`);
-    this.pid = Number(this.#trial.read('container.pid'));
+    this.pid = Number(this.#trial.read(`${this.#name}.pid`));
     appendFileSync(this.#trial.log, `runc --root ${this.#runc.root} start ${this.#id}\n`);
     await this.#runc.start(this.#id);
   }
@@ -160,6 +192,7 @@ export async function containerMove(program: ObjectProgram): Promise<Verdict> {
     await ferry(['dump', '--pid', `${hostPid}`, '--out', trial.image], trial.log);
     await container.remove();
     const entry = rootDump(trial, hostPid);
+    if (program.isMapped === true) giveAway(trial.image);
     await container.run(restoreConfig(config, [entry], available));
     await until('the restored tree', startTimeoutMs, () => {
       return treeOf(container.pid).length === recorded;
@@ -167,6 +200,13 @@ export async function containerMove(program: ObjectProgram): Promise<Verdict> {
     await sleep(settleMs);
     return await container.verdict();
   });
+}
+
+/** To who is root in a container with a user namespace. */
+function giveAway(folder: string): void {
+  for (const name of ['.', ...readdirSync(folder)]) {
+    chownSync(join(folder, name), mappedUsers, mappedUsers + 1000);
+  }
 }
 
 /** The first process has PID 1 in its namespace and another one outside. */

@@ -10,10 +10,14 @@ import { Trial } from './trial.js';
 /** What a flavour found: `skipped` says why the program could not be tried on this machine. */
 export interface Verdict {
   readonly skipped?: string | undefined;
+  /** Ferry refused it, by name. */
+  readonly refused?: boolean;
 }
 
 const freezeMs = 150;
 const afterRestoreMs = 50;
+const OUTSIDE_LOOKS = 10;
+const OUTSIDE_PAUSE_MS = 100;
 
 export const flavours = { unmoved, sabotage, frozen, rollback, tree, carriedOrRefused };
 export type FlavourName = keyof typeof flavours;
@@ -147,7 +151,9 @@ async function carriedOrRefused(program: ObjectProgram): Promise<Verdict> {
         throw new Error(`The refused dump left ${readdirSync(trial.image).join(', ')} behind`);
       }
     }
-    return finishAfter(trial, program, before, outcome.code === 0 ? 'restored' : 'refused');
+    const isCarried = outcome.code === 0;
+    const verdict = await finishAfter(trial, program, before, isCarried ? 'restored' : 'refused');
+    return { ...verdict, refused: !isCarried };
   });
 }
 
@@ -170,6 +176,20 @@ export async function restoreDetached(trial: Trial, image = trial.image): Promis
   if (trial.tree().length === 0) throw new Error(`There is no process ${trial.pid} afterwards`);
 }
 
+/** What differs even after a while: a thread of low priority that is let go takes its time to be back in the call that it
+ *  slept in. */
+async function lastingDifferences(
+  trial: Trial,
+  program: ObjectProgram,
+  before: Outside,
+): Promise<string[]> {
+  for (let looks = OUTSIDE_LOOKS; ; looks--) {
+    const found = differences(before, observe(trial.pid), program.volatile ?? []);
+    if (found.length === 0 || looks === 0) return found;
+    await sleep(OUTSIDE_PAUSE_MS);
+  }
+}
+
 /** Lets the program give its verdict, then complains about what looked different from outside
  *  before: the verdict is the worse news. */
 async function finishAfter(
@@ -178,7 +198,7 @@ async function finishAfter(
   before: Outside,
   when: string,
 ): Promise<Verdict> {
-  const found = differences(before, observe(trial.pid), program.volatile ?? []);
+  const found = await lastingDifferences(trial, program, before);
   const verdict = await finish(trial);
   if (found.length === 0 || process.env.FERRY_OBJECTS_OUTSIDE === 'ignore') return verdict;
   const shown = found.slice(0, 40).map((line) => `  ${line.slice(0, 300)}`);

@@ -41,6 +41,7 @@
 enum { PAGE = 4096, OBJECT_CHILDREN_MAX = 256 };
 
 static char object_directory[PATH_MAX];
+static char object_home[PATH_MAX]; // where failures are told; object_directory but for object_run_kinds
 static pid_t object_root_pid;
 static bool object_is_sabotaged;
 static int object_handshake = -1;
@@ -82,6 +83,7 @@ OBJECT_UNUSED static void object_put_file(const char *name, const char *text) {
 OBJECT_UNUSED __attribute__((noreturn, format(printf, 3, 4))) static void
 object_fail_at(const char *file, int line, const char *format, ...) {
     char why[1024], text[1400];
+    strcpy(object_directory, object_home);
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(why, sizeof why, format, arguments);
@@ -151,6 +153,7 @@ OBJECT_UNUSED static void object_start(int argc, char **argv) {
         _exit(2);
     }
     strcpy(object_directory, argv[1]);
+    strcpy(object_home, argv[1]);
     object_root_pid = getpid();
     object_is_sabotaged = getenv("OBJECT_SABOTAGE") != NULL;
     sigset_t set;
@@ -356,6 +359,48 @@ OBJECT_UNUSED static size_t object_read(const char *path, char *buffer, size_t s
     close(fd);
     buffer[length] = 0;
     return length;
+}
+
+/// One of several things that a program tries, each in a process of its own.
+struct object_kind {
+    const char *name;
+    void (*run)(void);
+};
+
+/// For kinds, in place of object_ready_and_wait: also right in a process that is not the root.
+OBJECT_UNUSED static void object_pause(void) {
+    if (getpid() == object_root_pid) {
+        object_ready_and_wait();
+    } else {
+        object_child_wait();
+    }
+}
+
+OBJECT_UNUSED static void object_run_kind(void *argument) {
+    const struct object_kind *kind = argument;
+    char path[PATH_MAX];
+    MUST(mkdir(object_path(path, kind->name), 0777));
+    strcpy(object_directory, path);
+    kind->run();
+}
+
+/// Runs the kind that argv[2] names in this process; without one all of them, each in a child and a
+/// folder of its own. Does not return.
+OBJECT_UNUSED __attribute__((noreturn)) static void
+object_run_kinds(const struct object_kind *kinds, size_t count, int argc, char **argv) {
+    object_start(argc, argv);
+    for (size_t i = 0; i < count; i++) {
+        if (argc <= 2) {
+            object_fork(object_run_kind, (void *)(uintptr_t)&kinds[i]);
+        } else if (strcmp(kinds[i].name, argv[2]) == 0) {
+            kinds[i].run();
+            object_pass();
+        }
+    }
+    CHECK(argc <= 2, "there is no kind %s", argv[2]);
+    object_ready_and_wait();
+    object_join_all();
+    object_pass();
 }
 
 OBJECT_UNUSED static pid_t object_tid(void) {

@@ -111,7 +111,7 @@ function parseMapping(line: string): Mapping | undefined {
   if (parts === null) return undefined;
   const [, start, end, perms = '', offset, device, inode, path = ''] = parts;
   // Memory objects without a name in the file system get a new number when made anew.
-  const made = /^(\/dev\/zero \(deleted\)|\/memfd:.*|\/SYSV.*)$/.test(path);
+  const made = /^\/(memfd:|SYSV)| \(deleted\)$/.test(path);
   const file = made ? path : `${device} ${inode} ${path}`;
   const [from, to, at] = [BigInt(`0x${start}`), BigInt(`0x${end}`), BigInt(`0x${offset}`)];
   return { start: from, end: to, perms, offset: at, file, flags: '' };

@@ -1,0 +1,117 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { openSync, readFileSync, rmSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { makeRunFolder, type RunFolder, removeRun } from '../support/run-folder.js';
+import { run, until } from '../support/shell.js';
+import { compile } from './memory-program.js';
+
+const RUNS = 5;
+const FERRY = fileURLToPath(new URL('../../bin/ferry', import.meta.url));
+/** What a capture's time may grow with, and how many of it are tried. */
+const SIZES = {
+  processes: [10, 100, 1000],
+  threads: [10, 100, 1000],
+  descriptors: [100, 1000, 10_000],
+  connections: [10, 100, 1000],
+  mappings: [100, 1000, 10_000],
+} as const;
+
+export interface GrowthRow {
+  readonly kind: string;
+  readonly count: number;
+  readonly runs: number;
+  /** Medians. Stopping every thread; reading the state; both, for one object more. */
+  readonly stop_ms: number;
+  readonly capture_ms: number;
+  readonly frozen_ms: number;
+  readonly us_each: number;
+}
+
+interface Report {
+  readonly freezeMs: number;
+  readonly captureMs: number;
+  readonly frozenMs: number;
+}
+
+/** How the time of a freeze grows with the number of objects: `ferry dump --leave-running` of a program with so many. */
+export async function growth(say: (line: string) => void): Promise<GrowthRow[]> {
+  const folder = await makeRunFolder();
+  try {
+    const program = join(folder.path, 'many');
+    await compile('many', program);
+    const rows: GrowthRow[] = [];
+    for (const [kind, counts] of Object.entries(SIZES)) {
+      for (const count of counts) {
+        say(`${count} ${kind}`);
+        rows.push(await measure(folder, program, kind, count));
+      }
+    }
+    return rows;
+  } finally {
+    await removeRun(folder.id);
+  }
+}
+
+async function measure(
+  folder: RunFolder,
+  program: string,
+  kind: string,
+  count: number,
+): Promise<GrowthRow> {
+  const output = join(folder.path, `${kind}-${count}.out`);
+  const log = openSync(output, 'w');
+  const child = spawn(program, [kind, String(count)], {
+    env: folder.env,
+    stdio: ['ignore', log, log],
+    detached: true,
+  });
+  const clients: Socket[] = [];
+  try {
+    if (kind === 'connections') clients.push(...(await clientsOf(output, count)));
+    await until('the program', () =>
+      /^ready$/m.test(readFileSync(output, 'utf8')) ? true : undefined,
+    );
+    const reports: Report[] = [];
+    for (let i = 0; i < RUNS; i += 1) reports.push(await dump(folder, child));
+    const median = (part: keyof Report): number =>
+      reports.map((report) => report[part]).sort((a, b) => a - b)[RUNS >> 1] ?? Number.NaN;
+    return {
+      kind,
+      count,
+      runs: RUNS,
+      stop_ms: median('freezeMs'),
+      capture_ms: median('captureMs'),
+      frozen_ms: median('frozenMs'),
+      us_each: ((median('freezeMs') + median('captureMs')) * 1000) / count,
+    };
+  } finally {
+    for (const client of clients) client.destroy();
+    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+  }
+}
+
+async function dump(folder: RunFolder, child: ChildProcess): Promise<Report> {
+  const out = join(folder.path, 'dump');
+  const args = ['dump', '--pid', String(child.pid), '--out', out, '--leave-running', '--json'];
+  const report: Report = JSON.parse(await run(FERRY, args, { env: folder.env }));
+  rmSync(out, { recursive: true });
+  return report;
+}
+
+/** Connects `count` clients to the port that the program tells. */
+async function clientsOf(output: string, count: number): Promise<Socket[]> {
+  const port = await until(
+    'the port',
+    () => /^port (\d+)$/m.exec(readFileSync(output, 'utf8'))?.[1],
+  );
+  const clients: Socket[] = [];
+  for (let i = 0; i < count; i += 1) {
+    const client = connect(Number(port), '127.0.0.1');
+    await once(client, 'connect');
+    clients.push(client);
+  }
+  return clients;
+}

@@ -1,0 +1,103 @@
+import type { ObjectProgram } from './table.js';
+
+const sinceItBegan = 'a segment or a ring of requests that is made while a migration is under way';
+const unread = 'an answer of the kernel that was not read yet is lost';
+const passes = 'the kernel does not give it back: refused until it has passed';
+
+/** Objects of kinds that most programs never meet. */
+export const morePrograms: readonly ObjectProgram[] = [
+  ...[
+    ...['syn-sent', 'closing', 'corked', 'reuseport', 'refused', 'mapped', 'ended'],
+    ...['mptcp'],
+  ].map((kind) => ({ name: `tcp-${kind}`, source: 'tcp-states', args: [kind] })),
+  {
+    name: 'tcp-last-ack',
+    source: 'tcp-states',
+    args: ['last-ack'],
+    missing: { twoPhase: 'memory that goes away while its pages are read' },
+  },
+  ...['urgent', 'urgent-inline', 'urgent-read'].map((kind) => ({
+    name: `tcp-${kind}`,
+    source: 'tcp-states',
+    args: [kind],
+    later: passes,
+    blocker: /urgent data/,
+  })),
+  {
+    name: 'tcp-unaccepted-closed',
+    source: 'tcp-states',
+    args: ['unaccepted-closed'],
+    later: passes,
+    blocker: /wait to be accepted/,
+  },
+  ...['freebind', 'freebind6', 'headers', 'udp-reuseport', 'filter-locked'].map((kind) => ({
+    name: `socket-${kind}`,
+    source: 'socket-states',
+    args: [kind],
+  })),
+  {
+    name: 'socket-broadcast',
+    source: 'socket-states',
+    args: ['broadcast'],
+    hostOnly: 'there is no network in it',
+  },
+  ...['seqpacket-unaccepted', 'unix-lost-folder', 'unix-abstract', 'unix-senders'].map((kind) => ({
+    name: kind,
+    source: 'socket-states',
+    args: [kind],
+  })),
+  ...['full', 'lowered'].map((kind) => ({
+    name: `descriptor-limit-${kind}`,
+    source: 'descriptor-limit',
+    args: [kind],
+  })),
+  ...['content', 'many', 'unnamed', 'processes', 'silent'].map((kind) => ({
+    name: `mqueue-${kind}`,
+    source: 'posix-queues',
+    args: [kind],
+    // One that has no name is made under another.
+    volatile: [/"\/ferry-test-\d+ \(deleted\)"/],
+  })),
+  {
+    name: 'mqueue-notify',
+    source: 'posix-queues',
+    args: ['notify'],
+    later: 'the kernel does not show the value that comes with the signal',
+    blocker: /is to be told of its next message/,
+  },
+  {
+    name: 'socket-unix-urgent',
+    source: 'socket-states',
+    args: ['unix-urgent'],
+    later: passes,
+    blocker: /urgent data/,
+  },
+  {
+    name: 'socket-udp-corked',
+    source: 'socket-states',
+    args: ['udp-corked'],
+    later: passes,
+    blocker: /not complete yet/,
+  },
+  {
+    name: 'socket-filter-ebpf',
+    source: 'socket-states',
+    args: ['filter-ebpf'],
+    later: passes,
+    blocker: /eBPF/,
+  },
+  ...[
+    ...['threads', 'forks', 'execs', 'unix', 'tcp', 'pipes', 'terminals', 'mappings', 'netlink'],
+    ...['aio', 'epoll', 'inotify', 'files', 'signals', 'segments', 'pipe-echo', 'futex-echo'],
+    ...['queue-echo', 'semaphore-echo'],
+  ].map((kind) => ({
+    name: `busy-${kind}`,
+    source: 'busy',
+    args: [kind],
+    volatile: [/.*/],
+    ...(kind === 'segments' || kind === 'aio' ? { missing: { twoPhase: sinceItBegan } } : {}),
+    ...(kind === 'netlink'
+      ? { missing: { tree: unread, containerMove: unread, twoPhase: unread } }
+      : {}),
+  })),
+];

@@ -1,0 +1,134 @@
+import type { ObjectProgram } from './table.js';
+
+const mounts = [
+  ...['tmpfs', 'bind', 'propagation', 'covered', 'deleted', 'overlay', 'pivoted', 'stale'],
+] as const;
+
+const withoutAdmin = 'a container may not make namespaces without CAP_SYS_ADMIN';
+
+const nested = 'there the namespaces are nested, which is not carried yet';
+
+const networks = [
+  ...['lo', 'device', 'routes', 'veth', 'bridge', 'macvlan', 'tun', 'settings', 'filter'],
+] as const;
+
+/** Programs that are tried in containers with a user namespace. */
+const mapped: readonly (readonly [string, readonly string[]])[] = [
+  ['credentials', ['ids']],
+  ['credentials', ['capabilities']],
+  ['heap', []],
+  ['threads', []],
+  ['unix-named', []],
+  ['files-deleted', []],
+  ['sysv-ipc', []],
+  ['tcp-established', []],
+];
+
+/** Namespaces, control groups, security contexts. */
+export const spacePrograms: readonly ObjectProgram[] = [
+  ...['uts', 'ipc', 'several', 'user'].map((kind) => ({
+    name: `namespace-${kind}`,
+    source: 'namespaces',
+    args: [kind],
+    volatile: [/ fd \d+: was "net:/],
+    hostOnly: nested,
+  })),
+  ...['uts', 'ipc', 'net', 'net-held', 'mnt'].map((kind) => ({
+    name: `nested-${kind}`,
+    source: 'nested',
+    args: [kind],
+    volatile: [/ fd \d+: was "net:/],
+    hostOnly: withoutAdmin,
+  })),
+  ...['tree', 'deep', 'entered', 'unborn', 'over', 'mounted', 'signals'].map((kind) => ({
+    name: `nested-pid-${kind}`,
+    source: 'nested-pid',
+    args: [kind],
+    volatile: [/ fd \d+: was "pid:/],
+    hostOnly: withoutAdmin,
+  })),
+  ...['children', 'entered'].map((kind) => ({
+    name: `nested-time-${kind}`,
+    source: 'nested-clocks',
+    args: [kind],
+    volatile: [/ fd \d+: was "time:/],
+    hostOnly: withoutAdmin,
+  })),
+  ...['pids', 'unified'].map((kind) => ({
+    name: `nested-cgroup-${kind}`,
+    source: 'nested-cgroup',
+    args: [kind],
+    hostOnly: withoutAdmin,
+  })),
+  ...['unmapped', 'root', 'user', 'owning'].map((kind) => ({
+    name: `nested-user-${kind}`,
+    source: 'nested-user',
+    args: [kind],
+    hostOnly: withoutAdmin,
+  })),
+  ...['thread', 'named', 'sharing'].map((kind) => ({
+    name: `nested-${kind}`,
+    source: 'nested',
+    args: [kind],
+    later: 'refused by name',
+    blocker: {
+      thread: /thread \d+ in net:/,
+      named: /it is a name of net:/,
+      sharing: /shares its working directory/,
+    }[kind]!,
+  })),
+  ...networks.map((kind) => ({
+    name: `network-${kind}`,
+    source: 'network',
+    args: [kind],
+    hostOnly: nested,
+  })),
+  ...['nexthop', 'qdisc', 'ipsec', 'forwarding'].map((kind) => ({
+    name: `network-${kind}`,
+    source: 'network',
+    args: [kind],
+    later: 'refused by name',
+    blocker: {
+      nexthop: /nexthop obj/,
+      qdisc: /tbf of lo/,
+      ipsec: /IPsec/,
+      forwarding: /00:07 of br0/,
+    }[kind]!,
+  })),
+  {
+    name: 'network-vlan',
+    source: 'network',
+    args: ['vlan'],
+    hostOnly: nested,
+    onlyByName: 'many kernels have no 802.1Q',
+  },
+  ...['pids', 'memory', 'unified'].map((hierarchy) => ({
+    name: `cgroup-${hierarchy}`,
+    source: 'cgroups',
+    args: [hierarchy],
+    hostOnly: 'a container may not make control groups',
+  })),
+  ...mapped.map(([source, args]) => ({
+    name: `mapped-${args[0] ?? source}`,
+    source,
+    args,
+    isMapped: true,
+    // As of files-deleted itself: what has no name is made under another.
+    ...(source === 'files-deleted'
+      ? { volatile: [/#\d+ \(deleted\)/, /\/\.ferry-/, /fdinfo 3: was "flags:\\t020300002/] }
+      : {}),
+  })),
+  ...['hidden', 'stale-used'].map((kind) => ({
+    name: `mount-${kind}`,
+    source: 'mounts',
+    args: [kind],
+    later: 'refused by name',
+    blocker: kind === 'hidden' ? /mounted over it/ : /directories that it is made of are gone/,
+  })),
+  ...mounts.map((kind) => ({
+    name: `mount-${kind}`,
+    source: 'mounts',
+    args: [kind],
+    hostOnly: nested,
+  })),
+];

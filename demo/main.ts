@@ -21,6 +21,7 @@ const COUNTER = 'counter';
 async function main(): Promise<DemoResult> {
   screen.phase('Three hosts on this machine');
   const cluster = await Cluster.start({
+    rehearsed: true,
     hosts: ['h1', 'h2', 'h3'],
     progress: (line) => screen.note(line),
   });

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts an agent inside a privileged container that plays a host: puts the container's network interface on a bridge,
 # which Ferry's containers join, so that their addresses answer on the same network whichever host they are on.
+# Certificates of the node lie in /etc/ferry/tls ("ferry ca issue").
 # Environment: FERRY_NODE_ID, FERRY_CONTROLLER, FERRY_RANGE (addresses for containers; the rest from the interface).
 set -euo pipefail
 
@@ -25,6 +26,7 @@ exec "${leave[@]}" node /opt/ferry/dist/ferry-agent.mjs \
   --node-id "$FERRY_NODE_ID" \
   --listen "${address%/*}:7461" \
   --controller "$FERRY_CONTROLLER" \
+  --tls /etc/ferry/tls \
   --state-dir /var/lib/ferry \
   --bridge br0 \
   --subnet "${FERRY_SUBNET:-172.30.0.0/16}" \

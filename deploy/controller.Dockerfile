@@ -20,7 +20,9 @@ COPY --from=build /opt/ferry/services services
 COPY --from=build /opt/ferry/proto proto
 COPY --from=build /opt/ferry/dist dist
 COPY --from=build /opt/ferry/bin bin
+COPY deploy/certificates.sh /usr/local/bin/ferry-certificates
 RUN ln -s /opt/ferry/bin/ferry /usr/local/bin/ferry
 EXPOSE 7460
 ENTRYPOINT ["node", "/opt/ferry/dist/ferry-controller.mjs"]
-CMD ["--listen", "0.0.0.0:7460", "--redis", "redis://redis:6379"]
+ENV FERRY_TLS=/etc/ferry/operator
+CMD ["--listen", "0.0.0.0:7460", "--tls", "/etc/ferry/tls", "--redis", "redis://redis:6379", "--redis-password-file", "/run/ferry-redis/password"]

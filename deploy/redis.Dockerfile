@@ -8,5 +8,5 @@ RUN apt-get update -q \
   && rm -rf /var/lib/apt/lists/*
 VOLUME /data
 EXPOSE 6379
-# The queue must never lose a job to eviction, and records outlive a restart.
-CMD ["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--dir", "/data", "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
+COPY deploy/redis-entrypoint.sh /usr/local/bin/redis-entrypoint
+ENTRYPOINT ["bash", "/usr/local/bin/redis-entrypoint"]

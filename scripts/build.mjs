@@ -92,6 +92,8 @@ if (wants('native')) {
   if (existsSync(join(root, 'packages/dumpbin/restorer/build.sh')))
     run('sh', ['packages/dumpbin/restorer/build.sh']);
   run('sh', ['packages/container/native/build.sh']);
+  run('sh', ['packages/capture/native/build.sh']);
+  run('sh', ['packages/pages/native/build.sh']);
 }
 
 if (wants('bundle')) {
@@ -123,12 +125,19 @@ async function bundle(name, file) {
     outExtension: { '.js': '.mjs' },
     sourcemap: 'linked',
     packages: 'external',
-    alias: Object.fromEntries(
-      readdirSync(join(root, 'packages')).map((folder) => [
-        `@ferry/${folder}`,
-        join(root, 'packages', folder, 'src/index.ts'),
-      ]),
-    ),
+    alias: {
+      ...Object.fromEntries(
+        readdirSync(join(root, 'packages')).map((folder) => [
+          `@ferry/${folder}`,
+          join(root, 'packages', folder, 'src/index.ts'),
+        ]),
+      ),
+      // The one part of a package that is named by itself: the controller needs none of the rest.
+      '@ferry/migration/controller-machine': join(
+        root,
+        'packages/migration/src/controller-machine.ts',
+      ),
+    },
     banner: {
       js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
     },

@@ -33,7 +33,7 @@ if [ "${1:-}" = --force ]; then rm -f "$stamps".*.sum; fi
 # ---- Debian packages -----------------------------------------------------------------------------------------
 # Compiler and LZ4 for the native parts; runc and network tools for containers and hosts; Redis for the job queue;
 # Redis, nginx and Python also as programs that the tests move.
-debian=(gcc libc6-dev liblz4-dev runc redis-server iproute2 nftables tcpdump nginx-light python3 procps util-linux)
+debian=(gcc libc6-dev liblz4-dev openssl runc redis-server iproute2 nftables tcpdump nginx-light python3 procps util-linux)
 
 missing_packages() {
   local installed
@@ -155,8 +155,8 @@ build_parts() {
     build proto "$sum" 'generating code from proto/'
   fi
 
-  sum="$recipe $(sum_of packages/linux/native packages/dumpbin/restorer packages/container/native)"
-  if ! fresh native "$sum" || ! all_present packages/linux/build/addon.node packages/container/build/ferry-shim; then
+  sum="$recipe $(sum_of packages/linux/native packages/dumpbin/restorer packages/container/native packages/capture/native packages/pages/native)"
+  if ! fresh native "$sum" || ! all_present packages/linux/build/addon.node packages/container/build/ferry-shim packages/pages/build/ferry-pager; then
     build native "$sum" 'compiling the native addon and the restorer'
   fi
 

@@ -61,7 +61,13 @@ export async function createWithShim(
     detached: true,
   });
   // Its process group: the runtime's `create` as well.
-  const abort = () => child.pid !== undefined && process.kill(-child.pid, 'SIGKILL');
+  const abort = () => {
+    try {
+      if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+    } catch {
+      // It has ended by itself.
+    }
+  };
   signal?.addEventListener('abort', abort, { once: true });
   try {
     const said = await firstWords(child);
@@ -77,6 +83,8 @@ export async function createWithShim(
       throw createFailed(await reasonOf(places, said.stderr));
     }
     const pid = Number(await readFile(places.pidFile, 'utf8'));
+    // Killed from here on, it is not the runtime that failed.
+    signal?.throwIfAborted();
     const shimProcess = processRef(child.pid);
     if (shimProcess === undefined) throw createFailed('the shim ended');
     return { shim: { process: shimProcess, stdoutInode: pipes[1], stderrInode: pipes[2] }, pid };

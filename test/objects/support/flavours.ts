@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { ObjectProgram } from '../table.js';
 import { build, objectsFolder } from './build.js';
 import { describeOutcome, ferry, ferryCommand, run } from './engine.js';
-import { differences, type Outside, observe } from './outside.js';
+import { lastingDifferences, type Outside, observe } from './outside.js';
 import { isAlive, treeOf } from './processes.js';
 import { Trial } from './trial.js';
 
@@ -16,8 +16,6 @@ export interface Verdict {
 
 const freezeMs = 150;
 const afterRestoreMs = 50;
-const OUTSIDE_LOOKS = 10;
-const OUTSIDE_PAUSE_MS = 100;
 
 export const flavours = { unmoved, sabotage, frozen, rollback, tree, carriedOrRefused };
 export type FlavourName = keyof typeof flavours;
@@ -176,20 +174,6 @@ export async function restoreDetached(trial: Trial, image = trial.image): Promis
   if (trial.tree().length === 0) throw new Error(`There is no process ${trial.pid} afterwards`);
 }
 
-/** What differs even after a while: a thread of low priority that is let go takes its time to be back in the call that it
- *  slept in. */
-async function lastingDifferences(
-  trial: Trial,
-  program: ObjectProgram,
-  before: Outside,
-): Promise<string[]> {
-  for (let looks = OUTSIDE_LOOKS; ; looks--) {
-    const found = differences(before, observe(trial.pid), program.volatile ?? []);
-    if (found.length === 0 || looks === 0) return found;
-    await sleep(OUTSIDE_PAUSE_MS);
-  }
-}
-
 /** Lets the program give its verdict, then complains about what looked different from outside
  *  before: the verdict is the worse news. */
 async function finishAfter(
@@ -198,7 +182,7 @@ async function finishAfter(
   before: Outside,
   when: string,
 ): Promise<Verdict> {
-  const found = await lastingDifferences(trial, program, before);
+  const found = await lastingDifferences(trial.pid, before, program.volatile ?? []);
   const verdict = await finish(trial);
   if (found.length === 0 || process.env.FERRY_OBJECTS_OUTSIDE === 'ignore') return verdict;
   const shown = found.slice(0, 40).map((line) => `  ${line.slice(0, 300)}`);

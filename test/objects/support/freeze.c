@@ -15,6 +15,7 @@
 enum { TASKS_MAX = 65536 };
 
 static pid_t held[TASKS_MAX];
+static int pending[TASKS_MAX]; // a signal whose delivery the stop interrupted, 0 if none
 static size_t held_count;
 
 static bool is_held(pid_t tid) {
@@ -30,12 +31,15 @@ static void hold(pid_t tid) {
     if (held_count == TASKS_MAX || ptrace(PTRACE_SEIZE, tid, 0, 0) != 0) {
         return; // it ended meanwhile, or it is a zombie
     }
-    held[held_count++] = tid;
+    int status;
     ptrace(PTRACE_INTERRUPT, tid, 0, 0);
-    if (waitpid(tid, NULL, __WALL) != tid) {
+    if (waitpid(tid, &status, __WALL) != tid) {
         fprintf(stderr, "freeze: cannot wait for %d: %s\n", tid, strerror(errno));
         exit(1);
     }
+    // A stop without an event is one before the delivery of a signal, ptrace(2).
+    pending[held_count] = WIFSTOPPED(status) && status >> 16 == 0 ? WSTOPSIG(status) : 0;
+    held[held_count++] = tid;
 }
 
 /// Holds every thread of the process and of its children; true when one of them was new.
@@ -79,7 +83,7 @@ int main(int argc, char **argv) {
     }
     usleep((useconds_t)atoi(argv[2]) * 1000);
     for (size_t i = 0; i < held_count; i++) {
-        ptrace(PTRACE_DETACH, held[i], 0, 0);
+        ptrace(PTRACE_DETACH, held[i], 0, pending[i]);
     }
     printf("held %zu threads\n", held_count);
     return held_count > 0 ? 0 : 1;

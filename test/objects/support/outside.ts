@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { statFields, treeOf } from './processes.js';
 
 /** What /proc says about a tree: `PID what` → value. Two of them are compared with `differences`. */
@@ -155,6 +156,23 @@ function fdinfo(content: string, objects: Map<string, number>): string {
       .sort()
       .join('; ')
   );
+}
+
+const LOOKS = 20;
+const PAUSE_MS = 50;
+
+/** What differs even after a while: a thread of low priority that is let go takes its time to be back in the call that it
+ *  slept in. */
+export async function lastingDifferences(
+  root: number,
+  before: Outside,
+  ignored: readonly RegExp[],
+): Promise<string[]> {
+  for (let looks = LOOKS; ; looks--) {
+    const found = differences(before, observe(root), ignored);
+    if (found.length === 0 || looks === 0) return found;
+    await sleep(PAUSE_MS);
+  }
 }
 
 /** @returns one line for each value that is not the same, apart from those `ignored` */

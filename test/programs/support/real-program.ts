@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { engineExists, ferry } from '../../objects/support/engine.js';
 import { dumpAway, inTrial, restoreDetached } from '../../objects/support/flavours.js';
-import { differences, observe } from '../../objects/support/outside.js';
+import { lastingDifferences, observe } from '../../objects/support/outside.js';
 import { identify, isAlive } from '../../objects/support/processes.js';
 import type { Trial } from '../../objects/support/trial.js';
 
@@ -76,8 +76,7 @@ async function rollback<State>(program: RealProgram<State>, trial: Trial): Promi
   const before = observe(trial.pid);
   const target = ['--pid', `${trial.pid}`, '--out', trial.image];
   await ferry(['dump', ...target, '--leave-running'], trial.log);
-  await sleep(50);
-  const found = differences(before, observe(trial.pid), program.volatile ?? []);
+  const found = await lastingDifferences(trial.pid, before, program.volatile ?? []);
   if (found.length > 0) throw new Error(`Differs after the rollback:\n${found.join('\n')}`);
 }
 

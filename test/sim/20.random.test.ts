@@ -21,6 +21,7 @@ describe('hand-over: runs drawn by chance, many failures', function () {
     ['processes and the network fail', many, false],
     ['the same, memory follows', many, true],
     ['hosts are started anew as well', { ...many, host: 1 }, false],
+    ['hosts are started anew, memory follows', { ...many, host: 1 }, true],
   ] as const) {
     it(`${RUNS} runs: ${name}`, () => {
       for (let run = 0; run < RUNS; run += 1) {

@@ -240,4 +240,16 @@ export const mutants: readonly Mutant[] = [
     },
     faults: { call: 1, crash: 1 },
   },
+  {
+    name: 'the controller takes a destination that its source has not begun with for the end of it',
+    protocol: {
+      ...right,
+      controllerStep: (state, event) =>
+        event.kind === 'destinationSays' && event.word === 'refused'
+          ? { state: { phase: 'failed', doubted: false }, actions: [] }
+          : right.controllerStep(state, event),
+    },
+    faults: { host: 1, cancel: 1 },
+    later: true,
+  },
 ];

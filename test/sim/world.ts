@@ -9,6 +9,7 @@ import type {
   DestinationAction,
   DestinationEvent,
   DestinationPhase,
+  DestinationState,
 } from '../../packages/migration/src/destination-machine.js';
 import {
   isCancellable,
@@ -66,7 +67,7 @@ interface SourceHost {
 
 interface DestinationHost {
   up: boolean;
-  m: { phase: DestinationPhase; silent: boolean; e: boolean } | null;
+  m: { phase: DestinationPhase; silent: boolean; unbegun: boolean; e: boolean } | null;
   todo: DestinationAction[];
   told: string | null;
   journal: Decision | null;
@@ -79,8 +80,6 @@ interface DestinationHost {
   fetches: boolean;
   streaming: boolean;
   rebooted: boolean;
-  /** The source would not begin with it, having begun before. */
-  refused: boolean;
 }
 
 interface Redis {
@@ -138,7 +137,7 @@ export function firstWorld(left: Budget, later: boolean): World {
     d: {
       ...{ up: true, m: null, todo: [], told: null, journal: null, copy: 'none', ran: false },
       ...{ lacks: false, fetches: false },
-      ...{ streaming: false, rebooted: false, refused: false },
+      ...{ streaming: false, rebooted: false },
     },
     c: { m: null, todo: [], redis, saved: { ...redis } },
     net: [],
@@ -340,10 +339,11 @@ export class Rules {
   #destination(w: World, kind: DestinationEvent['kind'], during?: string): void {
     const { d } = w;
     if (d.m === null) return;
-    const before = { phase: d.m.phase, silent: d.m.silent, ...(d.m.e ? { error } : {}) };
+    const { phase, silent, unbegun } = d.m;
+    const before = { phase, silent, unbegun, ...(d.m.e ? { error } : {}) };
     const event = { kind, error, during, later: w.later } as DestinationEvent;
     const { state, actions } = this.#p.destinationStep(before, event);
-    d.m = { phase: state.phase, silent: state.silent === true, e: state.error !== undefined };
+    d.m = destinationState(state);
     this.#beginDestination(w, actions);
     // It closes the stream; what it has sent arrives all the same.
     if (isDestinationEnd(state.phase)) [d.streaming, w.link] = [false, false];
@@ -447,7 +447,7 @@ export class Rules {
     // What has run and ended is told apart from what never ran.
     const found = d.copy === 'runs' ? runs : d.rebooted ? 'lost' : d.ran ? 'ran' : 'none';
     const { state, actions } = this.#p.destinationRestart(journal, found);
-    d.m = { phase: state.phase, silent: false, e: state.error !== undefined };
+    d.m = destinationState(state);
     this.#beginDestination(w, actions);
   }
 
@@ -523,7 +523,6 @@ export class Rules {
     if (message === 'refused' || message === 'unknown') {
       d.streaming = false;
       const early = isCancellable(d.m.phase);
-      if (early && message === 'refused') d.refused = true;
       this.#destination(w, message === 'unknown' || early ? 'aborted' : 'lost');
       return;
     }
@@ -588,7 +587,7 @@ export class Rules {
     if (!d.up || d.m === null) {
       return [step('loses the destination', (x) => this.#event(x, silence(false)))];
     }
-    const word = destinationState(d);
+    const word = destinationSays(d);
     if (!['succeeded', 'failed', 'refused', 'in-doubt'].includes(word)) return [];
     return [step(`hears ${word}`, (x) => this.#event(x, { kind: 'destinationSays', word, error }))];
   }
@@ -599,11 +598,11 @@ export class Rules {
     if (action === undefined || action === 'pause') return;
     if (action === 'receive' && d.up && d.m !== null) return; // joined
     if (action === 'receive' && d.up && d.journal === null) {
-      d.m = { phase: this.#p.destinationStart.phase, silent: false, e: false };
-      [d.streaming, d.refused] = [false, false];
+      d.m = destinationState(this.#p.destinationStart);
+      d.streaming = false;
       this.#open(w, false);
     } else if (action === 'receive' || action === 'askDestination') {
-      const says = { kind: 'destinationSays', word: destinationState(d), error } as const;
+      const says = { kind: 'destinationSays', word: destinationSays(d), error } as const;
       this.#event(w, d.up ? says : silence(false));
     } else if (!s.up) this.#event(w, { kind: 'sourceSilent', error });
     else if (action === 'callOff') this.#callOff(w);
@@ -740,6 +739,12 @@ export class Rules {
         });
       }
     }
+    if (d.up && d.m === null && d.journal === null) {
+      // It is told, and remembers, before it has heard of the migration; or after it has forgotten it.
+      fault('cancel', 'destination is asked to cancel what it does not know', (x) => {
+        x.d.journal = 'cancelled';
+      });
+    }
     if (d.up && d.told === null && d.fetches && d.lacks) {
       fault('fail', 'pager ends, and the container with it', (x) => {
         [x.d.copy, x.d.lacks, x.d.fetches, x.d.told] = ['none', false, false, 'failed fetch'];
@@ -856,6 +861,10 @@ function destinationWord(d: DestinationHost): Redis['destinationWord'] {
   return d.m?.phase === 'givingBack' ? 'abandoned' : null;
 }
 
+function destinationState({ phase, silent, unbegun, error: why }: DestinationState) {
+  return { phase, silent: silent === true, unbegun: unbegun === true, e: why !== undefined };
+}
+
 /** What QueryMigration answers; see Migrations.query and the sessions' status. */
 function sourceState(s: SourceHost): AgentWord {
   if (s.m !== null) {
@@ -876,13 +885,14 @@ function sourceState(s: SourceHost): AgentWord {
   return s.journal === null ? 'unknown' : (words[s.journal] ?? 'unknown');
 }
 
-function destinationState(d: DestinationHost): AgentWord {
+function destinationSays(d: DestinationHost): AgentWord {
   if (d.m === null) {
     if (d.journal === 'succeeded') return 'succeeded';
+    if (d.journal === 'cancelled') return 'refused';
     return d.journal === 'abandoned' ? 'failed' : 'unknown';
   }
-  const { phase, silent } = d.m;
-  if (phase === 'failed' && d.refused) return 'refused';
+  const { phase, silent, unbegun } = d.m;
+  if (phase === 'failed' && unbegun) return 'refused';
   if (phase === 'succeeded' || phase === 'failed') return phase;
   if (phase === 'inDoubt') return 'in-doubt';
   if (phase === 'asking' || phase === 'givingBack') return silent ? 'in-doubt' : 'running';
@@ -894,12 +904,15 @@ function destinationState(d: DestinationHost): AgentWord {
 // ---- what must hold -----------------------------------------------------------------------------------------
 
 /** What is wrong with a world as it is; undefined when nothing is. */
-export function violation({ s, d }: World): string | undefined {
+export function violation({ s, d, c }: World): string | undefined {
   if (s.copy === 'runs' && d.copy === 'runs') return 'two copies run';
   if (s.copy === 'runs' && d.ran) return 'the source runs on from before what the destination did';
   if (s.copy === 'runs' && s.journal === 'committed') return 'the source runs what it has granted';
   if (d.copy === 'runs' && (d.journal === null || d.journal === 'receiving')) {
     return 'the destination runs what it has no right to, by its journal';
+  }
+  if (s.journal === 'committed' && c.redis.done === 'failed') {
+    return 'it is called failed while the source is bound to keep its copy frozen';
   }
   const hostLost = s.rebooted || d.rebooted;
   if (s.copy === 'gone' && d.copy !== 'runs' && !hostLost) return 'no copy is left';

@@ -14,8 +14,8 @@ export type ControllerPhase =
   | 'succeeded'
   | 'failed';
 
-/** What an agent says of a migration: MigrationStatus.state; and `refused`, which a destination has failed with that the
- *  source would not begin with, having begun it before. */
+/** What an agent says of a migration: MigrationStatus.state. Of `refused` a destination knows no more than that its source
+ *  has not begun with it: it may have begun before, with the same one, which has forgotten it. */
 const agentWords = [
   ...(['unknown', 'running', 'committed', 'succeeded', 'failed', 'cancelled'] as const),
   ...(['in-doubt', 'refused'] as const),

@@ -38,6 +38,9 @@ export interface DestinationState {
   readonly error?: unknown;
   /** The source has not answered for a long time; it is asked all the same. */
   readonly silent?: boolean;
+  /** It ended before its source had begun with it: who has forgotten what it had received before may be told so. What the
+   *  source had decided then is not known here. */
+  readonly unbegun?: boolean;
 }
 
 export type DestinationEvent =
@@ -144,7 +147,7 @@ export function destinationStep(state: DestinationState, event: DestinationEvent
   switch (state.phase) {
     case 'opening':
       if (event.kind === 'described') return to('preparing', 'record', 'prepare');
-      return beforeAsking(state, event);
+      return unbegun(beforeAsking(state, event));
     case 'preparing':
       if (event.kind === 'prepareDone') return to('copying', 'copy');
       return beforeAsking(state, event);
@@ -208,6 +211,10 @@ function beforeAsking(state: DestinationState, event: DestinationEvent): Destina
 
 function clean(error: unknown): DestinationStep {
   return { state: { phase: 'cleaning', error }, actions: ['clean'] };
+}
+
+function unbegun({ state, actions }: DestinationStep): DestinationStep {
+  return { state: { ...state, unbegun: true }, actions };
 }
 
 function whileAsking(state: DestinationState, event: DestinationEvent): DestinationStep {

@@ -272,11 +272,12 @@ export class DestinationSession {
   }
 
   #stateName(): string {
-    const { phase, error, silent } = this.#state;
+    const { phase, error, silent, unbegun } = this.#state;
     switch (phase) {
       case 'succeeded':
         return 'succeeded';
       case 'failed':
+        if (unbegun === true) return 'refused';
         return codeOf(error) === 'migrate.cancelled' ? 'cancelled' : 'failed';
       case 'inDoubt':
         return 'in-doubt';

@@ -212,6 +212,24 @@ describe('controller: failures', () => {
     await b.start(controller.address, b.address);
   });
 
+  it('does not call failed what the source has committed, when its destination has forgotten that', async () => {
+    await onA('forgotten');
+    [b.unbegun, b.failWith] = [true, new Error('its source had begun it before')];
+    b.steps = { beforeCommit: 5, afterCommit: 1, ms: 200 };
+    const begun = await client.migrateContainer(migrateRequest('forgotten', 'b'));
+    a.says(begun.id, 'committed');
+    const doubt = await until('doubt', async () => {
+      const operation = await client.getOperation({ id: begun.id });
+      assert.notEqual(operation.state, 'failed');
+      return operation.state === 'in-doubt' ? operation : undefined;
+    });
+    assert.match(doubt.error?.message ?? '', /whether "forgotten" runs on a or b/);
+    a.says(begun.id, 'failed');
+    const { error } = await unsuccessful(client, begun);
+    assert.match(error.message, /begun it before/);
+    [b.unbegun, b.failWith] = [false, undefined];
+  });
+
   it('shows a node that is silent as down, refuses work for it, and takes it back', async () => {
     b.silence();
     const down = await until('the node to be down', async () => {

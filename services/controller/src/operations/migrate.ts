@@ -6,10 +6,10 @@ import {
   MigrationResult as MigrationResultMessage,
   type MigrationStatus,
   signTicket,
+  toErrorDetail,
 } from '@ferry/api';
 import { FerryError, unreachable } from '@ferry/core';
 import {
-  type AgentWord,
   type ControllerAction,
   type ControllerEvent,
   type ControllerState,
@@ -217,12 +217,9 @@ class Migration {
       case 'receive':
         if (!this.#begun && this.#work.cancel.aborted) throw cancelled(this.#work);
         this.#begun = true;
-        return await this.#asked('destination', () => this.#receive());
+        return await this.#asked('destination', () => this.#received());
       case 'askDestination':
-        return await this.#asked('destination', async () => {
-          const agent = await agentOf(this.#work, destination);
-          return await agent.queryMigration({ migrationId }, askSettings);
-        });
+        return await this.#asked('destination', () => this.#destinationSays());
       case 'askSource':
         return await this.#asked('source', async () => {
           const agent = await agentOf(this.#work, source);
@@ -259,11 +256,11 @@ class Migration {
       if (said === undefined || !isAgentWord(said.state)) return silence(false, undefined);
       if (said.result !== undefined) this.#result = said.result;
       const error = said.error === undefined ? undefined : fromErrorDetail(said.error);
-      return { kind, word: wordOf(said.state, error), error };
+      return { kind, word: said.state, error };
     } catch (error) {
       throwIfStopping(this.#work);
       if (!isTransportError(error)) {
-        return { kind, word: wordOf('failed', error), error };
+        return { kind, word: codeOf(error) === 'migrate.inDoubt' ? 'in-doubt' : 'failed', error };
       }
       return side === 'source' ? { kind: 'sourceSilent', error } : this.#silent(error);
     }
@@ -273,6 +270,29 @@ class Migration {
     const now = this.#work.stores.db.now();
     this.#silentSince ??= now;
     return silence(now - this.#silentSince >= this.#work.settings.agentSilenceMs, error);
+  }
+
+  /** Why it failed says nothing about how far it had come. */
+  async #received(): Promise<Said | undefined> {
+    try {
+      return await this.#receive();
+    } catch (error) {
+      throwIfStopping(this.#work);
+      if (isTransportError(error) || codeOf(error) === 'migrate.inDoubt') throw error;
+      const { state } = await this.#destinationSays();
+      // It has not even taken it, or has forgotten it since.
+      const word = state === 'failed' || state === 'cancelled' ? state : 'refused';
+      return { state: word, error: toErrorDetail(error) };
+    }
+  }
+
+  async #destinationSays(): Promise<Said> {
+    const agent = await agentOf(this.#work, this.#plan.destination);
+    const migrationId = this.#work.operation.id;
+    const status = await agent.queryMigration({ migrationId }, askSettings);
+    // Cancelled before it had heard of it, and so by what it knows now.
+    const unheard = status.state === 'cancelled' && status.role !== 'destination';
+    return unheard ? { ...status, state: 'refused' } : status;
   }
 
   async #receive(): Promise<Said | undefined> {
@@ -353,12 +373,8 @@ function silence(long: boolean, error: unknown): ControllerEvent {
   return { kind: 'destinationSilent', long, error };
 }
 
-/** What an error of the destination's says about the migration. */
-function wordOf(state: AgentWord, error: unknown): AgentWord {
-  const code = (error as { code?: unknown } | undefined)?.code;
-  if (state !== 'failed') return state;
-  if (code === 'migrate.inDoubt') return 'in-doubt';
-  return code === 'migrate.order' ? 'refused' : 'failed';
+function codeOf(error: unknown): unknown {
+  return (error as { code?: unknown } | undefined)?.code;
 }
 
 /** It went through, and whoever had its figures has been started again since. */

@@ -54,6 +54,8 @@ export class FakeAgent {
   steps = { beforeCommit: 5, afterCommit: 1, ms: 10 };
   /** Set: what a migration into this agent fails with after its first step. */
   failWith: Error | undefined;
+  /** What fails here has failed before its source had begun with it. */
+  unbegun = false;
   runMs = 0;
   /** Files of checkpoints change after their hash was told. */
   damageFiles = false;
@@ -300,6 +302,13 @@ export class FakeAgent {
     }
   }
 
+  /** As a source that has said so about a migration. */
+  says(migrationId: string, state: string): void {
+    const status = MigrationStatus.fromPartial({ migrationId, state, role: 'source' });
+    const ended = Promise.resolve();
+    this.migrations.set(migrationId, { status, progress: [], cancelAsked: false, ended });
+  }
+
   #begin(request: {
     migrationId: string;
     container: string;
@@ -312,7 +321,9 @@ export class FakeAgent {
       end = resolve;
     });
     const { migrationId } = request;
-    const status = MigrationStatus.fromPartial({ migrationId, state: 'running' });
+    const status = MigrationStatus.fromPartial({
+      ...{ migrationId, state: 'running', role: 'destination' },
+    });
     const migration: FakeMigration = { status, progress: [], cancelAsked: false, ended };
     this.migrations.set(migrationId, migration);
     this.load.now += 1;
@@ -320,7 +331,7 @@ export class FakeAgent {
     void this.#move(request, migration)
       .catch((error: unknown) => {
         const cancelled = migration.cancelAsked;
-        status.state = cancelled ? 'cancelled' : 'failed';
+        status.state = this.unbegun ? 'refused' : cancelled ? 'cancelled' : 'failed';
         status.error = toErrorDetail(error);
       })
       .finally(() => {

@@ -19,12 +19,15 @@ describe('hand-over: explored exhaustively, two failures', function () {
     );
   });
 
-  kinds.forEach((first, index) => {
-    for (const second of kinds.slice(index)) {
-      it(`${first} and ${second}`, () => {
+  const pairs = kinds.flatMap((first, index) =>
+    kinds.slice(index).map((second) => [first, second] as const),
+  );
+  for (const later of [false, true]) {
+    for (const [first, second] of pairs) {
+      it(`${first} and ${second}${later ? ', memory follows' : ''}`, () => {
         const faults = { ...noFaults, [first]: 1 };
         faults[second] += 1;
-        const explored = explore(theProtocol, faults, { statesMax: STATES_MAX });
+        const explored = explore(theProtocol, faults, { statesMax: STATES_MAX, later });
         states += explored.states;
         if (explored.complete) whole += 1;
         else bounded += 1;
@@ -33,5 +36,5 @@ describe('hand-over: explored exhaustively, two failures', function () {
         assert.fail(`${finding.what}:\n  ${finding.steps.join('\n  ')}`);
       });
     }
-  });
+  }
 });

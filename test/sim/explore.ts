@@ -1,5 +1,7 @@
+import { isSettled, violation } from './invariants.js';
 import type { Protocol } from './protocol.js';
-import { type Budget, firstWorld, isSettled, Rules, violation, type World } from './world.js';
+import { Rules } from './rules.js';
+import { type Budget, copyOf, firstWorld, keyOf, type World } from './world.js';
 
 export interface Finding {
   readonly what: string;
@@ -50,7 +52,7 @@ export function explore(
     if (wrong !== undefined) return result(false, { what: wrong, steps: pathTo(at) });
     if (isSettled(world)) settled.push(at);
     for (const choice of rules.choices(world)) {
-      const next = JSON.parse(key) as World;
+      const next = copyOf(world);
       choice.happen(next);
       transitions += 1;
       const nextKey = keyOf(next);
@@ -90,12 +92,6 @@ function firstStuck(
   }
   const index = ends.indexOf(0);
   return index < 0 ? undefined : index;
-}
-
-/** Messages have no order: two worlds that differ in it alone are one. */
-export function keyOf(world: World): string {
-  world.net.sort();
-  return JSON.stringify(world);
 }
 
 /** One run in which each next thing is drawn; what the bound of `explore` leaves out is found here by luck.

@@ -1,5 +1,6 @@
 // Attributes of a process: argv[2] names one.
 #include <linux/capability.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
@@ -14,6 +15,12 @@
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
 #define PR_GET_IO_FLUSHER 58
+#endif
+#ifndef PR_THP_DISABLE_EXCEPT_ADVISED
+#define PR_THP_DISABLE_EXCEPT_ADVISED 2
+#endif
+#ifndef MEMBARRIER_CMD_GET_REGISTRATIONS
+#define MEMBARRIER_CMD_GET_REGISTRATIONS (1 << 9)
 #endif
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE 67
@@ -75,16 +82,20 @@ static void set_up(const char *kind) {
         write_text("/proc/self/coredump_filter", "0x12");
     } else if (strcmp(kind, "personality") == 0) {
         MUST(personality(ADDR_NO_RANDOMIZE | READ_IMPLIES_EXEC | SHORT_INODE));
-    } else if (strcmp(kind, "speculation") == 0) {
-        if (prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_FORCE_DISABLE, 0, 0) < 0) {
-            object_put_file("result", "SKIP speculation cannot be controlled\n");
-            exit(0);
-        }
     } else if (strcmp(kind, "deadline") == 0) {
         struct { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t priority; uint64_t runtime, deadline, period; } a = {48, 6, 0, 0, 0, 1000000, 20000000, 30000000};
         MUST(syscall(SYS_sched_setattr, 0, &a, 0));
     } else if (strcmp(kind, "thp") == 0) {
         MUST(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
+    } else if (strcmp(kind, "thp-advised") == 0) {
+        if (prctl(PR_SET_THP_DISABLE, 1, PR_THP_DISABLE_EXCEPT_ADVISED, 0, 0) < 0) {
+            object_put_file("result", "SKIP no PR_THP_DISABLE_EXCEPT_ADVISED\n");
+            exit(0);
+        }
+    } else if (strcmp(kind, "membarrier") == 0) {
+        MUST(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0));
+        MUST(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0));
+        MUST(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0));
     } else {
         CHECK(false, "there is no %s", kind);
     }
@@ -119,8 +130,6 @@ static void check(const char *kind) {
         CHECK_EQUAL(strtol(text, NULL, 16), 0x12, "coredump_filter");
     } else if (strcmp(kind, "personality") == 0) {
         CHECK_EQUAL(personality(0xffffffff), ADDR_NO_RANDOMIZE | READ_IMPLIES_EXEC | SHORT_INODE, "personality");
-    } else if (strcmp(kind, "speculation") == 0) {
-        CHECK_EQUAL(prctl(PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0, 0, 0), PR_SPEC_PRCTL | PR_SPEC_FORCE_DISABLE, "speculation");
     } else if (strcmp(kind, "deadline") == 0) {
         struct { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t priority; uint64_t runtime, deadline, period; } a = {0};
         MUST(syscall(SYS_sched_getattr, 0, &a, 48, 0));
@@ -130,6 +139,17 @@ static void check(const char *kind) {
         CHECK_EQUAL(a.period, 30000000, "period");
     } else if (strcmp(kind, "thp") == 0) {
         CHECK_EQUAL(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), 1, "THP");
+    } else if (strcmp(kind, "thp-advised") == 0) {
+        CHECK_EQUAL(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), 1 | PR_THP_DISABLE_EXCEPT_ADVISED, "THP");
+    } else if (strcmp(kind, "membarrier") == 0) {
+        long registered = MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED |
+                          MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE |
+                          MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED;
+        CHECK_EQUAL(syscall(SYS_membarrier, MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0), registered,
+                    "membarrier");
+        MUST(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0));
+        CHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, 0, 0) < 0,
+              "it is registered for what it never was");
     }
 }
 

@@ -1,36 +1,40 @@
-// What Ferry may refuse by name, and must then leave untouched. argv[2]: sem-undo, packet-ring,
-// sealed, shared-memory, minor-faults.
+// What Ferry may refuse by name, and must then leave untouched. argv[2]: sem-undo-shared,
+// packet-ring, sealed, shared-memory, minor-faults, compat, segments, dispatch.
+#include <asm/ldt.h>
+#include <elf.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/userfaultfd.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/sem.h>
 
 #include "support/socket.h"
 
-/// A semaphore that goes back to its value when the process that lowered it ends.
-static void sem_undo(void) {
-    int id = MUST(semget(IPC_PRIVATE, 1, IPC_CREAT | 0600));
+static int lower(void *set) {
     struct sembuf down = {.sem_op = -2, .sem_flg = SEM_UNDO};
+    MUST(semop(*(int *)set, &down, 1));
+    object_wait();
+    _exit(0);
+}
+
+/// Two processes with one list of what is to be undone: it is when the last of them ends.
+static void sem_undo_shared(void) {
+    static char stack[65536];
+    int id = MUST(semget(IPC_PRIVATE, 1, IPC_CREAT | 0600));
     MUST(semctl(id, 0, SETVAL, 5));
-    pid_t child = MUST(fork());
-    if (child == 0) {
-        MUST(semop(id, &down, 1));
-        object_wait();
-        _exit(0);
-    }
+    pid_t child = MUST(clone(lower, stack + sizeof stack, CLONE_SYSVSEM | SIGCHLD, &id));
     while (semctl(id, 0, GETVAL) == 5) {
         object_sleep_ms(1);
     }
     object_ready_and_wait();
-    int lowered = semctl(id, 0, GETVAL);
-    SABOTAGE(semctl(id, 0, SETVAL, 4));
     object_join(child);
+    SABOTAGE(semctl(id, 0, SETVAL, 4));
     int after = semctl(id, 0, GETVAL);
     semctl(id, 0, IPC_RMID);
-    CHECK(lowered == 3 && after == 5, "the value was %d and is %d", lowered, after);
+    CHECK_EQUAL(after, 3, "the value while one of them still runs");
 }
 
 /// Memory of a packet socket.
@@ -112,11 +116,100 @@ static void minor_faults(void) {
     CHECK(strcmp(memory, "content") == 0, "it says %s", memory);
 }
 
+/// A 32-bit program: `for (;;) pause();`.
+static void compat(void) {
+    static const unsigned char code[] = {0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7};
+    const Elf32_Addr at = 0x10000;
+    struct {
+        Elf32_Ehdr head;
+        Elf32_Phdr load;
+        unsigned char code[sizeof code];
+    } program = {
+        .head = {.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS32, ELFDATA2LSB, EV_CURRENT},
+                 .e_type = ET_EXEC,
+                 .e_machine = EM_386,
+                 .e_version = EV_CURRENT,
+                 .e_entry = at + sizeof(Elf32_Ehdr) + sizeof(Elf32_Phdr),
+                 .e_phoff = sizeof(Elf32_Ehdr),
+                 .e_ehsize = sizeof(Elf32_Ehdr),
+                 .e_phentsize = sizeof(Elf32_Phdr),
+                 .e_phnum = 1},
+        .load = {.p_type = PT_LOAD, .p_vaddr = at, .p_memsz = PAGE, .p_filesz = PAGE, .p_flags = 5}};
+    memcpy(program.code, code, sizeof code);
+    char path[PATH_MAX];
+    int fd = MUST(open(object_path(path, "program"), O_WRONLY | O_CREAT | O_CLOEXEC, 0755));
+    CHECK(write(fd, &program, sizeof program) == sizeof program, "write: %s", strerror(errno));
+    MUST(ftruncate(fd, PAGE));
+    close(fd);
+    int started[2], status = 0;
+    char byte;
+    MUST(pipe2(started, O_CLOEXEC));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        execl(path, path, NULL);
+        dprintf(started[1], "x");
+        _exit(1);
+    }
+    close(started[1]);
+    if (read(started[0], &byte, 1) != 0) {
+        object_put_file("result", "SKIP no 32-bit programs\n");
+        exit(0);
+    }
+    close(started[0]);
+    object_ready_and_wait();
+    CHECK(waitpid(child, &status, WNOHANG) == 0, "it has ended: 0x%x", status);
+    SABOTAGE(kill(child, SIGKILL));
+    kill(child, SIGTERM);
+    CHECK(waitpid(child, &status, 0) == child && WTERMSIG(status) == SIGTERM, "status 0x%x", status);
+}
+
+/// A segment of its own.
+static void segments(void) {
+    struct user_desc segment = {.entry_number = 3, .base_addr = 0x1000, .limit = 7, .seg_32bit = 1};
+    char was[64], is[64];
+    if (syscall(SYS_modify_ldt, 0x11, &segment, sizeof segment) != 0) {
+        object_put_file("result", "SKIP no modify_ldt(2)\n");
+        exit(0);
+    }
+    long length = MUST(syscall(SYS_modify_ldt, 0, was, sizeof was));
+    object_ready_and_wait();
+    SABOTAGE(segment.limit = 8, MUST(syscall(SYS_modify_ldt, 0x11, &segment, sizeof segment)));
+    CHECK_EQUAL(syscall(SYS_modify_ldt, 0, is, sizeof is), length, "the table's length");
+    CHECK(memcmp(is, was, length) == 0, "the table differs");
+}
+
+/// System calls that are sent to the program itself while a byte says so.
+static volatile char selector = PR_SYS_DISPATCH_OFF;
+static volatile int dispatched;
+
+static void on_dispatch(int signal) {
+    (void)signal;
+    selector = PR_SYS_DISPATCH_OFF;
+    dispatched++;
+}
+
+static void dispatch(void) {
+    signal(SIGSYS, on_dispatch);
+    if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &selector) != 0) {
+        object_put_file("result", "SKIP no PR_SET_SYSCALL_USER_DISPATCH\n");
+        exit(0);
+    }
+    object_ready_and_wait();
+    SABOTAGE(prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0));
+    selector = PR_SYS_DISPATCH_ON;
+    syscall(SYS_getpid);
+    selector = PR_SYS_DISPATCH_OFF;
+    CHECK_EQUAL(dispatched, 1, "intercepted calls");
+}
+
 int main(int argc, char **argv) {
-    static const struct object_kind kinds[] = {{"sem-undo", sem_undo},
+    static const struct object_kind kinds[] = {{"sem-undo-shared", sem_undo_shared},
                                                {"packet-ring", packet_ring},
                                                {"sealed", sealed},
                                                {"shared-memory", shared_memory},
-                                               {"minor-faults", minor_faults}};
+                                               {"minor-faults", minor_faults},
+                                               {"compat", compat},
+                                               {"segments", segments},
+                                               {"dispatch", dispatch}};
     object_run_kinds(kinds, COUNT_OF(kinds), argc, argv);
 }

@@ -1,5 +1,5 @@
 // System V message queues and semaphores: numbers, keys, permissions, messages in their order with
-// their types, values. argv[2]: queue, semaphores.
+// their types, values. argv[2]: queue, semaphores, undo.
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
@@ -94,9 +94,65 @@ static void semaphores(key_t key) {
     MUST(semctl(id, 0, IPC_RMID));
 }
 
+/// Children with adjustments of every sort, which show only when they end: one with threads, one that
+/// has given as much as it took.
+static void undo_by(int number, int change) {
+    struct sembuf operation = {.sem_num = (unsigned short)number, .sem_op = (short)change, .sem_flg = SEM_UNDO};
+    MUST(semop(id, &operation, 1));
+}
+
+static void *nothing(void *argument) {
+    for (;;) {
+        pause();
+    }
+    return argument;
+}
+
+static void user(void *argument) {
+    pthread_t thread;
+    switch ((int)(intptr_t)argument) {
+    case 0: undo_by(0, -2), undo_by(4, 3); break;
+    case 1:
+        MUST_BE_ZERO(pthread_create(&thread, NULL, nothing, NULL));
+        undo_by(0, -1), undo_by(3, 30000), undo_by(3, -1);
+        break;
+    case 2: undo_by(1, -5), undo_by(1, 5); break;
+    default: undo_by(2, -32767);
+    }
+    object_child_wait();
+}
+
+static void undo(key_t key) {
+    static const unsigned short set[] = {7, 5, 32767, 0, 9}, lowered[] = {4, 5, 0, 29999, 12};
+    // As the children end, one after the other.
+    static const unsigned short then[][5] = {
+        {6, 5, 0, 29999, 9}, {7, 5, 0, 0, 9}, {7, 5, 0, 0, 9}, {7, 5, 32767, 0, 9}};
+    id = MUST(semget(key, 5, IPC_CREAT | IPC_EXCL | 0640));
+    unsigned short now[5];
+    MUST(semctl(id, 0, SETALL, set));
+    for (int i = 0; i < 4; i++) {
+        object_fork(user, (void *)(intptr_t)i);
+    }
+    object_ready_and_wait();
+    MUST(semctl(id, 0, GETALL, now));
+    bool is_lowered = memcmp(now, lowered, sizeof now) == 0;
+    SABOTAGE(MUST(semctl(id, 4, SETVAL, 12))); // the adjustments of that one are gone
+    bool is_undone = true;
+    for (int i = 0; i < 4; i++) {
+        object_join(object_children[i]);
+        MUST(semctl(id, 0, GETALL, now));
+        is_undone = is_undone && memcmp(now, then[i], sizeof now) == 0;
+    }
+    MUST(semctl(id, 0, IPC_RMID));
+    CHECK(is_lowered, "the values were others");
+    CHECK(is_undone, "what was undone is not what was done; at the end %d %d %d %d %d", now[0], now[1],
+          now[2], now[3], now[4]);
+}
+
 int main(int argc, char **argv) {
     object_start(argc, argv);
-    bool is_queue = argc < 3 || strcmp(argv[2], "queue") == 0;
-    (is_queue ? queue : semaphores)(0x46100000 + getpid());
+    const char *kind = argc < 3 ? "queue" : argv[2];
+    void (*run)(key_t) = strcmp(kind, "queue") == 0 ? queue : strcmp(kind, "undo") == 0 ? undo : semaphores;
+    run(0x46100000 + getpid());
     object_pass();
 }

@@ -42,10 +42,13 @@ const laterDescriptors = [
 
 /** The objects of refused.c, and what the refusal says. */
 const refused: readonly (readonly [string, RegExp])[] = [
-  ['sem-undo', /semaphores \d+: it has used SEM_UNDO/],
+  ['sem-undo-shared', /semaphores: it may use SEM_UNDO together with others/],
   ['packet-ring', /mapping [\da-f]+-[\da-f]+ \(socket:\[\d+\]\)/],
   ['sealed', /the mapping is sealed/],
   ['shared-memory', /memory shared with process \d+/],
+  ['compat', /its code: it is a 32-bit program/],
+  ['segments', /its local descriptor table: segments of its own/],
+  ['dispatch', /its system calls: the program intercepts its own system calls/],
   ['minor-faults', /mapping \S+ \([^)]*\(?[^)]*\)?\): the range is registered/],
 ];
 
@@ -64,7 +67,7 @@ const orphans = [
 /** The attributes of process-flags.c. */
 const processFlags = [
   ...['dumpable', 'mce', 'tsc', 'mdwe', 'memory-merge', 'autogroup', 'loginuid', 'oom'],
-  ...['personality', 'deadline', 'thp'],
+  ...['personality', 'deadline', 'thp', 'thp-advised', 'membarrier'],
 ];
 
 const running = /^\d+ State:/;
@@ -171,6 +174,7 @@ export const programs: readonly ObjectProgram[] = [
   })),
   { name: 'sysv-queue', source: 'sysv-ipc', args: ['queue'] },
   { name: 'sysv-semaphores', source: 'sysv-ipc', args: ['semaphores'] },
+  { name: 'sysv-sem-undo', source: 'sysv-ipc', args: ['undo'] },
   { name: 'madvise' },
   { name: 'mlock' },
   { name: 'mlockall', source: 'mlock', args: ['all'] },

@@ -1,5 +1,6 @@
 import type { Blocker } from '@ferry/core';
-import { type Mapping, readLink, tryReadProc } from '@ferry/linux';
+import { call, cString, type Mapping, OwnedFd, readLink, sys, tryReadProc } from '@ferry/linux';
+import { compatProgram } from './frozen-blockers.js';
 import { mappingRefusal } from './mapping-blockers.js';
 import { describeMapping } from './memory.js';
 import type { CaptureContext } from './process.js';
@@ -12,6 +13,9 @@ export interface BlockerInput {
   readonly mappings: readonly Mapping[];
   readonly context: CaptureContext;
 }
+
+const O_RDONLY_CLOEXEC = 0o2000000;
+const ELFCLASS32 = 1;
 
 type Found = Omit<Blocker, 'pid' | 'command'>;
 
@@ -105,5 +109,16 @@ function taskBlockers({ hostPid }: BlockerInput): Found[] {
       remedy: `end the debugger or tracer (process ${tracer})`,
     });
   }
+  if (isCompatProgram(hostPid)) found.push(compatProgram);
   return found;
+}
+
+/** Whether its executable is of the 32-bit class (elf(5): EI_CLASS). Unknown where it cannot be opened. */
+function isCompatProgram(hostPid: number): boolean {
+  const path = `/proc/${hostPid}/exe`;
+  const head = Buffer.alloc(5);
+  const fd = sys('open', cString(path), O_RDONLY_CLOEXEC, 0);
+  if (fd < 0) return false;
+  using file = new OwnedFd(fd);
+  return call('pread64', file.number, head, head.length, 0) === 5 && head[4] === ELFCLASS32;
 }

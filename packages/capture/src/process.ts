@@ -24,6 +24,7 @@ import {
 } from '@ferry/linux';
 import { aioRings } from './aio.js';
 import { credentialsOf } from './credentials.js';
+import { localDescriptorTable, refused, refuseThread } from './frozen-blockers.js';
 import type { FrozenProcess } from './frozen-tree.js';
 import type { GadgetFinder } from './gadgets.js';
 import { type SavedThread, saveThread } from './injection.js';
@@ -34,6 +35,7 @@ import { type ProcessAnswers, type QueryInput, queryProcess, type ThreadAnswers 
 import { imageRegisters } from './registers.js';
 import { restartedRegisters } from './restart.js';
 import { runTogether } from './steps.js';
+import type { SemaphoreValues } from './sysv-ipc.js';
 
 const KCMP = { files: 2, fs: 3 } as const;
 const RLIMIT_NAMES = [
@@ -66,6 +68,8 @@ export interface CaptureContext {
   /** The mappings of a stopped process, with their flags. */
   readonly mappingsOf: (hostPid: number) => Mapping[];
   readonly pids: PidView;
+  /** The semaphores that a process may have used with SEM_UNDO. */
+  readonly semaphoresOf: (hostPid: number) => readonly SemaphoreValues[];
   /** The pages of a process to be carried; by default all that have content of their own. */
   readonly runsOf?: (hostPid: number, pid: number, vmas: Vma[]) => PageRun[];
 }
@@ -126,6 +130,7 @@ function emptyProcess(frozen: FrozenProcess, context: CaptureContext): Process {
     childrenTimeNamespace: 0,
     controlGroups: [],
     aioRings: [],
+    semaphoreAdjustments: [],
     hasTerminal: false,
     terminalFileId: 0,
     foregroundGroup: 0,
@@ -170,6 +175,7 @@ function prepare(frozen: FrozenProcess, context: CaptureContext): PreparedProces
   }
   const ordered = [leader, ...frozen.threads.filter((thread) => thread !== leader)];
   const saved = ordered.map((thread) => saveThread(thread.traced));
+  for (const thread of saved) refuseThread(thread, hostPid, stat.comm);
   const registers = saved.map((thread) => {
     const codeBefore = (length: number): Buffer =>
       readMemory(hostPid, thread.registers.get('rip') - BigInt(length), length);
@@ -178,7 +184,9 @@ function prepare(frozen: FrozenProcess, context: CaptureContext): PreparedProces
   const xstates = saved.map((thread) => thread.traced.xstate());
   const mappings = context.mappingsOf(hostPid);
   const { leftovers } = context;
-  return { frozen, stat, query: { hostPid, saved, registers, xstates, mappings, leftovers } };
+  const semaphores = context.semaphoresOf(hostPid);
+  const query = { hostPid, saved, registers, xstates, mappings, leftovers, semaphores };
+  return { frozen, stat, query };
 }
 
 function captureProcess(
@@ -187,6 +195,7 @@ function captureProcess(
   context: CaptureContext,
 ): Process {
   const { hostPid, saved, registers, xstates, mappings } = query;
+  if (answers.hasLdt) throw refused(localDescriptorTable, hostPid, stat.comm);
   const status = procStatus(`/proc/${hostPid}/status`);
   const leader = frozen.threads.find((thread) => thread.hostTid === hostPid)!;
   const vmas = mappings.map((m) =>
@@ -226,6 +235,7 @@ function captureProcess(
     actions: answers.actions,
     pending: pending(saved[0]!, 'process'),
     intervalTimers: answers.intervalTimers,
+    semaphoreAdjustments: answers.semaphoreAdjustments,
     aioRings: aioRings(hostPid, vmas),
     posixTimers: answers.posixTimers.map((timer) => ({
       ...timer,
@@ -235,6 +245,8 @@ function captureProcess(
       dumpable: answers.dumpable,
       childSubreaper: answers.childSubreaper,
       thpDisabled: answers.thpDisabled,
+      thpFlags: answers.thpFlags,
+      membarrierRegistrations: answers.membarrierRegistrations,
       oomScoreAdj: Number((tryReadProc(`/proc/${hostPid}/oom_score_adj`) ?? '0').trim()),
       coredumpFilter: Number.parseInt(
         (tryReadProc(`/proc/${hostPid}/coredump_filter`) ?? '33').trim(),
@@ -289,6 +301,7 @@ function captureThread(hostPid: number, context: CaptureContext, thread: AskedTh
     ioPriority: Math.max(0, sys('ioprio_get', 1, traced.tid)),
     hostTid: traced.tid,
     personality: answers.personality,
+    speculation: answers.speculation,
     innerTids: tids.inner,
   };
 }

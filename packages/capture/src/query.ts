@@ -1,5 +1,6 @@
 import { FerryError } from '@ferry/core';
 import {
+  type Argument,
   type DataRef,
   frameLength,
   ProgramBuilder,
@@ -7,11 +8,32 @@ import {
   signalFrame,
   type ZeroRef,
 } from '@ferry/dumpbin';
-import type { AltStack, IntervalTimer, PosixTimer, SignalAction } from '@ferry/image';
-import { type Mapping, parseMappings, type Registers, readProc, tryReadProc } from '@ferry/linux';
-import { CallPlace, InjectedProgram, type SavedThread } from './injection.js';
+import type {
+  AltStack,
+  IntervalTimer,
+  PosixTimer,
+  SemaphoreAdjustment,
+  SignalAction,
+} from '@ferry/image';
+import {
+  type Mapping,
+  parseMappings,
+  type Registers,
+  readProc,
+  tryReadProc,
+  writeMemory,
+} from '@ferry/linux';
+import {
+  CallPlace,
+  InjectedProgram,
+  remoteSyscall,
+  restoreThread,
+  type SavedThread,
+} from './injection.js';
 import { imageRegisters } from './registers.js';
+import { UNDO_PROBE_BYTES, undoAdjustments } from './semaphore-undo.js';
 import type { Steps } from './steps.js';
+import type { SemaphoreValues } from './sysv-ipc.js';
 
 // prctl(2)
 const PR = {
@@ -27,16 +49,22 @@ const PR = {
   getIoFlusher: 58,
   getMdwe: 66,
   getMemoryMerge: 68,
+  getSpeculation: 52,
 } as const;
 /** All signals but SIGKILL and SIGSTOP. */
 const SIGNALS = Array.from({ length: 64 }, (_, i) => i + 1).filter((s) => s !== 9 && s !== 19);
 const MCL_FUTURE = 2;
 const MCL_ONFAULT = 4;
-const THREAD_BLOCK = 64;
-const PROCESS_BLOCK = 80;
+const MEMBARRIER_GET_REGISTRATIONS = 1 << 9;
+/** Store bypass, indirect branches, flush of the L1 data cache (PR_SPEC_*). */
+const SPECULATION = [0, 1, 2];
+const THREAD_BLOCK = 88;
+const PROCESS_BLOCK = 96;
 // struct rt_sigframe: return address, uc_flags, uc_link, uc_stack
 const FRAME_ALTSTACK = 24;
 const STACK = 4096;
+/** struct sembuf */
+const SEMBUF_BYTES = 6;
 /** Bytes of a thread's slots. */
 const SLOTS = 128;
 const QUERY_TIMEOUT_MS = 5000;
@@ -52,11 +80,16 @@ export interface ProcessAnswers {
   readonly dumpable: number;
   readonly childSubreaper: boolean;
   readonly thpDisabled: boolean;
+  readonly thpFlags: number;
+  readonly membarrierRegistrations: number;
+  /** Whether it has a local descriptor table of its own (modify_ldt(2)). */
+  readonly hasLdt: boolean;
   readonly machineCheckPolicy: number;
   readonly tscMode: number;
   readonly memoryDeny: number;
   readonly memoryMerge: boolean;
   readonly ioFlusher: boolean;
+  readonly semaphoreAdjustments: SemaphoreAdjustment[];
   /** In the order of the threads asked. */
   readonly threads: ThreadAnswers[];
 }
@@ -68,6 +101,8 @@ export interface ThreadAnswers {
   readonly securebits: number;
   readonly timerSlackNs: bigint;
   readonly personality: number;
+  /** PR_GET_SPECULATION_CTRL of each misfeature; 0 where the kernel does not know it. */
+  readonly speculation: number[];
 }
 
 export interface QueryInput {
@@ -78,6 +113,8 @@ export interface QueryInput {
   readonly registers: readonly Registers[];
   readonly xstates: readonly Buffer[];
   readonly mappings: readonly Mapping[];
+  /** Those that it may have used with SEM_UNDO. */
+  readonly semaphores: readonly SemaphoreValues[];
   /** To be carried out before the process runs on, and not at all where it never does: each takes two turns of the process
    *  on a processor, which others may want too. */
   readonly leftovers: (() => Steps<void>)[];
@@ -93,7 +130,19 @@ export function* queryProcess(input: QueryInput): Steps<ProcessAnswers> {
     InjectedProgram.map({ hostPid, leader, calls }, plan.program),
   );
   input.leftovers.push(() => calling(input, (calls) => injected.unmap(calls)));
-  return yield* plan.run(injected);
+  const answers = yield* plan.run(injected);
+  if (input.semaphores.length === 0) return answers;
+  const semaphoreAdjustments = yield* calling(input, (calls) =>
+    undoAdjustments(hostPid, input.semaphores, function* (id, operations) {
+      const address = injected.address(plan.room);
+      writeMemory(hostPid, address, operations);
+      const count = operations.length / SEMBUF_BYTES;
+      const result = yield* remoteSyscall(leader, calls, 'semop', [id, address, count]);
+      restoreThread(leader);
+      return Number(result);
+    }),
+  );
+  return { ...answers, semaphoreAdjustments };
 }
 
 /** With a place for system calls of the first thread, whose stack is as before afterwards. */
@@ -128,6 +177,8 @@ class QueryPlan {
   readonly #stacks: ZeroRef;
   readonly #threadEntry: number;
   readonly #resultSlot = this.program.slot();
+  /** For the operations of `undoAdjustments`. */
+  readonly room: DataRef;
 
   constructor(input: QueryInput) {
     this.#input = input;
@@ -144,6 +195,7 @@ class QueryPlan {
     this.#frameLength = Math.ceil(Math.max(...input.xstates.map(frameLength)) / 64) * 64;
     this.#frames = b.reserve(count * this.#frameLength, 64);
     this.#stacks = b.zeroed(count * STACK, 16);
+    this.room = b.reserve(input.semaphores.length > 0 ? UNDO_PROBE_BYTES : 0);
     this.#emitProcess();
     this.#threadEntry = b.operationCount;
     this.#emitThread();
@@ -155,6 +207,7 @@ class QueryPlan {
     const any = { expect: 'any' } as const;
     const [altstack, frameAltstack, tidAddress, deathSignal] = [0, 0, 0, 0].map(() => b.slot());
     const [securebits, timerSlack, personality, done, frame] = [0, 0, 0, 0, 0].map(() => b.slot());
+    const speculation = SPECULATION.map(() => b.slot());
     const timeout = b.words(2, 0);
     b.sys('sigaltstack', [0, altstack!], 'sigaltstack', any);
     // Into the frame as well, so that returning on its own keeps the alternate stack too.
@@ -164,6 +217,9 @@ class QueryPlan {
     this.#ask('prctl', [PR.getSecurebits], securebits!);
     this.#ask('prctl', [PR.getTimerSlack], timerSlack!);
     this.#ask('personality', [0xffffffff], personality!);
+    for (const which of SPECULATION) {
+      this.#ask('prctl', [PR.getSpeculation, which, 0, 0, 0], speculation[which]!);
+    }
     b.op('store', [done!, 1, 8], 'done');
     // Not a futex or poll: interrupted, those overwrite the restart block of the call that the freeze interrupted.
     b.sys('ppoll', [0, 0, timeout, 0, 8], 'wait for the tracer', any);
@@ -181,6 +237,7 @@ class QueryPlan {
       ...[24n, 32n, 40n, 48n, 56n].map((at) => answers + at),
       injected.address(this.#done.plus(i * 8)),
       frame,
+      ...SPECULATION.map((which) => answers + 64n + BigInt(which * 8)),
     ];
     const out = Buffer.alloc(SLOTS);
     for (const [slot, word] of words.entries()) out.writeBigUInt64LE(word, slot * 8);
@@ -189,8 +246,8 @@ class QueryPlan {
 
   /** A system call whose result is the answer. */
   #ask(
-    name: 'prctl' | 'personality' | 'brk' | 'timer_getoverrun',
-    args: (number | bigint)[],
+    name: 'prctl' | 'personality' | 'brk' | 'timer_getoverrun' | 'membarrier' | 'modify_ldt',
+    args: Argument[],
     into: DataRef | Slot,
   ): void {
     this.program.sys(name, args, name, { expect: 'any', into: this.#resultSlot });
@@ -219,6 +276,8 @@ class QueryPlan {
     this.#ask('prctl', [PR.getMdwe, 0, 0, 0, 0], this.#process.plus(48));
     this.#ask('prctl', [PR.getMemoryMerge, 0, 0, 0, 0], this.#process.plus(56));
     this.#ask('prctl', [PR.getIoFlusher, 0, 0, 0, 0], this.#process.plus(64));
+    this.#ask('membarrier', [MEMBARRIER_GET_REGISTRATIONS, 0, 0], this.#process.plus(72));
+    this.#ask('modify_ldt', [0, b.reserve(8), 8], this.#process.plus(80));
   }
 
   *run(injected: InjectedProgram): Steps<ProcessAnswers> {
@@ -298,11 +357,15 @@ class QueryPlan {
       dumpable: process.readUInt32LE(8),
       childSubreaper: process.readUInt32LE(16) !== 0,
       thpDisabled: process.readBigInt64LE(24) > 0n,
+      thpFlags: Math.max(0, Number(process.readBigInt64LE(24))) & ~1,
+      membarrierRegistrations: Math.max(0, Number(process.readBigInt64LE(72))),
+      hasLdt: process.readBigInt64LE(80) > 0n,
       machineCheckPolicy: Number(process.readBigInt64LE(32)),
       tscMode: process.readUInt32LE(40),
       memoryDeny: Math.max(0, Number(process.readBigInt64LE(48))),
       memoryMerge: process.readBigInt64LE(56) > 0n,
       ioFlusher: process.readBigInt64LE(64) > 0n,
+      semaphoreAdjustments: [],
       threads: this.#input.saved.map((_, i) => decodeThread(answers.subarray(i * THREAD_BLOCK))),
     };
   }
@@ -347,6 +410,9 @@ function decodeThread(bytes: Buffer): ThreadAnswers {
     securebits: Number(bytes.readBigInt64LE(40)),
     timerSlackNs: bytes.readBigUInt64LE(48),
     personality: Number(bytes.readBigUInt64LE(56) & 0xffffffffn),
+    speculation: SPECULATION.map((which) =>
+      Math.max(0, Number(bytes.readBigInt64LE(64 + which * 8))),
+    ),
   };
 }
 

@@ -1,74 +1,150 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { type Blocker, SysError } from '@ferry/core';
-import { readLink, sys, threadsOf } from '@ferry/linux';
-import { semaphoreUsers } from './sysv-ipc.js';
+import { FerryError } from '@ferry/core';
+import type { SemaphoreAdjustment } from '@ferry/image';
+import type { Steps } from './steps.js';
+import type { SemaphoreValues } from './sysv-ipc.js';
 
-const KCMP_SYSVSEM = 6;
-const ESRCH = 3;
+// semop(2), include/uapi/linux/sem.h
+const IPC_NOWAIT = 0o4000;
+const SEM_UNDO = 0o10000;
+const VALUE_MAX = 32767;
+const OPERATION_BYTES = 6;
+const EAGAIN = -11;
+const ERANGE = -34;
+/** Semaphores that are looked at in one call: SEMOPM is 500 by default, but may be lower. */
+const AT_ONCE = 4;
+/** Room for the operations of one call. */
+export const UNDO_PROBE_BYTES = (AT_ONCE * 7 + 1) * OPERATION_BYTES;
 
-interface Candidate {
-  readonly hostPid: number;
-  readonly command: string;
-}
+/** Makes one semop(2) in the process; the kernel's result. */
+export type Semop = (id: number, operations: Buffer) => Steps<number>;
 
-/** Processes that may have operations on System V semaphores to be undone at their end (semop(2) SEM_UNDO). The kernel
- *  shows them to nobody, and would undo them when the processes are ended here.
- *
- *  A process without threads has a list of them only once it has used SEM_UNDO, one with threads always has
- *  (ipc/sem.c: copy_semundo, for CLONE_SYSVSEM). So a process is named that has a list and was the last one to change
- *  some semaphore: with threads it may have done so without SEM_UNDO. */
-export function semaphoreUndoBlockers(processes: readonly Candidate[]): Blocker[] {
-  const users = new Map<number, number>();
-  for (const [, { hostPid }] of byIpcNamespace(processes)) {
-    for (const [pid, id] of ifPresent(() => semaphoreUsers(hostPid)) ?? []) users.set(pid, id);
+type Operation = readonly [number: number, change: number, flags?: number];
+
+/** What the kernel is to add to semaphores when a process ends, because it used SEM_UNDO: it tells nobody. But an operation
+ *  fails with ERANGE that would bring that number beyond its range, and operations that are given together and of which
+ *  the last one would have to wait (EAGAIN) all count as never done (ipc/sem.c: perform_atomic_semop_slow). So each
+ *  question changes the value far up and down, with and without SEM_UNDO, and ends in such an operation.
+ *  @returns those that are not 0
+ *  @throws FerryError capture.blocked when it cannot be found out */
+export function* undoAdjustments(
+  hostPid: number,
+  sets: readonly SemaphoreValues[],
+  semop: Semop,
+): Steps<SemaphoreAdjustment[]> {
+  const found: SemaphoreAdjustment[] = [];
+  for (const { id, values, users } of sets) {
+    const ask: Ask = function* (operations) {
+      const result = yield* semop(id, encode(operations));
+      if (result === EAGAIN) return false;
+      if (result === ERANGE) return true;
+      throw new UnknownUndo(hostPid, id, result);
+    };
+    try {
+      for (let first = 0; first < values.length; first += AT_ONCE) {
+        const some = values.slice(first, first + AT_ONCE).map((value, i) => ({
+          ...{ number: first + i, value },
+        }));
+        if (!(yield* ask([...some.flatMap(anyAdjustment), ...waiting(some.at(-1)!.number)]))) {
+          continue;
+        }
+        for (const semaphore of some) {
+          const adjustment = yield* adjustmentOf(semaphore, ask);
+          if (adjustment !== 0) found.push({ setId: id, number: semaphore.number, adjustment });
+        }
+      }
+    } catch (error) {
+      // A set that it may not even change, or that is gone: it has nothing there, unless it was the last to change it.
+      if (!(error instanceof UnknownUndo) || users.has(hostPid)) throw error;
+    }
   }
-  const candidates = processes.filter(({ hostPid }) => users.has(hostPid));
-  if (candidates.length === 0) return [];
-  // Made without CLONE_SYSVSEM, it has no list.
-  const without = spawn('sleep', ['1'], { stdio: 'ignore' });
-  without.on('error', () => {});
-  try {
-    return candidates
-      .filter(({ hostPid }) => hasUndoList(hostPid, without))
-      .map((candidate) => blocker(candidate, users.get(candidate.hostPid)!));
-  } finally {
-    without.kill('SIGKILL');
+  return found;
+}
+
+/** A set of semaphores did not answer. */
+class UnknownUndo extends FerryError {
+  constructor(hostPid: number, id: number, result: number) {
+    const what = `what is to be undone when it ends is not known (semop gives ${result})`;
+    super('capture.blocked', `Process ${hostPid}, System V semaphores ${id}: ${what}`, {
+      remedy: 'let the program keep the permission to change its semaphores',
+    });
   }
 }
 
-function byIpcNamespace(processes: readonly Candidate[]): Map<string, Candidate> {
-  return new Map(
-    processes.flatMap((process) => {
-      const link = ifPresent(() => readLink(`/proc/${process.hostPid}/ns/ipc`));
-      return link === undefined ? [] : [[link, process]];
-    }),
-  );
+interface Semaphore {
+  readonly number: number;
+  readonly value: number;
 }
 
-/** What `look` finds of a process that runs, and may have ended since it was listed; a zombie has no namespace. */
-function ifPresent<T>(look: () => T): T | undefined {
-  try {
-    return look();
-  } catch (error) {
-    if (error instanceof SysError && ['ENOENT', 'ESRCH'].includes(error.errno)) return undefined;
-    throw error;
-  }
+/** Whether one of the operations brings an adjustment beyond its range. */
+type Ask = (operations: readonly Operation[]) => Steps<boolean>;
+
+/** Beyond the range for every adjustment but 0. They leave the semaphore at 1. */
+function anyAdjustment({ number, value }: Semaphore): Operation[] {
+  return [
+    ...to(number, value, VALUE_MAX),
+    [number, -VALUE_MAX, SEM_UNDO],
+    [number, VALUE_MAX, SEM_UNDO],
+    [number, -VALUE_MAX],
+    [number, VALUE_MAX, SEM_UNDO],
+    [number, -VALUE_MAX],
+    [number, 1, SEM_UNDO],
+  ];
 }
 
-/** Where nothing can be compared with, it is taken to have one; a process that has ended has none. */
-function hasUndoList(hostPid: number, without: ChildProcess): boolean {
-  const order = sys('kcmp', hostPid, without.pid ?? 0, KCMP_SYSVSEM, 0, 0);
-  return order !== 0 && (order !== -ESRCH || sys('kill', hostPid, 0) === 0);
+function to(number: number, value: number, wanted: number): Operation[] {
+  return value === wanted ? [] : [[number, wanted - value]];
 }
 
-function blocker({ hostPid, command }: Candidate, id: number): Blocker {
-  const verb = threadsOf(hostPid).length > 1 ? 'may have' : 'has';
-  return {
-    code: 'ipc.semaphoreUndo',
-    pid: hostPid,
-    command,
-    object: `System V semaphores ${id}`,
-    reason: `it ${verb} used SEM_UNDO, and what the kernel is to undo at its end cannot be read`,
-    remedy: 'let the program use semop(2) without SEM_UNDO, or POSIX semaphores',
+/** Waits for 0 on a semaphore that is not. */
+function waiting(number: number): Operation[] {
+  return [[number, 0, IPC_NOWAIT]];
+}
+
+function* adjustmentOf(semaphore: Semaphore, ask: Ask): Steps<number> {
+  const { number, value } = semaphore;
+  // Lowering by n with SEM_UNDO needs adjustment + n <= 32767.
+  const isAbove = (bound: number): Steps<boolean> => {
+    const down: Operation[] = [[number, bound - VALUE_MAX, SEM_UNDO]];
+    return ask([
+      ...to(number, value, VALUE_MAX),
+      ...down,
+      ...to(number, bound, 1),
+      ...waiting(number),
+    ]);
   };
+  // Raising by n + 1 with SEM_UNDO needs adjustment - n - 1 >= -32768.
+  const isBelow = (bound: number): Steps<boolean> => {
+    const most = VALUE_MAX + bound;
+    const up: Operation[] = [
+      [number, most, SEM_UNDO],
+      [number, -most],
+      [number, 1, SEM_UNDO],
+    ];
+    return ask([...to(number, value, 0), ...up, ...waiting(number)]);
+  };
+  if (yield* isAbove(0)) return yield* lowest((n) => isAbove(n), VALUE_MAX);
+  if (yield* isBelow(0)) return -(yield* lowest((n) => isBelow(-n), VALUE_MAX));
+  return 0;
+}
+
+/** The lowest number of 1 … `max` that `exceeds` does not hold for; `max` when it always does. */
+function* lowest(exceeds: (n: number) => Steps<boolean>, max: number): Steps<number> {
+  let [low, high] = [1, max];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (yield* exceeds(middle)) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** struct sembuf[] */
+function encode(operations: readonly Operation[]): Buffer {
+  const out = Buffer.alloc(operations.length * OPERATION_BYTES);
+  operations.forEach(([number, change, flags = 0], i) => {
+    out.writeUInt16LE(number, i * OPERATION_BYTES);
+    out.writeInt16LE(change, i * OPERATION_BYTES + 2);
+    out.writeInt16LE(flags, i * OPERATION_BYTES + 4);
+  });
+  return out;
 }

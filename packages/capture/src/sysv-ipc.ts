@@ -43,21 +43,30 @@ export function captureIpc(
   return { ipc, release };
 }
 
-/** Who changed which set of semaphores last, in the IPC namespace of a process: by our PIDs, the ids of the sets. Sets of
- *  which nothing may be seen are passed over. */
-export function semaphoreUsers(hostPid: number): Map<number, number> {
-  const users = new Map<number, number>();
-  inIpcNamespace(hostPid, () => {
-    for (const row of rows('sem')) {
+/** A set of semaphores, with what its values are now. */
+export interface SemaphoreValues {
+  readonly id: number;
+  readonly values: readonly number[];
+  /** By our PIDs: who changed one of them last. */
+  readonly users: ReadonlySet<number>;
+}
+
+/** The sets in the IPC namespace of a process. Those of which nothing may be seen are passed over. */
+export function semaphoreSets(hostPid: number): SemaphoreValues[] {
+  return inIpcNamespace(hostPid, () =>
+    rows('sem').flatMap((row) => {
       const id = row.get('semid') ?? 0;
-      for (let i = 0; i < (row.get('nsems') ?? 0); i++) {
-        const pid = sys('semctl', id, i, GETPID, 0);
-        if (pid < 0) break;
-        if (pid > 0) users.set(pid, id);
-      }
-    }
-  });
-  return users;
+      const count = row.get('nsems') ?? 0;
+      const values = Buffer.alloc(count * 2);
+      if (sys('semctl', id, 0, GETALL, values) < 0) return [];
+      const numbers = Array.from({ length: count }, (_, i) => i);
+      return {
+        id,
+        values: numbers.map((i) => values.readUInt16LE(i * 2)),
+        users: new Set(numbers.map((i) => sys('semctl', id, i, GETPID, 0))),
+      };
+    }),
+  );
 }
 
 /** Runs `body` with the calling thread in the IPC namespace of a process (setns(2)). */

@@ -57,10 +57,10 @@ import { NotedMappings } from './noted-mappings.js';
 import { PidView } from './pid-view.js';
 import { type CaptureContext, captureProcesses } from './process.js';
 import { type PageSegment, pageSegments } from './segments.js';
-import { semaphoreUndoBlockers } from './semaphore-undo.js';
 import { sharingBlockers } from './sharing.js';
 import { runTogether } from './steps.js';
-import { captureIpc } from './sysv-ipc.js';
+import { captureIpc, type SemaphoreValues, semaphoreSets } from './sysv-ipc.js';
+import { UndoLists, undoListBlockers } from './undo-lists.js';
 
 /** What a look at a running tree tells, without stopping it. */
 export interface ScanReport {
@@ -195,7 +195,7 @@ export class TreeCapture implements Disposable {
     files.release('thawed');
     return [
       ...sharingBlockers(processes),
-      ...semaphoreUndoBlockers(processes),
+      ...undoListBlockers(processes),
       ...files.blockers,
       ...spaces.blockers,
     ];
@@ -298,7 +298,11 @@ export class TreeCapture implements Disposable {
     const context = this.#context();
     this.#objects = context.objects;
     const ordered = this.#ordered(frozen);
-    const processes = captureProcesses(ordered, context);
+    using lists = new UndoLists();
+    const sets = semaphoreSets(this.#root);
+    const semaphoresOf = (hostPid: number): SemaphoreValues[] =>
+      sets.length > 0 && lists.has(hostPid) ? sets : [];
+    const processes = captureProcesses(ordered, { ...context, semaphoresOf });
     const named = (p: Process) => ({ pid: p.pid, hostPid: p.hostPid, command: p.comm });
     const everybody = processes.map(named);
     const owners = processes.filter((p) => p.state !== 'zombie').map(named);
@@ -489,6 +493,7 @@ export class TreeCapture implements Disposable {
       runsOf: (hostPid, pid, vmas) =>
         this.#tracker?.finish(hostPid, pid, vmas) ?? privateRuns(hostPid, vmas),
       pids: new PidView(this.#root),
+      semaphoresOf: () => [],
     };
   }
 

@@ -1,4 +1,10 @@
-import type { Ipc, IpcPermissions, MessageQueue, SemaphoreSet } from '@ferry/image';
+import type {
+  Ipc,
+  IpcPermissions,
+  MessageQueue,
+  SemaphoreAdjustment,
+  SemaphoreSet,
+} from '@ferry/image';
 import { emitPosixQueue } from './files/message-queue.js';
 import type { Argument, ProgramBuilder } from './program.js';
 
@@ -7,6 +13,8 @@ const IPC_CREAT = 0o1000;
 const IPC_EXCL = 0o2000;
 const IPC_SET = 1;
 const SETALL = 17;
+const SEM_UNDO = 0o10000;
+const SEMAPHORE_MAX = 32767;
 const IPC_NOWAIT = 0o4000;
 const FSCONFIG_CMD_CREATE = 6;
 const O_WRONLY = 1;
@@ -73,6 +81,35 @@ function emitQueue(b: ProgramBuilder, queue: MessageQueue): void {
     Buffer.from(text).copy(message, 8);
     b.sys('msgsnd', [id, b.bytes(message), text.length, IPC_NOWAIT], `${step}: message`);
   }
+}
+
+/** What is to be undone when the process ends. Whoever was killed by a dump has had it undone: where the semaphores have
+ *  stayed, they are taken again. Those that are made anew have their values: there two operations are given together of
+ *  which one is to be undone, so that the value stays. */
+export function emitSemaphoreUndo(
+  b: ProgramBuilder,
+  ipc: Ipc | undefined,
+  adjustments: readonly SemaphoreAdjustment[],
+): void {
+  for (const { setId, number, adjustment } of adjustments) {
+    const undone = semaphoreOperation(number, -adjustment, SEM_UNDO | IPC_NOWAIT);
+    const plain = semaphoreOperation(number, adjustment, IPC_NOWAIT);
+    const set = ipc?.semaphores.find(({ permissions }) => permissions?.id === setId);
+    const raised = (set?.values[number] ?? 0) + Math.abs(adjustment) <= SEMAPHORE_MAX;
+    const pair = adjustment > 0 === raised ? [plain, undone] : [undone, plain];
+    const operations = set === undefined ? [undone] : pair;
+    const args = [setId, b.bytes(Buffer.concat(operations)), operations.length];
+    b.sys('semop', args, `what is to be undone of semaphores ${setId}`);
+  }
+}
+
+/** struct sembuf */
+function semaphoreOperation(number: number, change: number, flags: number): Buffer {
+  const out = Buffer.alloc(6);
+  out.writeUInt16LE(number, 0);
+  out.writeInt16LE(change, 2);
+  out.writeInt16LE(flags, 4);
+  return out;
 }
 
 function emitSemaphores(b: ProgramBuilder, set: SemaphoreSet): void {

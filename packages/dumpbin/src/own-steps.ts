@@ -5,6 +5,7 @@ import type { CompileContext } from './compile-context.js';
 import type { Draft } from './draft.js';
 import type { FileEmitter } from './files/emit.js';
 import { emitProcessLocks, emitQueueNotices, fileEmitters } from './files/registry.js';
+import { emitSemaphoreUndo } from './ipc-steps.js';
 import {
   emitForkAdvice,
   emitFutureLocks,
@@ -121,6 +122,7 @@ export function emitRest(
     if (installer?.pid === process.pid) emitterOf(file).installed?.(b, file, installer.fd, ctx);
   }
   emitTableMeeting(b, ctx, process, 'tableFilled');
+  emitSemaphoreUndo(b, ctx.image.ipc, process.semaphoreAdjustments);
   emitProcessLocks(b, process, ctx);
   emitQueueNotices(b, process, ctx);
   if (process.filesOwnerPid === 0) emitProcessAttributes(b, process, ctx);

@@ -51,7 +51,10 @@ export function emitProcessAttributes(
     b.sys('umask', [fs.umask], 'umask', { expect: 'any' });
   }
   if (attributes?.childSubreaper) b.sys('prctl', [PR.setChildSubreaper, 1], 'child subreaper');
-  if (attributes?.thpDisabled) b.sys('prctl', [PR.setThpDisable, 1, 0, 0, 0], 'THP disabled');
+  if (attributes?.thpDisabled) {
+    b.sys('prctl', [PR.setThpDisable, 1, attributes.thpFlags, 0, 0], 'THP disabled');
+  }
+  emitMembarrier(b, attributes?.membarrierRegistrations ?? 0);
   if (attributes !== undefined) emitFlags(b, process, attributes);
   emitProcFile(b, 'oom_score_adj', attributes?.oomScoreAdj ?? 0, 0);
   emitProcFile(
@@ -60,6 +63,14 @@ export function emitProcessAttributes(
     attributes?.coredumpFilter ?? DEFAULT_COREDUMP_FILTER,
     DEFAULT_COREDUMP_FILTER,
   );
+}
+
+/** Registers for membarrier(2) again: the mask is of its commands. Those of another kernel that this one lacks would not
+ *  work after it either. */
+function emitMembarrier(b: ProgramBuilder, registrations: number): void {
+  for (let command = 1; command <= registrations; command *= 2) {
+    if (registrations & command) b.sys('membarrier', [command, 0, 0], `membarrier ${command}`);
+  }
 }
 
 /** Flags of prctl(2) that threads take over when they are made. */

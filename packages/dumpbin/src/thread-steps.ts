@@ -10,7 +10,11 @@ import { firedTimer } from './process-steps.js';
 import type { DataRef, ProgramBuilder } from './program.js';
 import { FRAME_FPSTATE, FRAME_XSTATE, frameLength, signalFrame } from './sigframe.js';
 
-const PR = { setName: 15, setTimerSlack: 29, setSeccomp: 22 } as const;
+const PR = { setName: 15, setTimerSlack: 29, setSeccomp: 22, setSpeculation: 53 } as const;
+/** PR_SPEC_* of prctl(2). */
+const SPEC = { prctl: 1, disable: 4, forceDisable: 8, disableNoExec: 16 } as const;
+const L1D_FLUSH = 2;
+const SPEC_ENABLE = 2;
 const ARCH = { setGs: 0x1001, setFs: 0x1002 } as const;
 const DEFAULT_TIMER_SLACK = 50_000n;
 const SECCOMP_SET_MODE_FILTER = 1;
@@ -37,6 +41,7 @@ export function emitThreadAttributes(
     b.sys('prctl', [PR.setTimerSlack, thread.timerSlackNs], `${who}: timer slack`);
   }
   if (thread.personality !== 0) b.sys('personality', [thread.personality], `${who}: personality`);
+  emitSpeculation(b, thread, who);
   if (!entered) emitScheduling(b, thread, who);
   for (const { siginfo } of thread.pending) {
     if (firedTimer(process, siginfo) !== undefined) continue;
@@ -60,6 +65,21 @@ export function emitThreadAttributes(
     { dumpable: process.attributes?.dumpable ?? 1, parentDeathSignal: thread.parentDeathSignal },
     who,
   );
+}
+
+/** Speculation that the thread has turned off for itself. What a host does for every thread it says without PR_SPEC_PRCTL;
+ *  one that leaves no choice protects, or has nothing to protect from. */
+function emitSpeculation(b: ProgramBuilder, thread: Thread, who: string): void {
+  for (const [which, state] of thread.speculation.entries()) {
+    if (!(state & SPEC.prctl)) continue;
+    const chosen = state & (SPEC.disable | SPEC.forceDisable | SPEC.disableNoExec);
+    // The flush of the L1 data cache is off by default, what the others say is on.
+    const value = which === L1D_FLUSH ? state & SPEC_ENABLE : chosen;
+    if (value === 0) continue;
+    b.sys('prctl', [PR.setSpeculation, which, value, 0, 0], `${who}: speculation`, {
+      expect: 'any',
+    });
+  }
 }
 
 export function emitScheduling(b: ProgramBuilder, thread: Thread, who: string): void {

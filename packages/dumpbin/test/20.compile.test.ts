@@ -204,3 +204,52 @@ describe('compileTree', () => {
     assert.equal(root.linked.image.readUInt32LE(12), FLAG.root);
   });
 });
+
+describe('what a process has set for itself', () => {
+  it('turns off again the speculation that it has turned off, where it had the choice', () => {
+    const of = (speculation: number[]) =>
+      steps(compile(tree([process(10, 0, { threads: [thread(10, { speculation })] })])).get(10)!)
+        .filter(({ name }) => name === 'thread 10: speculation')
+        .map(({ args }) => args.slice(0, 3).map(Number));
+    // PR_SPEC_PRCTL 1, ENABLE 2, DISABLE 4, FORCE_DISABLE 8, DISABLE_NOEXEC 16
+    assert.deepEqual(of([5, 9, 3]), [
+      [53, 0, 4],
+      [53, 1, 8],
+      [53, 2, 2],
+    ]);
+    assert.deepEqual(of([17]), [[53, 0, 16]]);
+    assert.deepEqual(of([3, 3, 5]), [], 'as every thread is at first');
+    assert.deepEqual(of([2, 4, 8]), [], 'the host decides');
+  });
+
+  it('registers for the barriers that it had', () => {
+    const attributes = { dumpable: 1, coredumpFilter: 0x33, membarrierRegistrations: 0x14 };
+    const dump = compile(tree([process(10, 0, { attributes } as never)])).get(10);
+    const registered = names(dump).filter((name) => name.startsWith('membarrier'));
+    assert.deepEqual(registered, ['membarrier 4', 'membarrier 16']);
+  });
+
+  it('has undone what was to be undone, and semaphores keep their values', () => {
+    const semaphoreAdjustments = [
+      { setId: 3, number: 0, adjustment: 2 },
+      { setId: 3, number: 1, adjustment: -5 },
+      { setId: 9, number: 0, adjustment: 1 },
+    ];
+    const ipc = {
+      ownNamespace: true,
+      semaphores: [{ permissions: { id: 3 }, values: [32766, 1] }],
+    };
+    const dump = compile(tree([process(10, 0, { semaphoreAdjustments })], { ipc } as never)).get(
+      10,
+    );
+    const undone = steps(dump!).filter(({ name }) => name.startsWith('what is to be undone'));
+    assert.deepEqual(
+      undone.map(({ args }) => [args[0], args[2]].map(Number)),
+      [
+        [3, 2],
+        [3, 2],
+        [9, 1],
+      ],
+    );
+  });
+});

@@ -61,6 +61,7 @@ export {
   Rseq,
   Scheduling,
   SeccompFilter,
+  SemaphoreAdjustment,
   Thread,
 } from './generated/ferry/image/v1/process.js';
 export {

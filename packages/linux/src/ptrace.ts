@@ -17,6 +17,7 @@ const PTRACE = {
   seccompGetFilter: 0x420c,
   seccompGetMetadata: 0x420d,
   getRseqConfiguration: 0x420f,
+  getSyscallUserDispatch: 0x4211,
 } as const;
 
 const NT_PRSTATUS = 1;
@@ -260,6 +261,15 @@ export class TracedThread {
       signature: out.readUInt32LE(12),
       flags: out.readUInt32LE(16),
     };
+  }
+
+  /** Whether the program has its own system calls sent to itself (PR_SET_SYSCALL_USER_DISPATCH). Before Linux 6.4 it
+   *  cannot be seen. */
+  dispatchesSyscalls(): boolean {
+    const configuration = Buffer.alloc(32);
+    const size = configuration.length;
+    if (request('getSyscallUserDispatch', this.tid, size, configuration) < 0) return false;
+    return configuration.readBigUInt64LE(0) !== 0n;
   }
 
   /** Filter `index` (0 is the newest) as struct sock_filter[], or undefined past the last. */

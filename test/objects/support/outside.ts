@@ -53,9 +53,8 @@ function observeProcess(
   for (const name of ['cmdline', 'environ', 'limits', 'timerslack_ns', 'oom_score_adj']) {
     put(name, text(`/proc/${pid}/${name}`));
   }
-  for (const name of ['coredump_filter', 'personality', 'cgroup']) {
-    put(name, text(`/proc/${pid}/${name}`));
-  }
+  for (const name of ['coredump_filter', 'personality']) put(name, text(`/proc/${pid}/${name}`));
+  put('cgroup', text(`/proc/${pid}/cgroup`).replace(/^\d+:name=(?!systemd).*:\/\n/gm, ''));
   observeMappings(pid, put);
   for (const fd of names(`/proc/${pid}/fd`)) {
     put(`fd ${fd}`, numbered(link(`/proc/${pid}/fd/${fd}`), objects));

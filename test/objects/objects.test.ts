@@ -19,6 +19,9 @@ const withContainers = process.env.FERRY_OBJECTS_CONTAINER !== '0';
 const withUntouchedContainers = process.env.FERRY_OBJECTS_CONTAINER === '1';
 const chosen = list(process.env.FERRY_OBJECTS);
 const chosenFlavours = list(process.env.FERRY_OBJECTS_FLAVOURS);
+/** Whether the programs pass when Ferry does nothing to them; a change to a program wants it, one to Ferry does not. */
+const withoutFerry =
+  process.env.FERRY_LONG !== undefined || (chosen ?? chosenFlavours) !== undefined;
 const jobs = new Jobs<Verdict>(Number(process.env.FERRY_OBJECTS_JOBS ?? 3));
 const resultsFile = process.env.FERRY_OBJECTS_RESULTS;
 const testTimeoutMs = 120_000;
@@ -44,9 +47,9 @@ function isChosen(program: ObjectProgram): boolean {
 }
 
 function flavoursOf(program: ObjectProgram): FlavourName[] {
-  const own: FlavourName[] = ['unmoved'];
+  const own: FlavourName[] = [];
+  if (withoutFerry) own.push('unmoved', 'frozen');
   if (canBeSabotaged(program)) own.push('sabotage');
-  own.push('frozen');
   const isContained = withContainers && program.hostOnly === undefined;
   if (isContained && withUntouchedContainers) own.push('contained');
   if (engineExists()) {

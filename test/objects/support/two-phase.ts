@@ -1,4 +1,4 @@
-import { closeSync, existsSync, openSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type PageSegment, TreeCapture } from '@ferry/capture';
 import { givenMounts, type OciConfig, restoreConfig } from '@ferry/container';
@@ -13,7 +13,7 @@ import {
   without,
 } from '@ferry/dumpbin';
 import { type PageRun, TreeImage, validateTree } from '@ferry/image';
-import { writeMemory } from '@ferry/linux';
+import { tryReadProc, writeMemory } from '@ferry/linux';
 import { Loader, loaderCommand, loaderProgram } from '@ferry/migration';
 import type { ObjectProgram } from '../table.js';
 import { available, settleMs, TrialContainer } from './container.js';
@@ -239,9 +239,8 @@ function differing(a: Buffer, b: Buffer): PageRun[] {
 
 /** NaN when it has just ended. */
 function innerPid(hostPid: number): number {
-  const file = `/proc/${hostPid}/status`;
-  const status = existsSync(file) ? readFileSync(file, 'utf8') : '';
-  return Number(/^NSpid:\s.*?(\d+)$/m.exec(status)?.[1]);
+  const status = tryReadProc(`/proc/${hostPid}/status`);
+  return Number(/^NSpid:\s.*?(\d+)$/m.exec(status ?? '')?.[1]);
 }
 
 /** What /proc says, with the processes' numbers in their container; what is a number of the host is left out. */

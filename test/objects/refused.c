@@ -50,16 +50,16 @@ static void packet_ring(void) {
     struct sockaddr_ll loopback = {.sll_family = AF_PACKET,
                                    .sll_protocol = htons(ETH_P_ALL),
                                    .sll_ifindex = (int)if_nametoindex("lo")};
-    object_ready_and_wait();
     MUST(bind(fd, (struct sockaddr *)&loopback, sizeof loopback));
     union address address;
     bound_socket(AF_INET, SOCK_DGRAM, &address);
     int sender = connected_socket(&address, SOCK_DGRAM);
-    SABOTAGE(ring = object_map(PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     send_filled(sender, 10, 1);
     struct pollfd poller = {.fd = fd, .events = POLLIN};
-    CHECK(poll(&poller, 1, 1000) == 1 && (ring->tp_status & TP_STATUS_USER) != 0,
-          "nothing arrives in the ring");
+    CHECK(poll(&poller, 1, 1000) == 1, "nothing arrives");
+    object_ready_and_wait();
+    SABOTAGE(ring = object_map(PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    CHECK((ring->tp_status & TP_STATUS_USER) != 0, "there is nothing in the ring");
 }
 
 /// A mapping that nothing may change any more.

@@ -1,6 +1,9 @@
 // Datagram and UNIX sockets in less common circumstances; argv[2] names one.
 #include <linux/bpf.h>
 #include <linux/filter.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
 
 #include "support/socket.h"
 
@@ -243,6 +246,52 @@ static void try_broadcast(void) {
     CHECK_EQUAL(now.sin_addr.s_addr, everybody.sin_addr.s_addr, "peer");
 }
 
+/// Mapped rings of a packet socket, for receiving and for sending, that two processes have.
+static struct {
+    int fd, index;
+    char *ring;
+} packets;
+
+static bool arrives_in_ring(void) {
+    union address address;
+    bound_socket(AF_INET, SOCK_DGRAM, &address);
+    send_filled(connected_socket(&address, SOCK_DGRAM), 10, 1);
+    struct pollfd poller = {.fd = packets.fd, .events = POLLIN};
+    return poll(&poller, 1, 1000) == 1 &&
+           (*(volatile unsigned *)packets.ring & TP_STATUS_USER) != 0;
+}
+
+static void ring_child(void *argument) {
+    (void)argument;
+    object_child_wait();
+    CHECK((*(volatile unsigned *)packets.ring & TP_STATUS_USER) != 0, "the child has another ring");
+}
+
+static void try_packet_ring(void) {
+    struct tpacket_req receive = {
+        .tp_block_size = PAGE, .tp_block_nr = 2, .tp_frame_size = 2048, .tp_frame_nr = 4};
+    packets.fd = socket(AF_PACKET, SOCK_RAW, 0);
+    if (packets.fd < 0 ||
+        setsockopt(packets.fd, SOL_PACKET, PACKET_RX_RING, &receive, sizeof receive) != 0) {
+        object_put_file("result", "SKIP no packet rings\n");
+        exit(0);
+    }
+    MUST(setsockopt(packets.fd, SOL_PACKET, PACKET_TX_RING, &receive, sizeof receive));
+    packets.ring = object_map(4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, packets.fd, 0);
+    packets.index = (int)if_nametoindex("lo");
+    pid_t child = object_fork(ring_child, NULL);
+    object_ready_and_wait();
+    SABOTAGE(packets.ring = object_map(4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    struct sockaddr_ll address = {
+        .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = packets.index};
+    MUST(bind(packets.fd, (struct sockaddr *)&address, sizeof address));
+    CHECK(arrives_in_ring(), "nothing arrives in the ring");
+    object_join(child);
+    unsigned status;
+    memcpy(&status, packets.ring + 2 * PAGE, sizeof status);
+    CHECK_EQUAL(status, TP_STATUS_AVAILABLE, "the ring for sending");
+}
+
 /// Bound to an address that the host has not, with an option that was then taken back.
 static void try_freebind(int family) {
     union address address, now;
@@ -313,6 +362,7 @@ static const struct {
     {"udp-corked", try_udp_corked},
     {"udp-reuseport", try_udp_reuseport},
     {"udp-refused", try_udp_refused},
+    {"packet-ring", try_packet_ring},
     {"filter-locked", try_filter_locked},
     {"filter-ebpf", try_filter_ebpf},
     {"seqpacket-unaccepted", try_seqpacket_unaccepted},

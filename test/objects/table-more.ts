@@ -7,6 +7,17 @@ const passes = 'the kernel does not give it back: refused until it has passed';
 /** Objects of kinds that most programs never meet. */
 export const morePrograms: readonly ObjectProgram[] = [
   ...[
+    ...['deleted-device', 'fifo-upon-socket', 'socket-upon-socket', 'lease-read-broken'],
+    ...['lease-write-broken', 'lease-write-lowered', 'leases-shared', 'zombie-files'],
+    ...['dead-folder', 'folder-made-anew'],
+  ].map((kind) => ({
+    name: `file-${kind}`,
+    source: 'files-special',
+    args: [kind],
+    // What has no name is made under another one while something else has it.
+    volatile: [/\/\.ferry-/],
+  })),
+  ...[
     ...['syn-sent', 'closing', 'corked', 'reuseport', 'refused', 'mapped', 'ended'],
     ...['mptcp'],
   ].map((kind) => ({ name: `tcp-${kind}`, source: 'tcp-states', args: [kind] })),
@@ -35,6 +46,13 @@ export const morePrograms: readonly ObjectProgram[] = [
     source: 'socket-states',
     args: [kind],
   })),
+  {
+    name: 'socket-packet-ring',
+    source: 'socket-states',
+    args: ['packet-ring'],
+    // The socket that is mapped is another one.
+    volatile: [/socket:\[\d+\]/],
+  },
   {
     name: 'socket-broadcast',
     source: 'socket-states',

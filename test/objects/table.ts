@@ -43,7 +43,7 @@ const laterDescriptors = [
 /** The objects of refused.c, and what the refusal says. */
 const refused: readonly (readonly [string, RegExp])[] = [
   ['sem-undo-shared', /semaphores: it may use SEM_UNDO together with others/],
-  ['packet-ring', /mapping [\da-f]+-[\da-f]+ \(socket:\[\d+\]\)/],
+  ['packet-ring', /mapping [\da-f]+-[\da-f]+ \(socket:\[\d+\]\): packets went through/],
   ['sealed', /the mapping is sealed/],
   ['shared-memory', /memory shared with process \d+/],
   ['compat', /its code: it is a 32-bit program/],

@@ -1,5 +1,5 @@
-import { cString, type Mapping, sys } from '@ferry/linux';
-import { isAioRing, mapFilesPath } from './memory.js';
+import { cString, type Mapping, readMemory, sys } from '@ferry/linux';
+import { isAioRing, isPacketRing, mapFilesPath } from './memory.js';
 
 /** Why a mapping cannot be carried. */
 export interface MappingRefusal {
@@ -21,6 +21,9 @@ const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
 /** /dev/zero: its private mappings are anonymous memory, its shared ones a shared memory object. */
 const DEV_ZERO = 0x105n;
+
+/** How much of a ring is looked at in one go. */
+const RING_STEP = 1n << 20n;
 
 const REFUSED_FLAGS: Record<string, MappingRefusal> = {
   sl: {
@@ -44,6 +47,7 @@ export function mappingRefusal(hostPid: number, mapping: Mapping): MappingRefusa
     if (refusal !== undefined) return refusal;
     if (!KNOWN_FLAGS.has(flag)) return unknownFlag(flag);
   }
+  if (isPacketRing(hostPid, mapping)) return isUnused(hostPid, mapping) ? undefined : usedRing;
   if (!isKnownName(mapping.name)) return unknownName(mapping.name);
   if (mapping.name.startsWith('/secretmem')) return secretMemory;
   if (!mapping.name.startsWith('/') || isAioRing(mapping)) return undefined;
@@ -78,6 +82,22 @@ function unknownName(name: string): MappingRefusal {
     remedy: 'turn off in the program what maps it',
   };
 }
+
+/** A ring through which nothing has gone yet holds zeros only; one of TPACKET_V3, which has blocks, never does. */
+function isUnused(hostPid: number, { start, end, read }: Mapping): boolean {
+  if (!read) return false;
+  for (let at = start; at < end; at += RING_STEP) {
+    const length = end - at < RING_STEP ? end - at : RING_STEP;
+    if (readMemory(hostPid, at, Number(length)).some((byte) => byte !== 0)) return false;
+  }
+  return true;
+}
+
+const usedRing: MappingRefusal = {
+  code: 'memory.packetRing',
+  reason: 'packets went through this ring, and the kernel does not tell where the next one goes',
+  remedy: 'capture packets without a ring, or outside the container',
+};
 
 const secretMemory: MappingRefusal = {
   code: 'memory.secret',

@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import type { FileReference, Mm, PageRun, Vma } from '@ferry/image';
 import {
   type AddressRange,
@@ -61,6 +62,9 @@ export function describeMapping(
     return { ...base, kind: 'anonymous', hugePageShift };
   }
   if (isAioRing(mapping)) return { ...base, kind: 'aio' };
+  if (isPacketRing(hostPid, mapping)) {
+    return { ...base, kind: 'packetRing', file: socketReference(mapping) };
+  }
   const key = `${mapping.device}:${mapping.inode}`;
   const object = objects.match(hostPid, mapping);
   if (object !== undefined) return { ...base, kind: 'shared', sharedMemoryId: object };
@@ -102,6 +106,22 @@ export function isHugeAnonymous(mapping: Mapping): boolean {
 /** The ring of an io_setup(2) context. */
 export function isAioRing(mapping: Mapping): boolean {
   return mapping.name.startsWith('/[aio]');
+}
+
+/** A ring of a packet socket (PACKET_RX_RING, PACKET_TX_RING) that the process still has as a descriptor: sockets of no
+ *  other family can be mapped so by their owner. */
+export function isPacketRing(hostPid: number, mapping: Mapping): boolean {
+  if (!mapping.name.startsWith('socket:[')) return false;
+  const folder = `/proc/${hostPid}/fd`;
+  try {
+    return readdirSync(folder).some((fd) => readLink(`${folder}/${fd}`) === mapping.name);
+  } catch {
+    return false; // it has ended, or closes files as it is looked at
+  }
+}
+
+function socketReference({ name, inode }: Mapping): FileReference {
+  return { path: name, device: 0n, inode, size: 0n, mtimeNs: 0n, mode: 0, deleted: false };
 }
 
 /** log2 of the page size of a file of hugetlbfs: its block size (statfs(2)). 0 when it cannot be told. */

@@ -204,6 +204,12 @@ function emitMapping(
       b.sys('mmap', args, vma.kind === 'file' ? `${step} (${vma.file?.path})` : step);
       return;
     }
+    case 'packetRing': {
+      // Until the socket is there (files/packet.ts).
+      const flags = MAP.fixed | MAP.private | MAP.anonymous | MAP.noReserve;
+      b.sys('mmap', [vma.start, length, 0, flags, -1n, 0], `${step}: keep the place`);
+      return;
+    }
     case 'vdso':
     case 'vvar':
     case 'vsyscall':

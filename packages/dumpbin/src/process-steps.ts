@@ -1,5 +1,7 @@
-import type { PosixTimer, Process, ProcessAttributes } from '@ferry/image';
+import type { FsState, PosixTimer, Process, ProcessAttributes } from '@ferry/image';
 import type { CompileContext } from './compile-context.js';
+import { emitWhileLiving } from './files/deferred.js';
+import { procOf } from './files/proc-file.js';
 import { ownPid } from './pid-numbers.js';
 import type { ProgramBuilder } from './program.js';
 
@@ -44,7 +46,7 @@ export function emitProcessAttributes(
   const { fs, attributes } = process;
   // Shared with its parent, they are the parent's to set.
   if (fs !== undefined && process.fsOwnerPid === 0) {
-    if (fs.cwdFileId !== 0) b.sys('fchdir', [ctx.fdOf(fs.cwdFileId)], `removed ${fs.cwd}`);
+    if (fs.cwdFileId !== 0) emitRemovedFolder(b, fs, ctx);
     else b.sys('chdir', [b.cstr(fs.cwd)], `working directory ${fs.cwd}`);
     const root = fs.rootFileId === 0 ? fs.root : `/proc/self/fd/${ctx.fdOf(fs.rootFileId)}`;
     if (root !== '/') b.sys('chroot', [b.cstr(root)], `root directory ${fs.root}`);
@@ -71,6 +73,22 @@ function emitMembarrier(b: ProgramBuilder, registrations: number): void {
   for (let command = 1; command <= registrations; command *= 2) {
     if (registrations & command) b.sys('membarrier', [command, 0, 0], `membarrier ${command}`);
   }
+}
+
+/** A working directory that is gone. A folder of /proc can only be entered while its process lives. */
+function emitRemovedFolder(
+  b: ProgramBuilder,
+  { cwd, cwdFileId }: FsState,
+  ctx: CompileContext,
+): void {
+  const proc = procOf(ctx.file(cwdFileId));
+  if (proc === undefined) {
+    b.sys('fchdir', [ctx.fdOf(cwdFileId)], `removed ${cwd}`);
+    return;
+  }
+  emitWhileLiving(b, { pid: proc.pid, name: proc.path }, () => {
+    b.sys('chdir', [b.cstr(proc.path)], `working directory ${proc.path}`);
+  });
 }
 
 /** Flags of prctl(2) that threads take over when they are made. */

@@ -1,6 +1,7 @@
 import { deviceNumbers, refuse, typeOf } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 import { mountPrefix } from './mount-prefix.js';
+import { namelessOf } from './nameless.js';
 import { statPath } from './read-descriptors.js';
 
 /** Devices of drivers/char/mem.c and random.c, which keep nothing, by their minor numbers; major 1. */
@@ -11,6 +12,8 @@ const STATELESS: ReadonlyMap<number, string> = new Map([
   [8, '/dev/random'],
   [9, '/dev/urandom'],
 ]);
+
+const DELETED = ' (deleted)';
 
 /** Character devices that keep nothing: /dev/null, zero, full, random, urandom. */
 export const deviceCapture: FileCapture = {
@@ -37,10 +40,12 @@ function stateless(
 ): ReturnType<FileCapture['capture']> {
   const prefix = mountPrefix(descriptor, ctx);
   const { rdev } = descriptor.stat;
+  const lost = lostNode(descriptor, ctx);
+  if (lost !== undefined) return lost;
   for (const path of [descriptor.link, usual]) {
     const there = statPath(prefix + path);
     if (there !== undefined && typeOf({ stat: there }) === 'character' && there.rdev === rdev) {
-      return { $case: 'device', value: { path, rdev } };
+      return { $case: 'device', value: { path, rdev, file: undefined, nameless: undefined } };
     }
   }
   return refuse(descriptor, ctx, {
@@ -48,4 +53,17 @@ function stateless(
     reason: 'neither its path nor the usual one leads to this device any more',
     remedy: `make the device again (mknod ${usual}), or close it`,
   });
+}
+
+/** A node that was removed since it was opened is made anew: it has a mode and an owner of its own. */
+function lostNode(
+  descriptor: Descriptor,
+  ctx: FileContext,
+): ReturnType<FileCapture['capture']> | undefined {
+  if (!descriptor.link.endsWith(DELETED) || descriptor.stat.links > 0) return undefined;
+  const path = descriptor.link.slice(0, -DELETED.length);
+  const { device, inode, size, mtimeNs, mode, rdev } = descriptor.stat;
+  const nameless = namelessOf(descriptor, path, ctx);
+  const file = { path, device, inode, size, mtimeNs, mode, deleted: true };
+  return nameless && { $case: 'device', value: { path, rdev, file, nameless } };
 }

@@ -1,6 +1,6 @@
 import type { FileReference, ProcFile } from '@ferry/image';
-import { readLink } from '@ferry/linux';
-import { FILE_SYSTEM, fileSystemOf, isPathOnly, refuse } from './common.js';
+import { readLink, tryReadProc } from '@ferry/linux';
+import { FILE_SYSTEM, fileSystemOf, isPathOnly, refuse, typeOf } from './common.js';
 import type { Descriptor, FileContext, FileOwnerProcess } from './context.js';
 import { mountPrefix } from './mount-prefix.js';
 import { lstatPath } from './read-descriptors.js';
@@ -22,14 +22,15 @@ export function ofProcess(
 ): OfProcess | 'other' | undefined {
   const path = descriptor.link.replace(DELETED, '');
   const match = PATH.exec(path);
-  if (match === null || isPathOnly(descriptor)) return 'other';
+  if (match === null || (isPathOnly(descriptor) && typeOf(descriptor) !== 'directory'))
+    return 'other';
   if (fileSystemOf(descriptor, ctx) !== FILE_SYSTEM.proc) return 'other';
   const pid = Number(match[1]);
   const tid = Number(match[2] ?? 0);
   const prefix = mountPrefix(descriptor, ctx);
   const space = spaceOf(`${prefix}/proc`, ctx);
   const found = ctx.processes.find((process) => numberIn(space, process, ctx) === pid);
-  const isInside = found !== undefined;
+  const isInside = found !== undefined || isZombieChild(`${prefix}/proc/${pid}`, space, ctx);
   const isThere = lstatPath(`${prefix}/proc/${pid}`) !== undefined;
   const isThread = tid !== 0 && tid !== pid;
   if (isThread || (isThere && !isInside)) {
@@ -53,6 +54,14 @@ export function ofProcess(
     file: { path, device, inode, size, mtimeNs, mode, deleted: false },
     process: { pid: found?.pid ?? pid, ended: !isThere },
   };
+}
+
+/** Whether a process has ended and one of the tree (in the PID namespace of its root) has not waited for it yet. */
+function isZombieChild(folder: string, space: string | undefined, ctx: FileContext): boolean {
+  const status = space === undefined ? tryReadProc(`${folder}/status`) : undefined;
+  if (status === undefined || !/^State:\tZ/m.test(status)) return false;
+  const parent = Number(/^PPid:\t(\d+)/m.exec(status)?.[1]);
+  return ctx.processes.some(({ pid }) => pid === parent);
 }
 
 /** The nested PID namespace that a mounted /proc shows; undefined: that of the tree's root. */

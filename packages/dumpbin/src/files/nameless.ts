@@ -19,11 +19,17 @@ interface Lost {
 
 /** What a file object says of a lost name; undefined when the file has its name, or is of another kind. */
 export function lostOf({ kind }: FileObject): Lost | undefined {
-  if (kind?.$case !== 'regular' && kind?.$case !== 'directory' && kind?.$case !== 'fifo') {
-    return undefined;
+  switch (kind?.$case) {
+    case 'regular':
+    case 'directory':
+    case 'fifo':
+    case 'device': {
+      const { file: reference, nameless } = kind.value;
+      return reference && nameless && { reference, nameless };
+    }
+    default:
+      return undefined;
   }
-  const { file: reference, nameless } = kind.value;
-  return reference === undefined || nameless === undefined ? undefined : { reference, nameless };
 }
 
 /** All descriptions of one file without a name, which are made together. */

@@ -17,6 +17,7 @@ const PACKET_ADD_MEMBERSHIP = 1;
 const PACKET_RX_RING = 5;
 const PACKET_TX_RING = 13;
 const PACKET_FANOUT = 18;
+const MAP_SHARED_FIXED = 0x11;
 const SIOCGIFINDEX = 0x8933;
 const INDEX_AT = 16;
 
@@ -49,6 +50,16 @@ export const packetEmitter: FileEmitter = {
       emitIntOption(b, fd, option, `${name}: fanout`);
     }
     emitSocketFlags(b, file, fd);
+  },
+  late(b, file, holder) {
+    const { inode } = socketOf(file);
+    const { fd } = holder.descriptors.find(({ fileId }) => fileId === file.id)!;
+    for (const vma of holder.mm?.vmas ?? []) {
+      if (vma.kind !== 'packetRing' || vma.file?.inode !== inode) continue;
+      const { start, end, prot, fileOffset } = vma;
+      const args = [start, end - start, prot, MAP_SHARED_FIXED, fd, fileOffset];
+      b.sys('mmap', args, `packet socket ${file.id}: map its ring at ${start.toString(16)}`);
+    }
   },
 };
 

@@ -11,6 +11,7 @@ import { fifoEmitter } from './fifo.js';
 import { inetSocketEmitter } from './inet-socket.js';
 import { memfdEmitter } from './memfd.js';
 import { messageQueueEmitter } from './message-queue.js';
+import { lostOf } from './nameless.js';
 import { namespaceEmitter } from './namespace.js';
 import { netlinkEmitter } from './netlink.js';
 import { fanotifyEmitter, inotifyEmitter } from './notify.js';
@@ -77,9 +78,12 @@ export function solitaryFiles(image: TreeImage): Set<number> {
   for (const file of image.files) {
     const { id, kind } = file;
     if (!SOLITARY.has(kind?.$case ?? '')) continue;
-    const isLost =
-      (kind?.$case === 'regular' || kind?.$case === 'directory') && kind.value.nameless;
-    if (isLost || isProc(file, image) || (kind?.$case === 'pidfd' && kind.value.ended)) continue;
+    if (
+      lostOf(file) !== undefined ||
+      isProc(file, image) ||
+      (kind?.$case === 'pidfd' && kind.value.ended)
+    )
+      continue;
     solitary.add(id);
   }
   for (const file of image.files) {

@@ -122,7 +122,7 @@ export class Arena {
   async #attempt(path: FaultPath, point: FaultPoint, harm: Harm): Promise<Verdict> {
     const place = await this.place();
     this.#arm(path, point);
-    const id = await this.#migrate(place.to);
+    const id = await this.#migrate(place.to, path === 'memory follows' ? 'post-copy' : '');
     const move = { ...place, id };
     const reached = await this.#reached(id);
     const undo = reached ? await harm.happen(this, move) : nothing;
@@ -141,10 +141,10 @@ export class Arena {
   }
 
   /** Both nodes have to have registered again after what the trial before did to them. */
-  async #migrate(to: string): Promise<string> {
+  async #migrate(to: string, mode: string): Promise<string> {
     return until(
       'a migration to be accepted',
-      () => this.#operator.call('migrate', 'redis', to).catch(retriable),
+      () => this.#operator.call('migrate', 'redis', to, mode).catch(retriable),
       { timeoutMs: SETTLE_MS, everyMs: 200 },
     );
   }
@@ -231,7 +231,7 @@ export class Arena {
   runsThere({ to, id }: Move): boolean {
     const entry = join(this.journalOf(to), `${id}.json`);
     if (!existsSync(entry)) return false;
-    return /"decision":"(granted|resumed|succeeded)"/.test(readFileSync(entry, 'utf8'));
+    return /"decision":"(granted|fetching|resumed|succeeded)"/.test(readFileSync(entry, 'utf8'));
   }
 
   /** What a host has of the container: records, processes, device, namespace. */
@@ -249,7 +249,7 @@ export class Arena {
       const folder = this.journalOf(host);
       return readdirSync(folder).filter((name) => {
         const text = readFileSync(join(folder, name), 'utf8');
-        return /"decision":"(committed|returned|receiving|granted|resumed)"/.test(text);
+        return /"decision":"(committed|returned|receiving|granted|fetching|resumed)"/.test(text);
       });
     });
   }

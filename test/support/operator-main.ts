@@ -30,7 +30,7 @@ export interface OperatorCalls {
    *  @throws when it does not go through */
   moved(name: string, to: string, wishes: Wishes): Promise<Migrated>;
   /** Begins a migration; gives the operation's id. */
-  migrate(name: string, to: string): Promise<string>;
+  migrate(name: string, to: string, mode: string): Promise<string>;
   operation(id: string): Promise<{ state: string; error: string }>;
   /** What the cluster says of a container. */
   container(name: string): Promise<{ node: string; state: string } | undefined>;
@@ -62,8 +62,8 @@ const calls: OperatorCalls = {
     const times = { askedAt, endedAt: performance.now(), downtimeMs, totalMs };
     return { to, mode: result.value.mode, rounds, ...times, ...bytes, parts, warnings };
   },
-  migrate: async (name, to) => {
-    const request = MigrateContainerRequest.fromPartial({ name, to });
+  migrate: async (name, to, mode) => {
+    const request = MigrateContainerRequest.fromPartial({ name, to, mode });
     return (await cluster.migrateContainer(request)).id;
   },
   operation: async (id) => {

@@ -605,31 +605,45 @@ export class DestinationSession {
 
   /** It runs: this does not end before it is done. */
   async #complete(): Promise<void> {
-    for (;;) {
-      try {
-        await this.#work.complete();
-        if (this.#work.comesLater) return;
-        await this.#record('resumed');
-        break;
-      } catch (error) {
-        this.#o.logger.error('destination', { ...this.#names, error: errorText(error) });
-        await pause(AGAIN_PAUSE_MS);
-      }
-    }
-    this.#release();
+    await this.#until(async () => {
+      await this.#work.complete();
+      if (!this.#work.comesLater) await this.#record('resumed');
+    });
+    if (!this.#work.comesLater) this.#release();
   }
 
   async #fetch(): Promise<void> {
     try {
       await this.#work.fetch();
-      await this.#completed;
-      await this.#record('resumed');
-      await this.#work.endPager();
-      this.#release();
-      this.#dispatch({ kind: 'fetchDone' });
     } catch (error) {
       this.#o.logger.error('destination', { ...this.#names, error: errorText(error) });
       this.#dispatch({ kind: 'failed', error, during: 'fetch' });
+      return;
+    }
+    await this.#completed;
+    await this.#until(() => this.#recordWhole());
+    this.#release();
+    this.#dispatch({ kind: 'fetchDone' });
+  }
+
+  /** Nothing of it is at its source alone any more: an agent that starts again need not find the pager. */
+  async #recordWhole(): Promise<void> {
+    await faultPoint('destination.before.recordWhole');
+    await this.#record('resumed');
+    await this.#work.endPager();
+    await faultPoint('destination.after.recordWhole');
+  }
+
+  /** What has to be done, and can be some time: a full disk has room again. */
+  async #until(work: () => Promise<void>): Promise<void> {
+    for (;;) {
+      try {
+        await work();
+        return;
+      } catch (error) {
+        this.#o.logger.error('destination', { ...this.#names, error: errorText(error) });
+        await pause(AGAIN_PAUSE_MS);
+      }
     }
   }
 

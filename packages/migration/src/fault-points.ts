@@ -8,8 +8,14 @@ import type { SourceAction } from './source-machine.js';
 export type FaultPoint = `${'source' | 'destination'}.${'before' | 'after'}.${string}`;
 
 /** How a migration goes that a test harms: as it should; or one of its steps fails first, so that it is rolled back by its
- *  source, by its destination, or given back after COMMIT. */
-export type FaultPath = 'done' | 'source gives up' | 'destination gives up' | 'given back';
+ *  source, by its destination, or given back after COMMIT; or it runs at its destination before its memory is there
+ *  (post-copy). */
+export type FaultPath =
+  | 'done'
+  | 'source gives up'
+  | 'destination gives up'
+  | 'given back'
+  | 'memory follows';
 
 interface Place {
   readonly path: FaultPath;
@@ -22,14 +28,20 @@ export const failingPoints: Readonly<Record<FaultPath, FaultPoint | undefined>> 
   'source gives up': 'source.before.commit',
   'destination gives up': 'destination.before.copy',
   'given back': 'destination.before.recordGrant',
+  'memory follows': undefined,
 };
+
+/** Steps in between that are not the machines': memory that was asked for is given and taken; all of it is there, which
+ *  is written down. */
+type Between = 'givePages' | 'takePages' | 'recordWhole';
 
 const sourceActions = {
   done: ['describe', 'track', 'round', 'freeze', 'commit', 'grant', 'destroy', 'tellDone'],
   'source gives up': ['thaw', 'tellAbort'],
   'destination gives up': ['thaw'],
   'given back': ['recordReturn', 'thaw'],
-} as const satisfies Record<FaultPath, readonly SourceAction[]>;
+  'memory follows': ['commit', 'grant', 'givePages', 'destroy', 'tellDone'],
+} as const satisfies Record<FaultPath, readonly (SourceAction | Between)[]>;
 const destinationActions = {
   done: [
     ...(['record', 'prepare', 'copy', 'askFreeze', 'restore', 'tellReady', 'recordGrant'] as const),
@@ -38,7 +50,11 @@ const destinationActions = {
   'source gives up': ['clean', 'recordEnd'],
   'destination gives up': ['clean', 'recordEnd'],
   'given back': ['clean', 'tellAbandoned'],
-} as const satisfies Record<FaultPath, readonly DestinationAction[]>;
+  'memory follows': [
+    ...(['recordGrant', 'resume', 'tellRunning', 'complete', 'fetch', 'takePages'] as const),
+    ...(['recordWhole', 'tellResumed', 'recordEnd'] as const),
+  ],
+} as const satisfies Record<FaultPath, readonly (DestinationAction | Between)[]>;
 
 /** The places of a migration at which a test may hold an agent, to do harm to it or to what it relies on just then: for
  *  each action of either machine before it is begun, and after it was done and before anything follows from it. */

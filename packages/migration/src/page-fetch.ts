@@ -8,6 +8,7 @@ import {
   pageLimits,
   type WantedPages,
 } from '@ferry/pages';
+import { faultPoint } from './fault-points.js';
 import type { Logger } from './logger.js';
 import { Outbox } from './outbox.js';
 import { Pacer } from './pacer.js';
@@ -141,10 +142,12 @@ export class PageFetch {
     }
     this.#answeredAt = performance.now();
     this.#pauseMs = PAUSE_MS;
+    await faultPoint('destination.before.takePages');
     await this.#p.pager.put({ ...wanted, encoding, hash, data });
     this.counters.raw += pages * 4096;
     this.counters.wire += data.length;
     chunk.release?.();
+    await faultPoint('destination.after.takePages');
   }
 
   /** @throws when what was asked for does not come */

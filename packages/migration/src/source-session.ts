@@ -265,7 +265,7 @@ export class SourceSession {
     }
     const pids = new ContainerPids(await this.#o.work.hostPids());
     const { stopped } = this;
-    yield* answerPages(
+    const chunks = answerPages(
       (async function* () {
         for await (const { pid, address, pages } of requests) {
           stopped.throwIfAborted();
@@ -273,6 +273,11 @@ export class SourceSession {
         }
       })(),
     );
+    for await (const chunk of chunks) {
+      await faultPoint('source.before.givePages');
+      yield chunk;
+      await faultPoint('source.after.givePages');
+    }
   }
 
   dispatch(event: SourceEvent): void {

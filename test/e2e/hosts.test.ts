@@ -7,6 +7,7 @@ import { makeRunFolder, removeRun, removeStaleRuns } from '../support/run-folder
 import { run, until } from '../support/shell.js';
 import { RUN_VARIABLE, traceLines, tracesOf } from '../support/traces.js';
 
+const ABANDON_TRIAL = fileURLToPath(new URL('./programs/abandon-trial.ts', import.meta.url));
 const ABANDON = fileURLToPath(new URL('./programs/abandon.ts', import.meta.url));
 
 describe('hosts for tests', () => {
@@ -38,17 +39,23 @@ describe('hosts for tests', () => {
     assert.deepEqual(traceLines(tracesOf(folder.id)), []);
   });
 
-  it('are removed by the next run when their owner was killed', async () => {
-    const owner = spawn(process.execPath, ['--import', 'tsx', ABANDON], {
+  /** Has a program make things, and ends it with a signal; gives their id. */
+  async function abandoned(signal: NodeJS.Signals, program: string, ...args: string[]) {
+    const owner = spawn(process.execPath, ['--import', 'tsx', program, ...args], {
       env: { ...process.env, [RUN_VARIABLE]: undefined },
-      stdio: ['ignore', 'pipe', 'inherit'],
+      stdio: ['ignore', 'pipe', 'ignore'],
     });
     const id = await new Promise<string>((resolve) => {
       owner.stdout.once('data', (data: Buffer) => resolve(data.toString().trim()));
     });
     const ended = new Promise((resolve) => owner.once('exit', resolve));
-    owner.kill('SIGKILL');
+    owner.kill(signal);
     await ended;
+    return id;
+  }
+
+  it('are removed by the next run when their owner was killed', async () => {
+    const id = await abandoned('SIGKILL', ABANDON);
     const before = tracesOf(id);
     assert.equal(before.namespaces.length, 2);
     assert.equal(before.processes.length, 1);
@@ -56,6 +63,25 @@ describe('hosts for tests', () => {
     assert.ok(before.cgroups.length >= 1);
     await removeStaleRuns();
     assert.deepEqual(traceLines(tracesOf(id)), []);
+    assert.ok(existsSync('/etc/passwd'), 'nothing is deleted through a mount');
+  });
+
+  it('are removed by their owner when a signal ends it', async () => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      const id = await abandoned(signal, ABANDON, 'guarded');
+      assert.deepEqual(traceLines(tracesOf(id)), []);
+    }
+    assert.ok(existsSync('/etc/passwd'), 'nothing is deleted through a mount');
+  });
+
+  it('and trials of test/objects as well, either way', async () => {
+    const killed = await abandoned('SIGKILL', ABANDON_TRIAL);
+    const { processes, mounts, cgroups } = tracesOf(killed);
+    assert.deepEqual([processes.length, mounts.length, cgroups.length], [1, 1, 1]);
+    await removeStaleRuns();
+    assert.deepEqual(traceLines(tracesOf(killed)), []);
+    const ended = await abandoned('SIGTERM', ABANDON_TRIAL);
+    assert.deepEqual(traceLines(tracesOf(ended)), []);
     assert.ok(existsSync('/etc/passwd'), 'nothing is deleted through a mount');
   });
 

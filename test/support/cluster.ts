@@ -6,9 +6,10 @@ import { makeKeyFile } from '../../services/cli/src/key-file.js';
 import { certificateFolder } from './certificates.js';
 import { ClientMachine } from './client-machine.js';
 import { TestNetwork } from './network.js';
+import { removeOnSignal } from './on-signal.js';
 import type { OperatorCalls } from './operator-main.js';
 import { makeRunFolder, type RunFolder, removeRun } from './run-folder.js';
-import { type Finished, sleep, startLogged, tryRun, until } from './shell.js';
+import { type Finished, startLogged, tryRun, until } from './shell.js';
 import { traceLines, tracesOf } from './traces.js';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -17,7 +18,6 @@ const CONTROLLER = '10.77.0.2';
 const CLIENT = '10.77.0.3';
 const CONTROLLER_PORT = 7460;
 const AGENT_PORT = 7461;
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const CONTAINER_SUBNET = '10.77.0.0/16';
 const CONTAINER_RANGE = '10.77.1.10-10.77.1.250';
 
@@ -330,28 +330,6 @@ export class Cluster {
   logTails(): string {
     return logTails(this.folder.path);
   }
-}
-
-/** From here on a signal removes everything of the run before it ends this process; not any more once the function that
- *  this gives was called. */
-function removeOnSignal(id: string): () => void {
-  let begun = false;
-  const interrupted = async (signal: NodeJS.Signals): Promise<void> => {
-    if (begun) return;
-    begun = true;
-    console.error(`\n${signal}: removing everything of this run`);
-    // What was being made just then appears a moment later.
-    for (let left = 1; left > 0; left = traceLines(tracesOf(id)).length) {
-      await removeRun(id).catch((error: unknown) => console.error(String(error)));
-      await sleep(300);
-    }
-    process.exit(signal === 'SIGINT' ? 130 : 143);
-  };
-  const listener = (signal: NodeJS.Signals): void => void interrupted(signal);
-  for (const signal of SIGNALS) process.on(signal, listener);
-  return () => {
-    for (const signal of SIGNALS) process.off(signal, listener);
-  };
 }
 
 function hasEnded(child: ChildProcess): boolean {

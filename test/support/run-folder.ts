@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sleep, tryRun } from './shell.js';
@@ -15,7 +15,10 @@ export interface RunFolder {
 }
 
 const PREFIX = 'ferry-';
-const OWNER = 'owner.json';
+/** Before a run's id: the file that says whose it is. */
+const OWNER = 'ferry-owner-';
+/** Of runs, and of single trials: nothing else on a machine is called so. */
+const ID = /^(f[a-z0-9]{7}|ferry-trial-[\w-]+-[A-Za-z0-9]{6})$/;
 
 /** Makes the folder of a new run, owned by this process. Runs whose owner is gone are removed first. */
 export async function makeRunFolder(): Promise<RunFolder> {
@@ -24,10 +27,24 @@ export async function makeRunFolder(): Promise<RunFolder> {
   const id = `f${Array.from({ length: 7 }, () => letters[randomInt(letters.length)]).join('')}`;
   const path = join(tmpdir(), `${PREFIX}${id}`);
   mkdirSync(join(path, 'tmp'), { recursive: true });
-  const owner = { id, pid: process.pid, startTime: startTimeOf(process.pid) };
-  writeFileSync(join(path, OWNER), JSON.stringify(owner));
+  own(id);
   const env = { ...process.env, [RUN_VARIABLE]: id, TMPDIR: join(path, 'tmp') };
   return { id, path, env };
+}
+
+/** Says that everything with `id` in its name is this process's: once it has ended, the next run removes it. */
+export function own(id: string): void {
+  const owner = { id, pid: process.pid, startTime: startTimeOf(process.pid) };
+  writeFileSync(ownerFile(id), JSON.stringify(owner));
+}
+
+/** What is left of it is to stay. */
+export function disown(id: string): void {
+  rmSync(ownerFile(id), { force: true });
+}
+
+function ownerFile(id: string): string {
+  return join(tmpdir(), OWNER + id);
 }
 
 /** Removes everything of the run `id` from this machine, by exact names and numbers, whatever state it is in.
@@ -98,8 +115,8 @@ async function removeCgroups(id: string): Promise<void> {
 /** Removes the runs whose owner ended without doing so (killed, or the machine's power went). */
 export async function removeStaleRuns(): Promise<string[]> {
   const removed: string[] = [];
-  for (const name of readdirSync(tmpdir()).filter((entry) => entry.startsWith(PREFIX))) {
-    const owner = readOwner(join(tmpdir(), name, OWNER));
+  for (const name of readdirSync(tmpdir()).filter((entry) => entry.startsWith(OWNER))) {
+    const owner = readOwner(join(tmpdir(), name));
     if (owner === undefined || startTimeOf(owner.pid) === owner.startTime) continue;
     await removeRun(owner.id);
     removed.push(owner.id);
@@ -110,7 +127,7 @@ export async function removeStaleRuns(): Promise<string[]> {
 function readOwner(file: string): { id: string; pid: number; startTime: string } | undefined {
   try {
     const owner = JSON.parse(readFileSync(file, 'utf8'));
-    return /^f[a-z0-9]{7}$/.test(owner.id) ? owner : undefined;
+    return ID.test(owner.id) ? owner : undefined;
   } catch {
     return undefined;
   }

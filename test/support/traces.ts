@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 /** Everything on this machine that belongs to one run of a test or of the demo. A run marks what it makes with its
@@ -17,6 +18,8 @@ export interface Traces {
 
 /** The variable that marks a run's processes; programs that they start inherit it. */
 export const RUN_VARIABLE = 'FERRY_TEST_RUN';
+/** The variable that marks a trial's processes, with the trial's folder. */
+export const TRIAL_VARIABLE = 'FERRY_TRIAL';
 
 const NETNS_FOLDER = '/run/netns';
 const FILE_FOLDERS = ['/tmp', '/run', '/var/tmp', '/dev/shm', '/run/runc', '/var/lib', '/var/log'];
@@ -55,7 +58,7 @@ function processesOf(id: string): { pid: number; what: string }[] {
       .filter((name) => name.includes(id))
       .map((name) => inode(join(NETNS_FOLDER, name))),
   );
-  const mine = `${RUN_VARIABLE}=${id}`;
+  const mine = [`${RUN_VARIABLE}=${id}`, `${TRIAL_VARIABLE}=${join(tmpdir(), id)}`];
   const found: { pid: number; what: string }[] = [];
   for (const name of entries('/proc')) {
     const pid = Number(name);
@@ -63,7 +66,9 @@ function processesOf(id: string): { pid: number; what: string }[] {
     const command = text(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim();
     const netns = /\[(\d+)\]/.exec(link(`/proc/${pid}/ns/net`))?.[1];
     const belongs =
-      text(`/proc/${pid}/environ`).split('\0').includes(mine) ||
+      text(`/proc/${pid}/environ`)
+        .split('\0')
+        .some((variable) => mine.includes(variable)) ||
       text(`/proc/${pid}/cgroup`).includes(id) ||
       (netns !== undefined && namespaces.has(netns));
     // A zombie holds nothing but its number until its parent looks.

@@ -1,8 +1,9 @@
-import { randomBytes } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { removeOnSignal } from '../../../test/support/on-signal.js';
+import { makeRunFolder, removeRun } from '../../../test/support/run-folder.js';
+import { traceLines, tracesOf } from '../../../test/support/traces.js';
 import {
   ContainerHost,
   ensureBridge,
@@ -23,14 +24,17 @@ export class TestHosts {
   readonly folder: string;
   readonly configs: readonly HostConfig[];
   readonly hosts: ContainerHost[] = [];
+  readonly #id: string;
   readonly #netns: readonly string[];
+  readonly #unguard: () => void;
 
-  private constructor(folder: string, netns: readonly string[]) {
-    const tag = randomBytes(3).toString('hex');
+  private constructor(id: string, folder: string, netns: readonly string[]) {
     this.folder = folder;
+    this.#id = id;
     this.#netns = netns;
+    this.#unguard = removeOnSignal(id);
     this.configs = netns.map((hostNetns, index) => ({
-      ...{ nodeId: `t${tag}-${index}`, stateDir: join(folder, `state${index}`) },
+      ...{ nodeId: `${id}-${index}`, stateDir: join(folder, `state${index}`) },
       runDir: join(folder, `run${index}`),
       network: {
         ...{ bridge: 'br0', hostNetns, subnet: '10.77.0.0/24', subnet6: 'fd77::/64' },
@@ -40,9 +44,10 @@ export class TestHosts {
   }
 
   static async make(count: number): Promise<TestHosts> {
-    const folder = await mkdtemp(join(tmpdir(), 'ferry-container-'));
+    const { id, path } = await makeRunFolder();
+    const folder = join(path, 'hosts');
     const netns = Array.from({ length: count }, (_, index) => join(folder, `net${index}`));
-    const made = new TestHosts(folder, netns);
+    const made = new TestHosts(id, folder, netns);
     try {
       await made.#connect();
       for (const config of made.configs) made.hosts.push(await ContainerHost.open(config));
@@ -80,13 +85,15 @@ export class TestHosts {
     }
     for (const path of this.#netns) await releaseNetns(path);
     left.push(...readdirSync(this.folder, { recursive: true, encoding: 'utf8' }));
-    await rm(this.folder, { recursive: true, force: true });
+    left.push(...traceLines({ ...tracesOf(this.#id), files: [] }));
+    this.#unguard();
+    await removeRun(this.#id);
     return left;
   }
 
   async #connect(): Promise<void> {
     for (const [index, path] of this.#netns.entries()) {
-      await mkdir(join(this.folder), { recursive: true });
+      await mkdir(this.folder, { recursive: true });
       await createNetns(path);
       await ensureBridge('br0', { address: `10.77.0.${1 + index}/24`, hostNetns: path });
       if (index === 0) continue;

@@ -1,12 +1,15 @@
-// Makes one of each thing that a run can leave behind, prints the run's id, and waits to be killed.
+// Makes one of each thing that a run can leave behind, prints the run's id, and waits to be killed. With `guarded` it
+// removes them when a signal ends it.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { TestNetwork } from '../../support/network.js';
+import { removeOnSignal } from '../../support/on-signal.js';
 import { makeRunFolder } from '../../support/run-folder.js';
 import { run } from '../../support/shell.js';
 
 const folder = await makeRunFolder();
+if (process.argv[2] === 'guarded') removeOnSignal(folder.id);
 const network = await TestNetwork.make(folder.id);
 await network.addHost('h1', '10.77.0.11');
 

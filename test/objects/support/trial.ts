@@ -11,8 +11,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { removeOnSignal } from '../../support/on-signal.js';
+import { disown, own, removeStaleRuns } from '../../support/run-folder.js';
 import { build } from './build.js';
 import {
   type Identity,
@@ -28,14 +30,8 @@ const readyTimeoutMs = 20_000;
 const verdictTimeoutMs = 30_000;
 const goneTimeoutMs = 5_000;
 
-const open = new Set<Trial>();
-
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.once(signal, () => {
-    for (const trial of open) killExactly(marked(trial.directory));
-    process.kill(process.pid, signal); // now without this handler
-  });
-}
+/** What runs before this one have left that were killed. */
+let staleRemoved: Promise<unknown> | undefined;
 
 /** One program in one directory of its own, from its start to the removal of every trace of it. */
 export class Trial implements AsyncDisposable {
@@ -47,6 +43,7 @@ export class Trial implements AsyncDisposable {
   pid = 0;
   #child: ChildProcess | undefined;
   #kept = false;
+  readonly #unguard: () => void;
 
   constructor(title: string) {
     this.directory = mkdtempSync(join(tmpdir(), `ferry-trial-${title.replaceAll(/\W+/g, '-')}-`));
@@ -54,12 +51,19 @@ export class Trial implements AsyncDisposable {
     this.log = join(this.directory, 'commands.log');
     this.image = join(this.directory, 'image');
     writeFileSync(this.log, '');
-    open.add(this);
+    own(this.#id);
+    this.#unguard = removeOnSignal(this.#id);
+  }
+
+  get #id(): string {
+    return basename(this.directory);
   }
 
   /** Starts the program as a child of this process and leader of a session, without a terminal;
    *  its output goes to `output.log`. Returns when it says that it is ready. */
   async start(command: readonly string[], options: StartOptions = {}): Promise<void> {
+    staleRemoved ??= removeStaleRuns();
+    await staleRemoved;
     const { env = {}, settleMs = 50, isReady } = options;
     const [program = '', ...args] = command;
     const variables = { ...env, FERRY_TRIAL: this.directory };
@@ -172,7 +176,8 @@ export class Trial implements AsyncDisposable {
       killExactly(left);
       await sleep(20);
     }
-    open.delete(this);
+    this.#unguard();
+    disown(this.#id);
     if (!this.#kept) rmSync(this.directory, { recursive: true, force: true });
   }
 }

@@ -12,6 +12,7 @@ import {
 import type { SourcePort } from '@ferry/migration';
 import { certificateFolder } from '../../../../test/support/certificates.js';
 import { TestNetwork } from '../../../../test/support/network.js';
+import { removeOnSignal } from '../../../../test/support/on-signal.js';
 import { makeRootfs } from '../../../../test/support/rootfs.js';
 import { makeRunFolder, type RunFolder, removeRun } from '../../../../test/support/run-folder.js';
 import { traceLines, tracesOf } from '../../../../test/support/traces.js';
@@ -37,20 +38,23 @@ export class TwoAgents {
     { child: ChildProcess; address: string; client: AgentClient }
   >();
   #controller: Security | undefined;
+  readonly #unguard: () => void;
   /** Of agents started from then on. */
   doubtAfterMs = 120_000;
   /** Put between destination and source, when set. */
   wrapSource: ((port: SourcePort) => SourcePort) | undefined;
 
-  private constructor(folder: RunFolder, network: TestNetwork) {
+  private constructor(folder: RunFolder, network: TestNetwork, unguard: () => void) {
+    this.#unguard = unguard;
     this.folder = folder;
     this.network = network;
   }
 
   static async start(): Promise<TwoAgents> {
     const folder = await makeRunFolder();
+    const unguard = removeOnSignal(folder.id);
     try {
-      const two = new TwoAgents(folder, await TestNetwork.make(folder.id));
+      const two = new TwoAgents(folder, await TestNetwork.make(folder.id), unguard);
       await two.network.addPlain('client', '10.77.0.3');
       await two.network.addHost('h1', '10.77.0.11');
       await two.network.addHost('h2', '10.77.0.12');
@@ -58,6 +62,7 @@ export class TwoAgents {
       await two.startAgent('h2');
       return two;
     } catch (error) {
+      unguard();
       await removeRun(folder.id);
       throw error;
     }
@@ -239,6 +244,7 @@ export class TwoAgents {
       await this.stopAgent(host);
     }
     this.#controller?.close();
+    this.#unguard();
     await removeRun(this.folder.id);
     return traceLines(tracesOf(this.folder.id));
   }

@@ -34,6 +34,9 @@ interface Options {
 const OWN_FIELDS = ['capabilities', 'seccomp', 'no_new_privileges', 'rlimits'] as const;
 export type RuntimeOwnState = Partial<Record<(typeof OWN_FIELDS)[number], unknown>>;
 
+/** So many containers may go while all are listed. */
+const LIST_ATTEMPTS = 10;
+
 /** runc (or another program with its command line), with a state folder of its own. `create` is not
  *  here: the shim runs it, see shim.ts. */
 export class Runc {
@@ -79,7 +82,9 @@ export class Runc {
   }
 
   async list(options: Options = {}): Promise<RuntimeState[]> {
-    const result = await this.#run(['list', '--format', 'json'], options);
+    const list = async () => await this.#run(['list', '--format', 'json'], options);
+    let result = await list();
+    for (let i = 1; i < LIST_ATTEMPTS && wentMeanwhile(result); i += 1) result = await list();
     if (result.status !== 0) throw this.#failed('list', '', result);
     const parsed: unknown = JSON.parse(result.stdout.toString('utf8'));
     return z.array(stateSchema).nullable().parse(parsed) ?? [];
@@ -166,6 +171,11 @@ export class Runc {
       `${this.program} ${verb} ${id} failed: ${runtimeText(result.stderr.toString('utf8'))}`,
     );
   }
+}
+
+/** runc reads the names of all containers, then looks at each, and gives up where one has gone (list.go). */
+function wentMeanwhile({ status, stderr }: CommandResult): boolean {
+  return status !== 0 && /no such file or directory/i.test(stderr.toString('utf8'));
 }
 
 function doesNotExist(result: CommandResult): boolean {

@@ -1,5 +1,5 @@
 import { FerryError } from '@ferry/core';
-import { childrenOf, sys, threadsOf, tryReadProc } from '@ferry/linux';
+import { childrenOf, livingTask, sys, threadsOf, tryReadProc } from '@ferry/linux';
 
 const KCMP_VM = 1;
 /** A vfork(2) child has its parent's memory until it executes a program or ends: most do within a millisecond. */
@@ -34,7 +34,7 @@ export function awaitBorrowers(borrowers: readonly Borrower[]): Borrower[] {
 /** Those of a running tree. */
 export function borrowersOf(rootHostPid: number): Borrower[] {
   const found: Borrower[] = [];
-  const pids = [rootHostPid];
+  const pids = [livingTask(rootHostPid)];
   for (const parentHostPid of pids) {
     for (const hostPid of livingChildren(parentHostPid)) {
       pids.push(hostPid);
@@ -46,7 +46,7 @@ export function borrowersOf(rootHostPid: number): Borrower[] {
 
 function livingChildren(hostPid: number): number[] {
   try {
-    return childrenOf(hostPid, threadsOf(hostPid));
+    return childrenOf(hostPid, threadsOf(hostPid)).map(livingTask);
   } catch (error) {
     if (tryReadProc(`/proc/${hostPid}/stat`) === undefined) return [];
     throw error;

@@ -104,8 +104,8 @@ export function takenOf(space: Pick<TrackedSpace, 'take' | 'isAlive'>): readonly
 /** Has a stopped process make a userfaultfd and close it again, once we have a duplicate; it closes it by itself when we end
  *  in between. */
 function trackWrites({ hostPid, threads }: FrozenProcess): WriteTracking {
-  const leader = threads.find(({ hostTid }) => hostTid === hostPid);
-  if (leader === undefined) throw new Error('its first thread has ended');
+  const [leader] = threads;
+  if (leader === undefined) throw new Error('it has ended');
   const mappings = parseMappings(readProc(`/proc/${hostPid}/maps`));
   const saved = saveThread(leader.traced);
   const calls = CallPlace.prepare(hostPid, saved, mappings);

@@ -1,6 +1,7 @@
 import { FerryError, SysError } from '@ferry/core';
 import {
   childrenOf,
+  livingTask,
   parseMappings,
   procStat,
   readLink,
@@ -28,10 +29,15 @@ const CONTINUED_MS = 50;
 const GONE_MS = 10_000;
 const REAPED_BY_INIT_MS = 15_000;
 const REAPED_BY_PARENT_MS = 200;
+/** How often a freeze begins anew because a first thread has ended meanwhile. */
+const LEADERS_ENDED_MAX = 10;
 
 /** A process whose threads are all in ptrace-stop, or a zombie (which has none). */
 export interface FrozenProcess {
+  /** By which it is reached (`livingTask`); so are its parent and its children. */
   readonly hostPid: number;
+  /** Of the process itself. */
+  readonly leaderHostPid: number;
   readonly parentHostPid: number;
   readonly threads: FrozenThread[];
   /** Host PIDs, oldest first. */
@@ -45,6 +51,16 @@ export interface FrozenThread {
   /** The signal of the job-control stop it is in, else 0. */
   readonly groupStop: number;
 }
+
+/** Where a walk has come to. */
+interface Found {
+  readonly hostPid: number;
+  readonly leaderHostPid: number;
+  readonly parent: number;
+}
+
+/** The first thread of a process has ended between two walks: it must be reached by another one. */
+class LeaderEnded extends Error {}
 
 /** A thread that was seized in this walk. */
 interface Fresh {
@@ -62,6 +78,7 @@ interface Fresh {
  *
  *  A process that uses its parent's memory (vfork) is let go on until it does not any more: the parent stops then. */
 export class FrozenTree {
+  /** By `hostPid`. */
   readonly processes = new Map<number, FrozenProcess>();
 
   /** @throws FerryError capture.borrowedMemory, capture.unstoppable, capture.cannotTrace */
@@ -69,14 +86,16 @@ export class FrozenTree {
     // Before anything is stopped; only what begins right now is left to the walk.
     const [borrower] = awaitBorrowers(borrowersOf(rootHostPid));
     if (borrower !== undefined) throw borrowedMemory(borrower);
-    const tree = new FrozenTree();
-    try {
-      while (tree.#walk(rootHostPid)) {}
-    } catch (error) {
-      tree.release();
-      throw error;
+    for (let i = 0; ; i++) {
+      const tree = new FrozenTree();
+      try {
+        while (tree.#walk(rootHostPid)) {}
+        return tree;
+      } catch (error) {
+        tree.release();
+        if (!(error instanceof LeaderEnded) || i === LEADERS_ENDED_MAX) throw error;
+      }
     }
-    return tree;
   }
 
   /** Seizes and stops what is not yet; true when there was something new. */
@@ -84,13 +103,19 @@ export class FrozenTree {
     const parents = new Map<number, number>([[rootHostPid, 0]]);
     const fresh: Fresh[] = [];
     const borrowers: Borrower[] = [];
-    for (const [hostPid, parent] of parents) {
+    /** By which a process is reached whose first thread has ended. */
+    const tasks = new Map<number, number>();
+    const seen = new Set<number>();
+    for (const [leaderHostPid, parent] of parents) {
+      const hostPid = this.#taskOf(leaderHostPid);
+      if (hostPid !== leaderHostPid) tasks.set(leaderHostPid, hostPid);
+      seen.add(hostPid);
       const borrower = { hostPid, parentHostPid: parent };
       if (parent !== 0 && !this.processes.has(hostPid) && borrows(borrower)) {
         borrowers.push(borrower);
         continue;
       }
-      const threads = this.#seizeThreads(hostPid, parent, fresh);
+      const threads = this.#seizeThreads({ hostPid, leaderHostPid, parent }, fresh);
       const children = childrenOf(hostPid, threads);
       for (const child of children) parents.set(child, hostPid);
       const process = this.processes.get(hostPid);
@@ -101,25 +126,36 @@ export class FrozenTree {
     for (const { process, thread, wasStopped } of fresh) {
       if (wasStopped && !stopsWithin(thread, CONTINUED_MS)) thread.interrupt();
       const stop = settle(thread);
-      if (stop.kind === 'exited') continue;
+      if (stop.kind === 'exited') {
+        if (thread.tid === process.hostPid && process.threads.length > 0) throw new LeaderEnded();
+        continue;
+      }
       const groupStop = stop.kind === 'stopped' && stop.group ? stop.groupSignal : 0;
       process.threads.push({ traced: thread, hostTid: thread.tid, groupStop });
     }
     for (const hostPid of [...this.processes.keys()]) {
-      if (!parents.has(hostPid)) this.processes.delete(hostPid);
+      if (!seen.has(hostPid)) this.processes.delete(hostPid);
+    }
+    for (const process of tasks.size > 0 ? this.processes.values() : []) {
+      process.children = process.children.map((child) => tasks.get(child) ?? child);
     }
     return fresh.length > 0 || borrowers.length > 0;
   }
 
-  #seizeThreads(hostPid: number, parentHostPid: number, fresh: Fresh[]): number[] {
+  /** Only a zombie can be without its first thread. */
+  #taskOf(hostPid: number): number {
+    const isKnown = this.processes.get(hostPid)?.zombie === false;
+    return isKnown || stateOf(hostPid) !== 'Z' ? hostPid : livingTask(hostPid);
+  }
+
+  #seizeThreads({ hostPid, leaderHostPid, parent }: Found, fresh: Fresh[]): number[] {
     const state = stateOf(hostPid);
     if (state === undefined) return [];
     const threads = tidsOf(hostPid);
     let process = this.processes.get(hostPid);
     if (process === undefined || (state === 'Z' && threads.length <= 1)) {
       process = {
-        hostPid,
-        parentHostPid,
+        ...{ hostPid, leaderHostPid, parentHostPid: parent },
         threads: [],
         children: [],
         zombie: state === 'Z' && threads.length <= 1,
@@ -171,7 +207,7 @@ export class FrozenTree {
     for (const process of living) end(process);
     if (alone) drain(living.flatMap((process) => process.threads));
     this.processes.clear();
-    if (root !== undefined) waitReaped(root.hostPid);
+    if (root !== undefined) waitReaped(root.leaderHostPid);
   }
 
   #emptyNamespace(init: FrozenProcess, end: (process: FrozenProcess) => void): void {
@@ -197,7 +233,7 @@ function pidNamespaceOf(hostPid: number): string {
 
 /** Whether a process is the first of a PID namespace of its own. */
 function isInit(hostPid: number): boolean {
-  return /^NSpid:.*\s1$/m.test(tryReadProc(`/proc/${hostPid}/status`) ?? '') && hostPid !== 1;
+  return /^NStgid:.*\s1$/m.test(tryReadProc(`/proc/${hostPid}/status`) ?? '') && hostPid !== 1;
 }
 
 /** Makes a stopped process wait for its dead children. */

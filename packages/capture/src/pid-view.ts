@@ -1,6 +1,6 @@
 import { tryReadProc } from '@ferry/linux';
 
-export type NumberName = 'NSpid' | 'NSpgid' | 'NSsid';
+export type NumberName = 'NStgid' | 'NSpgid' | 'NSsid';
 
 /** The numbers that processes, groups and sessions have in the PID namespace of the tree's root and in those nested in
  *  it. /proc/PID/status lists them from ours inward (proc_pid_status(5)). Lives for one look at the tree, in which none of
@@ -11,17 +11,17 @@ export class PidView {
   readonly #level: number;
 
   constructor(rootHostPid: number) {
-    const { length } = this.#list(rootHostPid, 'NSpid').trim().split(/\s+/);
+    const { length } = this.#list(rootHostPid, 'NStgid').trim().split(/\s+/);
     this.#level = length - 1;
   }
 
   /** What the image calls a process; 0 when the root's namespace has no number for it. */
-  outer(hostPid: number, name: NumberName = 'NSpid'): number {
+  outer(hostPid: number, name: NumberName = 'NStgid'): number {
     return this.split(this.#list(hostPid, name)).outer;
   }
 
   /** Its numbers in the namespaces below the root's, the innermost last. */
-  inner(hostPid: number, name: NumberName = 'NSpid'): number[] {
+  inner(hostPid: number, name: NumberName = 'NStgid'): number[] {
     return this.split(this.#list(hostPid, name)).inner;
   }
 

@@ -1,14 +1,14 @@
 import { FerryError } from '@ferry/core';
-import type {
-  FileReference,
-  PageRun,
-  PendingSignal,
-  Process,
-  Rlimit,
-  Scheduling,
-  SeccompFilter,
+import {
+  type FileReference,
+  type PageRun,
+  type PendingSignal,
+  type Process,
+  type Rlimit,
+  type Scheduling,
+  type SeccompFilter,
   Thread,
-  Vma,
+  type Vma,
 } from '@ferry/image';
 import {
   type Mapping,
@@ -25,7 +25,7 @@ import {
 import { aioRings } from './aio.js';
 import { credentialsOf } from './credentials.js';
 import { localDescriptorTable, refused, refuseThread } from './frozen-blockers.js';
-import type { FrozenProcess } from './frozen-tree.js';
+import type { FrozenProcess, FrozenThread } from './frozen-tree.js';
 import type { GadgetFinder } from './gadgets.js';
 import { type SavedThread, saveThread } from './injection.js';
 import { describeMapping, describeMm, privateRuns } from './memory.js';
@@ -161,18 +161,10 @@ export function captureProcesses(
 }
 
 function prepare(frozen: FrozenProcess, context: CaptureContext): PreparedProcess {
-  const { hostPid } = frozen;
-  const stat = procStat(hostPid);
-  const leader = frozen.threads.find((thread) => thread.hostTid === hostPid);
-  if (leader === undefined) {
-    throw new FerryError(
-      'capture.leaderExited',
-      `Process ${hostPid} (${stat.comm}) runs on without its first thread`,
-      {
-        remedy: 'this cannot be carried yet; restart the program',
-      },
-    );
-  }
+  const { hostPid, leaderHostPid } = frozen;
+  const { comm, exitSignal } = procStat(leaderHostPid);
+  const stat = { ...procStat(hostPid), comm, exitSignal };
+  const leader = reachedBy(frozen);
   const ordered = [leader, ...frozen.threads.filter((thread) => thread !== leader)];
   const saved = ordered.map((thread) => saveThread(thread.traced));
   for (const thread of saved) refuseThread(thread, hostPid, stat.comm);
@@ -197,7 +189,7 @@ function captureProcess(
   const { hostPid, saved, registers, xstates, mappings } = query;
   if (answers.hasLdt) throw refused(localDescriptorTable, hostPid, stat.comm);
   const status = procStatus(`/proc/${hostPid}/status`);
-  const leader = frozen.threads.find((thread) => thread.hostTid === hostPid)!;
+  const leader = reachedBy(frozen);
   const vmas = mappings.map((m) =>
     describeMapping(hostPid, m, context.objects, context.references),
   );
@@ -216,6 +208,7 @@ function captureProcess(
       answers: answers.threads[i]!,
     }),
   );
+  if (frozen.leaderHostPid !== hostPid) threads.unshift(endedLeader(frozen, context));
   return {
     ...emptyProcess(frozen, context),
     state: leader.groupStop === 0 ? 'running' : 'stopped',
@@ -263,6 +256,27 @@ function captureProcess(
   };
 }
 
+/** The thread that is asked for the whole process: the first that lives. */
+function reachedBy({ hostPid, threads }: FrozenProcess): FrozenThread {
+  const found = threads.find((thread) => thread.hostTid === hostPid);
+  if (found !== undefined) return found;
+  throw new FerryError('capture.died', `Process ${hostPid} ended while it was stopped`);
+}
+
+/** What is left of a first thread that has ended while others run on. */
+function endedLeader({ leaderHostPid, hostPid }: FrozenProcess, context: CaptureContext): Thread {
+  const status = procStatus(`/proc/${leaderHostPid}/status`);
+  return Thread.fromPartial({
+    tid: context.pids.outer(hostPid),
+    innerTids: context.pids.inner(hostPid),
+    hostTid: leaderHostPid,
+    comm: nameOf(status.get('Name') ?? ''),
+    credentials: credentialsOf(status, 0),
+    exited: true,
+    exitStatus: procStat(leaderHostPid).exitCode,
+  });
+}
+
 interface AskedThread {
   readonly saved: SavedThread;
   /** With which it goes on elsewhere. */
@@ -302,6 +316,8 @@ function captureThread(hostPid: number, context: CaptureContext, thread: AskedTh
     hostTid: traced.tid,
     personality: answers.personality,
     speculation: answers.speculation,
+    exited: false,
+    exitStatus: 0,
     innerTids: tids.inner,
   };
 }

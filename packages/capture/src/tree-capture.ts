@@ -19,6 +19,7 @@ import {
   childrenOf,
   cString,
   hash64,
+  livingTask,
   type Mapping,
   OwnedFd,
   parseMappings,
@@ -42,7 +43,6 @@ import { passingBlockers } from './files/passing-blockers.js';
 import { FrozenTree } from './frozen-tree.js';
 import { gadgetFinder } from './gadgets.js';
 import { finishConnects } from './interrupted-connect.js';
-import { LEADER_EXITED, leaderExited } from './leader-exited.js';
 import { privateRuns } from './memory.js';
 import { MemoryObjects } from './memory-objects.js';
 import type { GivenMount } from './namespaces/added-mounts.js';
@@ -97,7 +97,9 @@ type Phase = 'running' | 'frozen' | 'done';
 /** The capture of one process tree: scan, (track, dirtyPages...,) freeze, capture, then thaw or kill. Synchronous: ptrace belongs to the thread
  *  that seized. Disposing thaws whatever is still frozen. */
 export class TreeCapture implements Disposable {
-  readonly #root: number;
+  readonly #rootPid: number;
+  /** By which it is reached (`livingTask`). */
+  #root: number;
   readonly #options: TreeCaptureOptions;
   readonly #gadgets = gadgetFinder;
   readonly #noted = new NotedMappings();
@@ -114,6 +116,7 @@ export class TreeCapture implements Disposable {
   readonly #sources = new Map<string, OwnedFd>();
 
   constructor(rootHostPid: number, options: TreeCaptureOptions = {}) {
+    this.#rootPid = rootHostPid;
     this.#root = rootHostPid;
     this.#options = options;
     if (tryReadProc(`/proc/${rootHostPid}/stat`) === undefined) {
@@ -141,19 +144,18 @@ export class TreeCapture implements Disposable {
   }
 
   #look(): ScanReport {
+    this.#root = livingTask(this.#rootPid);
     const pids = this.#list();
     const blockers: Blocker[] = [];
     const context = this.#context();
     const processes: { hostPid: number; pid: number; command: string }[] = [];
     let residentBytes = 0n;
-    for (const hostPid of pids) {
+    for (const leaderHostPid of pids) {
+      const hostPid = livingTask(leaderHostPid);
       try {
         const stat = procStat(hostPid);
         const pid = context.pids.outer(hostPid);
-        if (stat.state === 'Z') {
-          if (threadsOf(hostPid).length > 1) blockers.push(leaderExited(hostPid, stat.comm));
-          continue;
-        }
+        if (stat.state === 'Z') continue;
         processes.push({ hostPid, pid, command: stat.comm });
         const mappings = parseMappings(readProc(`/proc/${hostPid}/smaps`));
         this.#noted.set(hostPid, mappings);
@@ -170,13 +172,13 @@ export class TreeCapture implements Disposable {
         residentBytes +=
           BigInt(/^Rss.*?(\d+)/m.exec(readProc(`/proc/${hostPid}/smaps_rollup`))?.[1] ?? 0) * 1024n;
       } catch (error) {
-        if (isLiving(hostPid)) throw error;
+        if (isLiving(livingTask(leaderHostPid))) throw error;
       }
     }
     if (processes.length > 0) blockers.push(...this.#sharedBlockers(processes));
     return {
       // A process that ended meanwhile blocks nothing: what was half gone when it was looked at is gone now.
-      blockers: blockers.filter(({ pid, code }) => code === LEADER_EXITED || isLiving(pid)),
+      blockers: blockers.filter(({ pid }) => isLiving(pid)),
       facts: this.#facts(this.#root),
       processes,
       residentBytes,
@@ -204,7 +206,7 @@ export class TreeCapture implements Disposable {
   /** Stops every thread of the tree. */
   freeze(): void {
     this.#expect('running');
-    this.#frozen = FrozenTree.freeze(this.#root);
+    this.#stop();
     this.#phase = 'frozen';
   }
 
@@ -276,7 +278,12 @@ export class TreeCapture implements Disposable {
     this.putBack();
     this.#frozen?.release();
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pauseMs);
-    this.#frozen = FrozenTree.freeze(this.#root);
+    this.#stop();
+  }
+
+  #stop(): void {
+    this.#frozen = FrozenTree.freeze(this.#rootPid);
+    this.#root = [...this.#frozen.processes.keys()][0] ?? this.#root;
   }
 
   /** Undoes what the last capture did to the tree, which stays frozen: it can be captured again. */

@@ -35,18 +35,21 @@ import {
 import { type DataRef, type ProgramBuilder, REGION_LENGTH, REGION_START } from './program.js';
 import { emitSeals } from './shared-memory-steps.js';
 import {
+  emitEndedAttributes,
   emitFrame,
   emitLastPrivileges,
   emitLocalFrame,
   emitStopFrame,
   emitThreadAttributes,
   type FramePlace,
+  mainThread,
   placeFrame,
   placeStopFrame,
 } from './thread-steps.js';
 import { emitAwaitZombies } from './tree-steps.js';
 
 const SYS_MUNMAP = 11;
+const FUTEX_WAIT = 0;
 const SYS_WRITE = 1;
 const EFD_SEMAPHORE = 1;
 const WAIT_CLONE = 0x40000000;
@@ -108,10 +111,11 @@ export function emitRest(
   const leaves = canLeave(process, places);
   if (leaves) {
     process.threads.forEach((thread, i) => {
-      emitFrame(b, process, thread, places[i]!);
+      if (!thread.exited) emitFrame(b, process, thread, places[i]!);
     });
-    const stop = placeStopFrame(process, places[0]!);
-    if (stop !== undefined) emitStopFrame(b, process, stop, places[0]!);
+    const main = places[process.threads.indexOf(mainThread(process))]!;
+    const stop = placeStopFrame(process, main);
+    if (stop !== undefined) emitStopFrame(b, process, stop, main);
   }
   // What opens files for a moment may take any free number: not while a table that it shares is filled.
   if (process.filesOwnerPid !== 0) emitProcessAttributes(b, process, ctx);
@@ -159,10 +163,12 @@ export function emitRest(
   emitPidSpaceForChildren(b, process, ctx);
   if (isRoot || open !== undefined) emitInheritable(b, process);
   emitForkAdvice(b, process);
-  emitLeader(draft, ctx, leaves);
+  const ended = process.threads[0]!.exited ? emitEnd(draft, ctx) : undefined;
+  if (ended === undefined) emitMain(draft, ctx, { leaves, ended });
   entries.forEach(({ entry, thread }) => {
     b.place(entry);
-    emitThread(draft, ctx, { thread, leaves, one });
+    if (thread === mainThread(process)) emitMain(draft, ctx, { leaves, ended });
+    else emitThread(draft, ctx, { thread, leaves, one });
   });
 }
 
@@ -195,7 +201,7 @@ function canLeave(process: Process, places: readonly (FramePlace | undefined)[])
     syscallReturnAddress !== 0n &&
     sigreturnAddress !== 0n &&
     !strict &&
-    places.every((p) => p !== undefined)
+    process.threads.every(({ exited }, i) => exited || places[i] !== undefined)
   );
 }
 
@@ -244,18 +250,59 @@ function emitKeeper(b: ProgramBuilder, ctx: CompileContext): void {
   b.place(after);
 }
 
-function emitLeader(draft: Draft, ctx: CompileContext, leaves: boolean): void {
+/** A first thread that had ended ends again, when all that it alone could do is done. The kernel sets the word to 0 then
+ *  (set_tid_address(2)); nothing of the thread runs after it. */
+interface EndedThread {
+  readonly word: DataRef;
+  readonly keeper: DataRef;
+}
+
+function emitEnd({ process, program: b }: Draft, ctx: CompileContext): EndedThread {
+  const thread = process.threads[0]!;
+  const ended = { word: b.words(1), keeper: b.reserve(8) };
+  emitEndedAttributes(b, process, thread, { entered: userSpaceOf(ctx.image, process) !== 0 });
+  if (process.pid === ctx.image.rootPid) {
+    b.store(b.slotFor('keeper'), ended.keeper, 8, 'who reaps the keeper');
+  }
+  b.op('barrier', ctx.meeting('ready', ctx.taskCount), 'wait until everything is restored');
+  b.op('barrier', ctx.meeting('go', ctx.taskCount), 'go');
+  emitLastPrivileges(b, thread);
+  b.sys('set_tid_address', [ended.word], `thread ${thread.tid}: tell of the end`);
+  b.sys('exit', [(thread.exitStatus >> 8) & 0xff], `thread ${thread.tid} ends`);
+  return ended;
+}
+
+function emitAwaitEnd(b: ProgramBuilder, { word, keeper }: EndedThread): void {
+  const step = 'wait until the first thread has ended';
+  const [again, over] = [b.label(), b.label()];
+  const value = b.slotFor('first thread');
+  b.place(again);
+  b.load(word, 4, value, step);
+  b.op('jump', [value, 0], step, { target: over });
+  b.sys('futex', [word, FUTEX_WAIT, value, 0, 0, 0], step, { expect: 'any' });
+  b.op('jump', [0, 0], step, { target: again });
+  b.place(over);
+  b.load(keeper, 8, b.slotFor('keeper'), 'who reaps the keeper');
+}
+
+/** What the process's main thread does to the end. */
+function emitMain(
+  draft: Draft,
+  ctx: CompileContext,
+  { leaves, ended }: { leaves: boolean; ended: EndedThread | undefined },
+): void {
   const { process, program: b } = draft;
-  const leader = process.threads[0]!;
+  const leader = mainThread(process);
   const isRoot = process.pid === ctx.image.rootPid;
   emitThreadAttributes(b, process, leader, { entered: userSpaceOf(ctx.image, process) !== 0 });
   b.op('barrier', ctx.meeting('ready', ctx.taskCount), 'wait until everything is restored');
   b.op('barrier', ctx.meeting('go', ctx.taskCount), 'go');
+  if (ended !== undefined) emitAwaitEnd(b, ended);
   if (isRoot) b.sys('wait4', [b.slotFor('keeper'), 0, WAIT_CLONE, 0], 'reap the keeper');
   else {
     for (const file of ctx.filesCreatedBy(process.pid)) emitterOf(file).resume?.(b, file, ctx);
   }
-  const others = process.threads.length - 1;
+  const others = process.threads.filter(({ exited }) => !exited).length - 1;
   const count = b.reserve(8);
   if (leaves) {
     for (let i = 0; i < others; i++) {

@@ -107,6 +107,21 @@ export function emitScheduling(b: ProgramBuilder, thread: Thread, who: string): 
   b.sys('sched_setattr', [0, b.bytes(attributes), 0], `${who}: scheduling`);
 }
 
+/** What can be seen of a first thread that has ended while others run on; it ends with its status. */
+export function emitEndedAttributes(
+  b: ProgramBuilder,
+  process: Process,
+  thread: Thread,
+  { entered }: { entered: boolean },
+): void {
+  const who = `thread ${thread.tid}`;
+  b.sys('prctl', [PR.setName, b.cstr(thread.comm)], `${who}: name`);
+  if (entered) emitIdentityInside(b, thread.credentials!, who);
+  else emitIdentity(b, thread.credentials!, who);
+  const dumpable = process.attributes?.dumpable ?? 1;
+  emitAfterIdentity(b, { dumpable, parentDeathSignal: 0 }, who);
+}
+
 /** Where a thread's signal frame stands in its own memory; undefined when there is no fit place. */
 export interface FramePlace {
   readonly address: bigint;
@@ -116,6 +131,7 @@ export interface FramePlace {
 /** Below the red zone of the stack, or on the alternate stack where the thread has one that is not in use: where the
  *  kernel itself would put it. Programs with tiny stacks (Go) have alternate stacks. */
 export function placeFrame(process: Process, thread: Thread): FramePlace | undefined {
+  if (thread.exited) return undefined;
   const length = frameLength(thread.xstate);
   const sp = thread.registers!.rsp;
   const alt = thread.altstack;
@@ -153,10 +169,15 @@ export function emitFrame(
   });
 }
 
+/** The thread that does what is the process's when it goes: the first that runs on. */
+export function mainThread({ threads }: Process): Thread {
+  return threads[0]!.exited ? threads[1]! : threads[0]!;
+}
+
 /** Where a stopped process gets the frame that stops it once it has left the region: below the one with its own
  *  registers. undefined when there is no place, or when it could not make the call (seccomp) or would not stop. */
 export function placeStopFrame(process: Process, place: FramePlace): FramePlace | undefined {
-  const thread = process.threads[0]!;
+  const thread = mainThread(process);
   const signal = stopSignal(process);
   const isHandled = process.actions.some((action) => action.signal === signal);
   if (process.state !== 'stopped' || thread.seccompMode !== 0 || isHandled) return undefined;
@@ -175,7 +196,7 @@ export function emitStopFrame(
   frame: FramePlace,
   next: FramePlace,
 ): void {
-  const thread = process.threads[0]!;
+  const thread = mainThread(process);
   const signal = stopSignal(process);
   const registers = {
     ...thread.registers!,

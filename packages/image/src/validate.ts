@@ -72,7 +72,10 @@ function validateProcess(
   if (process.threads[0]!.tid !== process.pid)
     refuse(`the first thread of ${who} is not its leader`);
   for (const { siginfo } of process.pending) checkSiginfo(siginfo, who);
+  if (process.threads.every(({ exited }) => exited)) refuse(`${who} has no thread that runs`);
   for (const [i, thread] of process.threads.entries()) {
+    if (thread.exited && i > 0) refuse(`thread ${thread.tid} of ${who} has ended`);
+    if (thread.exited && thread.credentials !== undefined) continue;
     for (const { siginfo } of thread.pending) checkSiginfo(siginfo, who);
     if (thread.registers === undefined || thread.credentials === undefined)
       refuse(`a thread of ${who} lacks its state`);

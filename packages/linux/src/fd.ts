@@ -38,9 +38,12 @@ export function cString(text: string): Buffer {
   return Buffer.from(`${text}\0`, 'utf8');
 }
 
-/** pidfd_open(2). */
+const PIDFD_THREAD = 0o200;
+
+/** pidfd_open(2), of a process or of one thread (Linux 6.9). */
 export function pidfdOpen(pid: number): OwnedFd {
-  return new OwnedFd(call('pidfd_open', pid, 0));
+  const fd = sys('pidfd_open', pid, 0);
+  return new OwnedFd(fd >= 0 ? fd : call('pidfd_open', pid, PIDFD_THREAD));
 }
 
 /** A duplicate, in this process, of another process's descriptor: pidfd_getfd(2). The open file description is shared:

@@ -88,6 +88,23 @@ export function threadsOf(pid: number): number[] {
     .sort((a, b) => (a === pid ? -1 : b === pid ? 1 : a - b));
 }
 
+/** The thread by which a process is reached: its first one, or another where that has ended while others run on. /proc,
+ *  ptrace(2) and kcmp(2) show of such a process only what they are asked of a thread that lives. */
+export function livingTask(pid: number): number {
+  if (!hasEnded(`/proc/${pid}/stat`)) return pid;
+  try {
+    return threadsOf(pid).find((tid) => !hasEnded(`/proc/${pid}/task/${tid}/stat`)) ?? pid;
+  } catch {
+    return pid; // all of it has ended meanwhile
+  }
+}
+
+/** Whether a task is gone, or a zombie. */
+function hasEnded(statPath: string): boolean {
+  const text = tryReadProc(statPath);
+  return text === undefined || 'ZX'.includes(parseStat(text).state);
+}
+
 /** Children of every thread of a process, as the kernel lists them: oldest first. */
 export function childrenOf(pid: number, threads: readonly number[]): number[] {
   const children: number[] = [];

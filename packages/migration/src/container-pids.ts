@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { FerryError } from '@ferry/core';
+import { livingTask } from '@ferry/linux';
 
 /** Finds processes of a container by their PID inside it. Only PIDs of its own cgroup can be found, whatever a peer
  *  asks for. */
@@ -16,7 +17,7 @@ export class ContainerPids {
     const byPid = new Map<number, number>();
     for (const [i, hostPid] of hostPids.entries()) {
       const pid = numbers[i]?.[level - 1];
-      if (pid !== undefined) byPid.set(pid, hostPid);
+      if (pid !== undefined) byPid.set(pid, livingTask(hostPid));
     }
     this.#hostPids = byPid;
   }

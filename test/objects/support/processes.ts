@@ -23,10 +23,11 @@ export function identify(pid: number): Identity | undefined {
   return fields === undefined ? undefined : { pid, startTime: fields[19] ?? '' };
 }
 
-/** Whether it still runs. A zombie is over: somebody else has to reap it. */
-export function isAlive(process: Identity): boolean {
-  const fields = statFields(process.pid);
-  return fields !== undefined && fields[19] === process.startTime && fields[0] !== 'Z';
+/** Whether it still runs. A zombie is over, and somebody else has to reap it, unless only its first thread has ended. */
+export function isAlive({ pid, startTime }: Identity): boolean {
+  const fields = statFields(pid);
+  if (fields === undefined || fields[19] !== startTime) return false;
+  return fields[0] !== 'Z' || entries(`/proc/${pid}/task`).length > 1;
 }
 
 /** The pids of a tree, root first, depth first. Empty when the root is gone. */
@@ -53,7 +54,8 @@ export function marked(directory: string): Identity[] {
     const pid = Number(name);
     if (!Number.isInteger(pid) || pid === process.pid) continue;
     const identity = identify(pid);
-    const variables = text(`/proc/${pid}/environ`).split('\0');
+    const thread = entries(`/proc/${pid}/task`).at(-1) ?? pid;
+    const variables = text(`/proc/${pid}/task/${thread}/environ`).split('\0');
     if (!variables.includes(`FERRY_TRIAL=${directory}`)) continue;
     if (identity !== undefined && isAlive(identity)) found.push(identity);
   }

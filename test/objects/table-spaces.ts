@@ -108,6 +108,18 @@ export const spacePrograms: readonly ObjectProgram[] = [
     args: [hierarchy],
     hostOnly: 'a container may not make control groups',
   })),
+  {
+    name: 'cgroup-contained',
+    source: 'cgroups',
+    args: ['pids'],
+    hasGroups: true,
+  },
+  ...['pids', 'unified'].map((hierarchy) => ({
+    name: `cgroup-threads-${hierarchy}`,
+    source: 'cgroup-threads',
+    args: [hierarchy],
+    hostOnly: 'a container may not make control groups',
+  })),
   ...mapped.map(([source, args]) => ({
     name: `mapped-${args[0] ?? source}`,
     source,

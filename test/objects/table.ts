@@ -21,6 +21,8 @@ export interface ObjectProgram {
   readonly hostOnly?: string;
   /** Its containers have a user namespace of their own. */
   readonly isMapped?: boolean;
+  /** Its containers may make control groups below their own. */
+  readonly hasGroups?: boolean;
   /** Flavours in which Ferry does not carry it yet, and what is missing: known gaps, for the list of what comes next. */
   readonly missing?: Readonly<Partial<Record<'tree' | 'containerMove' | 'twoPhase', string>>>;
   /** What the refusal must say; the pid of one of its processes by default. */

@@ -129,6 +129,7 @@ function emptyProcess(frozen: FrozenProcess, context: CaptureContext): Process {
     childrenPidNamespace: 0,
     childrenTimeNamespace: 0,
     controlGroups: [],
+    innerControlGroups: [],
     aioRings: [],
     semaphoreAdjustments: [],
     hasTerminal: false,
@@ -319,6 +320,7 @@ function captureThread(hostPid: number, context: CaptureContext, thread: AskedTh
     exited: false,
     exitStatus: 0,
     innerTids: tids.inner,
+    controlGroups: [],
   };
 }
 

@@ -3,7 +3,6 @@ import { arch, release } from 'node:os';
 import { type Blocker, FerryError } from '@ferry/core';
 import type { PageRead } from '@ferry/dumpbin';
 import {
-  type ControlGroup,
   type FileObject,
   type FileReference,
   type HostFacts,
@@ -46,7 +45,7 @@ import { finishConnects } from './interrupted-connect.js';
 import { privateRuns } from './memory.js';
 import { MemoryObjects } from './memory-objects.js';
 import type { GivenMount } from './namespaces/added-mounts.js';
-import { controlGroupsOf } from './namespaces/cgroups.js';
+import { ControlGroups } from './namespaces/cgroups.js';
 import { heldNamespaces } from './namespaces/held.js';
 import {
   type CapturedNamespaces,
@@ -333,6 +332,7 @@ export class TreeCapture implements Disposable {
         },
       );
     }
+    const groups = new ControlGroups(this.#root);
     const filesById = new Map(files.files.map((file) => [file.id, file]));
     for (const process of processes) {
       // Those that it has in common with its parent stand there.
@@ -345,7 +345,7 @@ export class TreeCapture implements Disposable {
           ?.traced.registers(),
       );
       Object.assign(process, spaces.of(process.hostPid));
-      process.controlGroups = this.#controlGroups(process.hostPid);
+      this.#putIntoGroups(process, groups);
       if (process.fs !== undefined) Object.assign(process.fs, files.foldersOf(process.pid));
       Object.assign(process, files.terminalOf(process.pid));
     }
@@ -513,9 +513,15 @@ export class TreeCapture implements Disposable {
     };
   }
 
-  #controlGroups(hostPid: number): ControlGroup[] {
-    if (hostPid !== this.#root) return controlGroupsOf(hostPid, this.#root);
-    return (this.#options.namespacesGiven ?? false) ? [] : controlGroupsOf(hostPid, 'self');
+  #putIntoGroups(process: Process, groups: ControlGroups): void {
+    const { hostPid, threads } = process;
+    if (hostPid === this.#root) {
+      process.innerControlGroups = groups.ofRootInside();
+      if (!(this.#options.namespacesGiven ?? false)) process.controlGroups = groups.ofRoot();
+    } else process.controlGroups = groups.of(hostPid);
+    for (const thread of threads.slice(1)) {
+      thread.controlGroups = groups.ofThread(hostPid, thread.hostTid);
+    }
   }
 
   /** Closes what was collected when it fails. */

@@ -137,6 +137,7 @@ enum plan_service {
     SERVICE_STDIN,     /* 0, 1 and 2 of whoever started the tree */
     SERVICE_STDOUT,
     SERVICE_STDERR,
+    SERVICE_GROUPS,        /* the root directory that control groups are found from */
     SERVICE_OBJECTS = 16, /* created descriptions, one after the other */
 };
 

@@ -44,6 +44,7 @@ export const SERVICE = {
   stdin: 5,
   stdout: 6,
   stderr: 7,
+  groups: 8,
   objects: 16,
 } as const;
 

@@ -1,6 +1,7 @@
 import { FerryError } from '@ferry/core';
 import { type PageRun, Process, type SharedMemory, type TreeImage, type Vma } from '@ferry/image';
 import { emitAdjust, emitUserfault } from './adjust-steps.js';
+import { emitControlGroups, emitThreadGroups } from './cgroup-steps.js';
 import { CompileContext, type Inherited } from './compile-context.js';
 import { type Draft, finishDraft, newDraft } from './draft.js';
 import { emitForeground, emitSessionTerminal } from './files/terminal.js';
@@ -331,6 +332,8 @@ class NextCompiler {
       sharers(this.#image, how)[0]?.has(process.pid) ?? false;
     const own = (shares('filesOwnerPid') ? 0 : CLONE_FILES) | (shares('fsOwnerPid') ? 0 : CLONE_FS);
     if (own !== 0) b.sys('unshare', [own], 'descriptors of its own');
+    if (!isRoot) emitControlGroups(b, process.controlGroups);
+    emitThreadGroups(b, process, ctx);
     emitSessionTerminal(b, process, ctx);
     emitForeground(b, process, ctx);
     if (!isRoot) createFiles(b, ctx, process.pid);

@@ -1,6 +1,6 @@
 import { FerryError } from '@ferry/core';
 import type { FileObject, Process, Vma } from '@ferry/image';
-import { emitControlGroups } from './cgroup-steps.js';
+import { emitControlGroups, emitThreadGroups, emitThreadJoin } from './cgroup-steps.js';
 import type { CompileContext } from './compile-context.js';
 import type { Draft } from './draft.js';
 import type { FileEmitter } from './files/emit.js';
@@ -84,7 +84,8 @@ export function createFiles(b: ProgramBuilder, ctx: CompileContext, pid: number)
 export function emitOwn(draft: Draft, ctx: CompileContext): void {
   const { process, program: b, pages } = draft;
   const isRoot = process.pid === ctx.image.rootPid;
-  if (!isRoot) emitControlGroups(b, process);
+  if (!isRoot) emitControlGroups(b, process.controlGroups);
+  emitThreadGroups(b, process, ctx);
   if (!isRoot) emitEnterOwn(b, process, ctx);
   if (!isRoot) emitAwaitProcMounts(b, process, ctx);
   if (!isRoot) createFiles(b, ctx, process.pid);
@@ -145,6 +146,7 @@ export function emitRest(
       ...numberArguments(b, thread.tid, thread.innerTids),
     ];
     b.op('thread', args, `make thread ${thread.tid}`, { target: entry });
+    emitThreadJoin(b, thread, ctx);
     return { entry, thread };
   });
   emitTimers(b, process);

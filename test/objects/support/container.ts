@@ -90,6 +90,7 @@ export class TrialContainer implements AsyncDisposable {
     const config = placeConfig(buildConfig(spec), places);
     // A network of its own with nothing but loopback, which runc makes.
     const namespaces = config.linux.namespaces.map(({ type }) => ({ type }));
+    if (program.hasGroups === true) return withGroups(config, namespaces);
     if (program.isMapped !== true) return { ...config, linux: { ...config.linux, namespaces } };
     for (const path of [directory, rootfs]) chmodSync(path, 0o777);
     const linux = {
@@ -165,6 +166,26 @@ export class TrialContainer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.remove();
   }
+}
+
+/** A container that sees its control groups, and may change what is below its own. */
+function withGroups(config: OciConfig, namespaces: OciConfig['linux']['namespaces']): OciConfig {
+  const groups = {
+    destination: '/sys/fs/cgroup',
+    type: 'cgroup',
+    source: 'cgroup',
+    options: ['nosuid', 'noexec', 'nodev', 'rw'],
+  };
+  const mounts = config.mounts.filter(({ destination }) => destination !== groups.destination);
+  const types = [
+    ...namespaces.filter(({ type }) => type !== 'cgroup'),
+    { type: 'cgroup' as const },
+  ];
+  return {
+    ...config,
+    mounts: [...mounts, groups],
+    linux: { ...config.linux, namespaces: types },
+  };
 }
 
 /** The program in a container, without Ferry: it must be right about itself there too. */

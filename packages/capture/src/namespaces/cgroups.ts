@@ -1,10 +1,11 @@
 import { existsSync, readFileSync } from 'node:fs';
 import type { ControlGroup } from '@ferry/image';
-import { inNamespace, readProc, tryReadProc } from '@ferry/linux';
+import { inNamespace, readLink, readProc, tryReadProc } from '@ferry/linux';
 import { parseMountInfo } from './mountinfo.js';
 
 /** Files that limit or describe a group, in an order in which they can be written. */
 const PROPERTIES = [
+  'cgroup.type',
   ...['cpuset.cpus', 'cpuset.mems', 'cpuset.cpu_exclusive', 'cpuset.memory_migrate'],
   ...['memory.limit_in_bytes', 'memory.memsw.limit_in_bytes', 'memory.soft_limit_in_bytes'],
   ...['memory.swappiness', 'memory.use_hierarchy', 'memory.oom_control'],
@@ -22,7 +23,11 @@ interface Membership {
 }
 
 function memberships(pid: number | 'self'): Membership[] {
-  return readProc(`/proc/${pid}/cgroup`)
+  return parseMemberships(readProc(`/proc/${pid}/cgroup`));
+}
+
+function parseMemberships(text: string): Membership[] {
+  return text
     .split('\n')
     .filter((line) => line !== '')
     .map((line) => {
@@ -31,23 +36,121 @@ function memberships(pid: number | 'self'): Membership[] {
     });
 }
 
-/** Where hierarchies are mounted for whoever captures, by their controllers. */
-function hierarchies(): Map<string, string> {
-  const found = new Map<string, string>();
-  for (const { type, root, mountpoint, options } of parseMountInfo(
-    readProc('/proc/self/mountinfo'),
-  )) {
-    if (root !== '/' || (type !== 'cgroup' && type !== 'cgroup2')) continue;
-    if (type === 'cgroup2') found.set('', mountpoint);
-    else for (const option of options.split(',')) found.set(option, mountpoint);
+/** Where a hierarchy is mounted, and which of its groups is the root there. */
+interface Hierarchy {
+  readonly mountpoint: string;
+  readonly root: string;
+}
+
+/** How somebody sees control groups. */
+interface View {
+  /** By their controllers; '' for cgroup v2. */
+  readonly hierarchies: ReadonlyMap<string, Hierarchy>;
+  /** In front of a mount point, for us to get there. */
+  readonly prefix: string;
+}
+
+function hierarchiesIn(mountinfo: string): Map<string, Hierarchy> {
+  const found = new Map<string, Hierarchy>();
+  for (const { type, root, mountpoint, options, flags } of parseMountInfo(mountinfo)) {
+    if (flags.includes('ro') || (type !== 'cgroup' && type !== 'cgroup2')) continue;
+    const keys = type === 'cgroup2' ? [''] : options.split(',');
+    for (const key of keys) {
+      // What shows more of it is the better one.
+      const before = found.get(key);
+      if (before === undefined || root.length < before.root.length) {
+        found.set(key, { mountpoint, root });
+      }
+    }
   }
   return found;
 }
 
-/** The control groups of a process that `others` (whoever captures, or the root) is not in. */
-export function controlGroupsOf(hostPid: number, others: number | 'self'): ControlGroup[] {
-  if (tryReadProc(`/proc/${hostPid}/cgroup`) === undefined) return [];
-  return describe(memberships(hostPid), others);
+/** For whoever captures: only hierarchies that are mounted whole. */
+function ownView(): View {
+  const all = hierarchiesIn(readProc('/proc/self/mountinfo'));
+  const whole = [...all].filter(([, { root }]) => root === '/');
+  return { hierarchies: new Map(whole), prefix: '' };
+}
+
+/** Control groups of the processes and threads of a tree, as its root sees them: there they are joined again. */
+export class ControlGroups {
+  readonly #root: number;
+  readonly #rootText: string;
+  #view: View | undefined;
+
+  constructor(root: number) {
+    this.#root = root;
+    this.#rootText = tryReadProc(`/proc/${root}/cgroup`) ?? '';
+  }
+
+  /** Of the root itself, outside, where whoever captures is not in them. */
+  ofRoot(): ControlGroup[] {
+    if (this.#rootText === '') return [];
+    return describe(parseMemberships(this.#rootText), memberships('self'), ownView);
+  }
+
+  /** Of the root itself, where it has left the groups that its container begins in. */
+  ofRootInside(): ControlGroup[] {
+    const top = this.#inside(this.#root).map(({ controllers }) => {
+      const { root = '/' } = this.#rootView().hierarchies.get(keyOf(controllers)) ?? {};
+      return { controllers, path: root };
+    });
+    const groups = describe(this.#inside(this.#root), top, () => this.#rootView());
+    return groups.map((group) => (group.unified ? this.#withTop(group) : group));
+  }
+
+  /** Of another process: where the root is not. */
+  of(hostPid: number): ControlGroup[] {
+    const text = tryReadProc(`/proc/${hostPid}/cgroup`);
+    if (text === undefined || text === this.#rootText) return [];
+    return describe(this.#inside(hostPid), this.#inside(this.#root), () => this.#rootView());
+  }
+
+  /** Of a thread: where the first of its process is not. */
+  ofThread(hostPid: number, hostTid: number): ControlGroup[] {
+    const task = `${hostPid}/task/${hostTid}`;
+    if (tryReadProc(`/proc/${task}/cgroup`) === tryReadProc(`/proc/${hostPid}/cgroup`)) return [];
+    return describe(this.#inside(task), this.#inside(hostPid), () => this.#rootView());
+  }
+
+  #rootView(): View {
+    this.#view ??= {
+      hierarchies: hierarchiesIn(this.#asRoot(() => readProc(`/proc/${this.#root}/mountinfo`))),
+      prefix: `/proc/${this.#root}/root`,
+    };
+    return this.#view;
+  }
+
+  #inside(task: number | string): Membership[] {
+    return parseMemberships(this.#asRoot(() => tryReadProc(`/proc/${task}/cgroup`)) ?? '');
+  }
+
+  /** Paths of groups depend on the namespace of whoever reads them. */
+  #asRoot<T>(action: () => T): T {
+    const path = `/proc/${this.#root}/ns/cgroup`;
+    if (tryReadLink(path) === tryReadLink('/proc/self/ns/cgroup')) return action();
+    return inNamespace('cgroup', path, action);
+  }
+
+  /** What the first group of a container hands on to those below it, once nothing is in it any more. */
+  #withTop(group: ControlGroup): ControlGroup {
+    const folder = `${this.#rootView().prefix}${group.mountpoint}`;
+    const properties = propertiesOf(folder, ['cgroup.subtree_control']);
+    return { ...group, levels: [{ path: '/', properties }, ...group.levels] };
+  }
+}
+
+function tryReadLink(path: string): string {
+  try {
+    return readLink(path);
+  } catch {
+    return '';
+  }
+}
+
+function keyOf(controllers: string): string {
+  return controllers.split(',')[0]!;
 }
 
 /** What a control group namespace shows as roots, by one of its processes.
@@ -69,7 +172,7 @@ export function groupRoots(
     roots.push({ controllers, path: whole.slice(0, whole.length - below.length) || '/' });
   }
   // A group that hands its controllers on takes no processes: that is set when those below are made.
-  return describe(roots, others).map((group) => ({
+  return describe(roots, memberships(others), ownView).map((group) => ({
     ...group,
     levels: group.levels.map(({ path: level, properties }) => ({
       path: level,
@@ -78,39 +181,58 @@ export function groupRoots(
   }));
 }
 
-function describe(groups: readonly Membership[], others: number | 'self'): ControlGroup[] {
-  const usual = new Map(memberships(others).map(({ controllers, path }) => [controllers, path]));
+function describe(
+  groups: readonly Membership[],
+  others: readonly Membership[],
+  viewOf: () => View,
+): ControlGroup[] {
+  const usual = new Map(others.map(({ controllers, path }) => [controllers, path]));
   const own = groups.filter(({ controllers, path }) => usual.get(controllers) !== path);
   // For most processes there is nothing to look for, and a host's list of mounts is long.
   if (own.length === 0) return [];
-  const mounted = hierarchies();
-  return own.flatMap(({ controllers, path }) => {
-    const mountpoint = mounted.get(controllers === '' ? '' : controllers.split(',')[0]!);
-    // A group that was removed while the process ended, or one that nobody here can see.
-    if (mountpoint === undefined || path.endsWith(' (deleted)') || path.startsWith('/..'))
-      return [];
-    return [
-      { mountpoint, path, levels: levelsOf(mountpoint, path, usual.get(controllers) ?? '/') },
-    ];
+  const { hierarchies, prefix } = viewOf();
+  return own.flatMap(({ controllers, path: whole }) => {
+    const hierarchy = hierarchies.get(keyOf(controllers));
+    const path = hierarchy && belowRoot(whole, hierarchy.root);
+    // A group that was removed while the process ended, or one that nobody there can see.
+    if (hierarchy === undefined || path === undefined || path.endsWith(' (deleted)')) return [];
+    const { mountpoint, root } = hierarchy;
+    const shared = belowRoot(usual.get(controllers) ?? '/', root) ?? '/';
+    const levels = levelsOf(`${prefix}${mountpoint}`, path, shared);
+    return [{ mountpoint, path, levels, unified: controllers === '' }];
   });
 }
 
+/** A path in a mount that shows the group `root` as its first; undefined for what it does not show. */
+function belowRoot(path: string, root: string): string | undefined {
+  if (path === '/..' || path.startsWith('/../')) return undefined;
+  if (root === '/') return path;
+  if (path === root) return '/';
+  return path.startsWith(`${root}/`) ? path.slice(root.length) : undefined;
+}
+
 /** The group and those above it, from the top, with what is set in each. */
-function levelsOf(mountpoint: string, path: string, usual: string): ControlGroup['levels'] {
+function levelsOf(folder: string, path: string, usual: string): ControlGroup['levels'] {
   const parts = path.split('/').filter((part) => part !== '');
   return parts.map((_, i) => {
     const level = `/${parts.slice(0, i + 1).join('/')}`;
     const isShared = usual === level || usual.startsWith(`${level}/`);
-    return { path: level, properties: isShared ? [] : propertiesOf(`${mountpoint}${level}`) };
+    return { path: level, properties: isShared ? [] : propertiesOf(`${folder}${level}`) };
   });
 }
 
-function propertiesOf(folder: string): { name: string; value: Buffer }[] {
-  return PROPERTIES.flatMap((name) => {
+function propertiesOf(
+  folder: string,
+  names: readonly string[] = PROPERTIES,
+): { name: string; value: Buffer }[] {
+  return names.flatMap((name) => {
     const path = `${folder}/${name}`;
     if (!existsSync(path)) return [];
     try {
-      return [{ name, value: written(name, readFileSync(path, 'utf8').trim()) }];
+      const text = readFileSync(path, 'utf8').trim();
+      // A domain is one by itself.
+      if (name === 'cgroup.type' && text !== 'threaded') return [];
+      return [{ name, value: written(name, text) }];
     } catch {
       return []; // cannot be read in the root group, or while its controller is off
     }

@@ -98,7 +98,7 @@ function emitMake(
   { id, type, content, ownerId }: Namespace,
   ctx: CompileContext,
 ): void {
-  if (content?.$case === 'cgroup') emitControlGroups(b, { controlGroups: content.value.roots });
+  if (content?.$case === 'cgroup') emitControlGroups(b, content.value.roots);
   if (ownerId !== 0) {
     b.sys('setns', [ctx.spaceFd(ownerId), CLONE.user!], `enter user namespace ${ownerId}`);
   }

@@ -13,7 +13,8 @@ import { emitSocket } from './netlink.js';
 export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): DataRef | undefined {
   const namespaces = rootNamespaces(ctx);
   if (namespaces.length === 0) {
-    emitControlGroups(b, ctx.process(ctx.image.rootPid));
+    const { controlGroups, innerControlGroups } = ctx.process(ctx.image.rootPid);
+    emitControlGroups(b, controlGroups.length > 0 ? controlGroups : innerControlGroups);
     if (nestedNamespaces(ctx).length > 0) {
       emitOpenProc(b, ctx);
       emitNested(b, ctx);
@@ -29,7 +30,7 @@ export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): Data
   );
   if (joined) emitOuterNetwork(b, ctx);
   b.op('enter', [], 'enter namespaces of its own');
-  emitControlGroups(b, ctx.process(ctx.image.rootPid));
+  emitControlGroups(b, ctx.process(ctx.image.rootPid).controlGroups);
   // The group that a process is in when it makes a control group namespace is the root there.
   if (namespaces.some(({ type }) => type === 'cgroup')) {
     b.sys('unshare', [CLONE.cgroup!], 'control group namespace');
@@ -42,8 +43,11 @@ export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): Data
     b.sys('close', [ctx.namespaceFd('network')], 'close the outer network');
     b.sys('close', [ctx.namespaceFd('outerNetlink')], 'close the outer netlink socket');
   }
-  const given = b.label();
+  const [given, ready] = [b.label(), b.label()];
+  b.op('jump', [0, 0], 'its namespaces stand', { target: ready });
   b.place(given);
+  emitControlGroups(b, ctx.process(ctx.image.rootPid).innerControlGroups);
+  b.place(ready);
   return b.bytes(header(namespaces, given, ctx));
 }
 

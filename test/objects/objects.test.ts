@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { type Result, writeResults } from './coverage/results.js';
+import { COLUMNS } from './coverage/render.js';
+import { type Result, readResults, writeResults } from './coverage/results.js';
 import { contained, containerMove } from './support/container.js';
 import { engineExists } from './support/engine.js';
 import { canBeSabotaged, flavours as plainFlavours, type Verdict } from './support/flavours.js';
@@ -12,6 +13,7 @@ import { type ObjectProgram, programs } from './table.js';
 // FERRY_OBJECTS_JOBS=n             how many run at a time (3)
 // FERRY_OBJECTS_CONTAINER=0|1      not in runc containers | also in containers that nobody touches
 // FERRY_OBJECTS_RESULTS=file       note there what each trial found, for docs/coverage.md
+// FERRY_OBJECTS_COVERAGE=1          only the trials that docs/coverage.md shows and that are not noted there yet
 // FERRY_OBJECTS_OUTSIDE=ignore     believe the programs alone, do not compare /proc
 const flavours = { ...plainFlavours, contained, containerMove, twoPhase };
 type FlavourName = keyof typeof flavours;
@@ -24,6 +26,9 @@ const withoutFerry =
   process.env.FERRY_LONG !== undefined || (chosen ?? chosenFlavours) !== undefined;
 const jobs = new Jobs<Verdict>(Number(process.env.FERRY_OBJECTS_JOBS ?? 3));
 const resultsFile = process.env.FERRY_OBJECTS_RESULTS;
+const known = resultsFile === undefined ? {} : readResults(resultsFile);
+const shown = new Set<string>([...COLUMNS.map(([, flavour]) => flavour), 'carriedOrRefused']);
+const isForCoverage = process.env.FERRY_OBJECTS_COVERAGE === '1';
 const testTimeoutMs = 120_000;
 
 const titles: Readonly<Record<FlavourName, string>> = {
@@ -42,6 +47,10 @@ function list(value: string | undefined): string[] | undefined {
   return value === undefined || value === '' ? undefined : value.split(',');
 }
 
+function isToBeShown({ name }: ObjectProgram, flavour: FlavourName): boolean {
+  return shown.has(flavour) && known[name]?.[flavour] === undefined;
+}
+
 function isChosen(program: ObjectProgram): boolean {
   return chosen?.includes(program.name) ?? program.onlyByName === undefined;
 }
@@ -58,15 +67,16 @@ function flavoursOf(program: ObjectProgram): FlavourName[] {
     else if (isContained) own.push('containerMove', 'twoPhase');
   }
   const missing: Readonly<Record<string, string>> = program.missing ?? {};
-  return own.filter((name) =>
-    chosenFlavours === undefined ? missing[name] === undefined : chosenFlavours.includes(name),
-  );
+  return own
+    .filter((name) =>
+      chosenFlavours === undefined ? missing[name] === undefined : chosenFlavours.includes(name),
+    )
+    .filter((name) => !isForCoverage || isToBeShown(program, name));
 }
 
-const results: Record<string, Record<string, Result>> = {};
-
+/** Noted at once: a run of all takes long, and may be cut off. */
 function note({ name }: ObjectProgram, flavour: FlavourName, result: Result): void {
-  results[name] = { ...results[name], [flavour]: result };
+  if (resultsFile !== undefined) writeResults(resultsFile, { [name]: { [flavour]: result } });
 }
 
 function register(program: ObjectProgram, flavour: FlavourName): void {
@@ -74,8 +84,10 @@ function register(program: ObjectProgram, flavour: FlavourName): void {
   const number = jobs.add({ isAlone, run: () => flavours[flavour](program) });
   it(titles[flavour], async function () {
     this.timeout(testTimeoutMs);
-    note(program, flavour, 'failed');
-    const { skipped, refused = false } = await jobs.result(number);
+    const { skipped, refused = false } = await jobs.result(number).catch((error: unknown) => {
+      note(program, flavour, 'failed');
+      throw error;
+    });
     note(program, flavour, refused ? 'refused' : 'carried');
     if (skipped === undefined) return;
     note(program, flavour, 'skipped');
@@ -95,7 +107,6 @@ describe('kernel objects', () => {
   after(async function () {
     this.timeout(testTimeoutMs);
     await jobs.settled();
-    if (resultsFile !== undefined) writeResults(resultsFile, results);
     if (hugePagesBefore !== '') writeFileSync(hugePagesFile, hugePagesBefore);
   });
 

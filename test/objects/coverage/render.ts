@@ -11,7 +11,8 @@ export interface Coverage {
   readonly aboutOf: (source: string) => string;
 }
 
-const COLUMNS = [
+/** What the page shows of each program: title and flavour. */
+export const COLUMNS = [
   ['as a process tree', 'tree'],
   ['left running', 'rollback'],
   ['in a container', 'containerMove'],

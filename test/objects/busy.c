@@ -183,6 +183,39 @@ static void requests(void) {
     CHECK_FILLED(content, PAGE, 3, "content");
 }
 
+/// A context for each request: some of them are given up in another order than they were made.
+static void requests_anew(void) {
+    static aio_context_t kept, contexts[3];
+    if (kept == 0) {
+        MUST(syscall(SYS_io_setup, 2, &kept));
+    }
+    memset(contexts, 0, sizeof contexts);
+    int fd = object_file("anew", O_RDONLY, PAGE, 5);
+    char content[PAGE];
+    for (int i = 0; i < 4; i++) {
+        if (i < 3) {
+            MUST(syscall(SYS_io_setup, 4, &contexts[i]));
+        }
+        struct iocb request = {.aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = (uint32_t)fd,
+                               .aio_buf = (uintptr_t)content, .aio_nbytes = PAGE}, *all = &request;
+        struct io_event event = {0};
+        aio_context_t context = i < 3 ? contexts[i] : kept;
+        CHECK_EQUAL(syscall(SYS_io_submit, context, 1, &all), 1, "io_submit");
+        long got;
+        do {
+            got = syscall(SYS_io_getevents, context, 1, 1, &event, NULL);
+        } while (got < 0 && errno == EINTR);
+        CHECK(got == 1 && event.obj == (uintptr_t)&request && event.res == PAGE, "%ld events, result %lld", got,
+              (long long)event.res);
+        CHECK_FILLED(content, PAGE, 5, "content");
+        memset(content, 0, PAGE);
+    }
+    close(fd);
+    MUST(syscall(SYS_io_destroy, contexts[1]));
+    MUST(syscall(SYS_io_destroy, contexts[0]));
+    MUST(syscall(SYS_io_destroy, contexts[2]));
+}
+
 static void epolls(void) {
     int set = MUST(epoll_create1(0)), counter = MUST(eventfd(0, 0)), timer = MUST(timerfd_create(CLOCK_MONOTONIC, 0));
     struct epoll_event event = {.events = EPOLLIN, .data.fd = counter}, got;
@@ -364,7 +397,7 @@ static const struct {
     {"threads", threads, NULL},       {"forks", forks, NULL},         {"execs", execs, NULL},
     {"unix", unix_sockets, NULL},     {"tcp", tcp_sockets, NULL},     {"pipes", pipes, NULL},
     {"terminals", terminals, NULL},   {"mappings", mappings, NULL},   {"netlink", netlink, NULL},
-    {"aio", requests, NULL},          {"epoll", epolls, NULL},        {"inotify", watches, NULL},
+    {"aio", requests, NULL},          {"aio-anew", requests_anew, NULL}, {"epoll", epolls, NULL},        {"inotify", watches, NULL},
     {"files", files, NULL},           {"signals", signals, NULL},     {"segments", segments, NULL},
     {"pipe-echo", ask_pipe, echo_pipe}, {"futex-echo", ask_futex, echo_futex},
     {"queue-echo", ask_queue, echo_queue}, {"semaphore-echo", ask_semaphore, echo_semaphore},

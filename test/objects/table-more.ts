@@ -1,6 +1,6 @@
 import type { ObjectProgram } from './table.js';
 
-const sinceItBegan = 'a segment or a ring of requests that is made while a migration is under way';
+const sinceItBegan = 'a segment that is made while a migration is under way';
 const unread = 'an answer of the kernel that was not read yet is lost';
 const passes = 'the kernel does not give it back: refused until it has passed';
 
@@ -106,14 +106,24 @@ export const morePrograms: readonly ObjectProgram[] = [
   },
   ...[
     ...['threads', 'forks', 'execs', 'unix', 'tcp', 'pipes', 'terminals', 'mappings', 'netlink'],
-    ...['aio', 'epoll', 'inotify', 'files', 'signals', 'segments', 'pipe-echo', 'futex-echo'],
+    ...[
+      'aio',
+      'aio-anew',
+      'epoll',
+      'inotify',
+      'files',
+      'signals',
+      'segments',
+      'pipe-echo',
+      'futex-echo',
+    ],
     ...['queue-echo', 'semaphore-echo'],
   ].map((kind) => ({
     name: `busy-${kind}`,
     source: 'busy',
     args: [kind],
     volatile: [/.*/],
-    ...(kind === 'segments' || kind === 'aio' ? { missing: { twoPhase: sinceItBegan } } : {}),
+    ...(kind === 'segments' ? { missing: { twoPhase: sinceItBegan } } : {}),
     ...(kind === 'netlink'
       ? { missing: { tree: unread, containerMove: unread, twoPhase: unread } }
       : {}),

@@ -1,5 +1,6 @@
 import { FerryError } from '@ferry/core';
 import type { PageRun, Process, Vma } from '@ferry/image';
+import { emitAioChange } from './aio-steps.js';
 import type { CompileContext } from './compile-context.js';
 import { intersect, type Piece, type ProcessDifference } from './layout-difference.js';
 import {
@@ -45,6 +46,8 @@ export function emitAdjust(
       b.sys('munmap', [vma.start, vma.end - vma.start], `unmap the vDSO at ${range(vma)}`);
     }
   }
+  // While the rings that are gone are still mapped: io_destroy(2) finds the context through them.
+  emitAioChange(b, process, before);
   for (const gone of difference.gone) {
     b.sys('munmap', [gone.start, gone.end - gone.start], `unmap ${range(gone)}`);
   }
@@ -70,14 +73,13 @@ export function emitAdjust(
   return open;
 }
 
-/** Rings and attachments are made when a process is made, not later. */
+/** Attachments are made when a process is made, not later. */
 function refuseLate(placements: readonly Placement[], { pid }: Process, ctx: CompileContext): void {
-  const late = placements.find(({ vma }) => vma.kind === 'aio' || isSegment(vma, ctx));
+  const late = placements.find(({ vma }) => isSegment(vma, ctx));
   if (late === undefined) return;
-  const what = late.vma.kind === 'aio' ? 'an AIO context' : 'a System V segment';
   throw new FerryError(
     'dumpbin.skeleton',
-    `Process ${pid} has got ${what} at ${range(late.vma)} since its migration began`,
+    `Process ${pid} has got a System V segment at ${range(late.vma)} since its migration began`,
     { remedy: 'migrate it again' },
   );
 }

@@ -286,3 +286,44 @@ describe('skeletonFits', () => {
     assert.throws(() => compileFinish(session, skeletonOf(one())), { code: 'dumpbin.skeleton' });
   });
 });
+
+describe('an AIO context of a skeleton', () => {
+  const ring = vma(0x700000n, 0x701000n, { kind: 'aio', shared: true });
+  const withRings = (...rings: { address: bigint; index: number; tail: number }[]) => {
+    const image = tree([process(1, 0, { aioRings: rings })]);
+    const { vmas } = image.processes[0]!.mm!;
+    const at = (address: bigint) => ({ ...ring, start: address, end: address + 0x1000n });
+    vmas.splice(2, 0, ...rings.map(({ address }) => at(address)));
+    return image;
+  };
+  const steps = (after: TreeImage, before: TreeImage) =>
+    names(finish(after, before).get(1)).filter((name) => name.startsWith('AIO'));
+
+  it('counts on to where its ring stands, round its end', () => {
+    const before = withRings({ address: 0x700000n, index: 0, tail: 125 });
+    const after = withRings({ address: 0x700000n, index: 0, tail: 1 });
+    const found = steps(after, before);
+    // 127 places in one page: 126, 0, 1
+    assert.equal(found.filter((name) => name.endsWith('count an event')).length, 3);
+    assert.ok(!found.some((name) => name.endsWith('create')));
+    assert.deepEqual(steps(after, after), []);
+  });
+
+  it('is made, and given up, after its skeleton', () => {
+    const before = withRings(
+      { address: 0x700000n, index: 0, tail: 0 },
+      { address: 0x702000n, index: 1, tail: 0 },
+    );
+    const after = withRings(
+      { address: 0x702000n, index: 1, tail: 0 },
+      { address: 0x704000n, index: 2, tail: 0 },
+    );
+    inOrder(steps(after, before), [
+      'AIO context 700000 is gone',
+      'AIO: placeholder', // 0; 1 is there
+      'AIO context 704000: create',
+      'AIO context 704000: move',
+      'AIO: drop a placeholder',
+    ]);
+  });
+});

@@ -25,6 +25,8 @@ const works: Readonly<Record<string, (work: Work) => Promise<WorkResult>>> = {
 const doubtPauseMsMax = 5000;
 /** Before work is gone on with that Redis did not answer. */
 const redisPauseMs = 1000;
+/** Before another controller takes what comes to one that ends. */
+const closingPauseMs = 50;
 /** A cancellation whose notice got lost is found by looking. */
 const lookForCancelMs = 1000;
 
@@ -55,6 +57,8 @@ export class Runner {
   }
 
   async #run(job: Job): Promise<Outcome> {
+    // What was just handed over may come back before the worker has ended.
+    if (this.#around.closing.aborted) return { kind: 'again', afterMs: closingPauseMs };
     if (job.name === 'drain-schedule') {
       await tick(this.#around, job);
       return { kind: 'done' };

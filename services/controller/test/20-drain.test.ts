@@ -1,54 +1,27 @@
 import { strict as assert } from 'node:assert';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ClusterClient, DrainResult, Operation } from '@ferry/api';
-import { drainRequest, succeeded, unsuccessful, until } from './support/calls.js';
-import { startControllerProgram, type TestController } from './support/controller.js';
+import type { ClusterClient } from '@ferry/api';
+import { drainRequest, drainResult, succeeded, unsuccessful, until } from './support/calls.js';
 import { FakeAgent } from './support/fake-agent.js';
-import { startRedis, type TestRedis } from './support/redis.js';
+import { FakeCluster } from './support/fake-cluster.js';
 
 const gib = 1024n ** 3n;
 
-function drainResult(operation: Operation): DrainResult {
-  assert.ok(operation.result?.$case === 'drain');
-  return operation.result.value;
-}
-
 describe('controller: drains', () => {
-  let redis: TestRedis;
-  let controller: TestController;
   let client: ClusterClient;
-  const load = { now: 0, most: 0 };
   const [a, b, c] = ['a', 'b', 'c'].map((name) => new FakeAgent(name)) as [
     FakeAgent,
     FakeAgent,
     FakeAgent,
   ];
-  const agents = [a, b, c];
+  const cluster = new FakeCluster(a, b, c);
+  const { load } = cluster;
 
   before(async () => {
-    redis = await startRedis();
-    controller = await startControllerProgram(redis.url);
-    client = controller.client;
-    for (const agent of agents) {
-      agent.load = load;
-      await agent.start(controller.address);
-    }
+    client = await cluster.start();
   });
-  after(async () => {
-    for (const agent of agents) await agent.stop();
-    await controller.end();
-    await redis.stop();
-  });
-  afterEach(async () => {
-    for (const agent of agents) {
-      agent.containers.clear();
-      agent.problems = [];
-      agent.failWith = undefined;
-      agent.steps = { beforeCommit: 5, afterCommit: 1, ms: 10 };
-      await client.uncordonNode({ node: agent.name });
-    }
-    load.most = 0;
-  });
+  after(() => cluster.end());
+  afterEach(() => cluster.reset());
 
   /** Puts containers of these sizes on node a, with epochs that no earlier test has used. */
   async function fill(sizes: readonly bigint[]): Promise<string[]> {

@@ -1,46 +1,32 @@
 import { strict as assert } from 'node:assert';
-import type { ClusterClient, DrainResult, Operation } from '@ferry/api';
-import { drainRequest, migrateRequest, succeeded, unsuccessful, until } from './support/calls.js';
-import { startControllerProgram, type TestController } from './support/controller.js';
+import type { ClusterClient, Operation } from '@ferry/api';
+import {
+  drainRequest,
+  drainResult,
+  migrateRequest,
+  succeeded,
+  unsuccessful,
+  until,
+} from './support/calls.js';
 import { FakeAgent } from './support/fake-agent.js';
-import { startRedis, type TestRedis } from './support/redis.js';
+import { FakeCluster } from './support/fake-cluster.js';
 
 const MIB = 1024n ** 2n;
 
 describe('controller: as many migrations at once as a host may have', function () {
   this.timeout(30_000);
-  let redis: TestRedis;
-  let controller: TestController;
   let client: ClusterClient;
-  const load = { now: 0, most: 0 };
   const a = new FakeAgent('a', { maxOutgoing: 2 });
   const b = new FakeAgent('b', { maxIncoming: 1 });
   const c = new FakeAgent('c');
-  const agents = [a, b, c];
+  const cluster = new FakeCluster(a, b, c);
+  const { load } = cluster;
 
   before(async () => {
-    redis = await startRedis();
-    controller = await startControllerProgram(redis.url);
-    client = controller.client;
-    for (const agent of agents) {
-      agent.load = load;
-      await agent.start(controller.address);
-    }
+    client = await cluster.start();
   });
-  after(async () => {
-    for (const agent of agents) await agent.stop();
-    await controller.end();
-    await redis.stop();
-  });
-  afterEach(async () => {
-    for (const agent of agents) {
-      agent.containers.clear();
-      agent.steps = { beforeCommit: 5, afterCommit: 1, ms: 10 };
-      agent.failWith = undefined;
-      await client.uncordonNode({ node: agent.name });
-    }
-    load.most = 0;
-  });
+  after(() => cluster.end());
+  afterEach(() => cluster.reset());
 
   async function fill(count: number): Promise<string[]> {
     const stamp = Date.now().toString(36);
@@ -103,17 +89,14 @@ describe('controller: as many migrations at once as a host may have', function (
     const [first = '', second = ''] = await fill(2);
     const begun = await migrate(first, 'b');
     await until('it to begin', () => load.now === 1 || undefined);
-    await controller.end('SIGKILL');
-    controller = await startControllerProgram(redis.url);
-    client = controller.client;
-    for (const agent of agents) await agent.join(controller.address);
+    client = await cluster.restart('SIGKILL');
     await succeeded(client, begun);
     await succeeded(client, await migrate(second, 'b'));
     assert.equal(load.most, 1);
   });
 
   it('and what waits is asked for again at its destination before it begins', async () => {
-    b.steps.ms = 60;
+    b.steps.ms = 400;
     const [first = '', second = ''] = await fill(2);
     const begun = await migrate(first, 'b');
     await until('it to begin', () => load.now === 1 || undefined);
@@ -123,6 +106,7 @@ describe('controller: as many migrations at once as a host may have', function (
       return progress?.phase === 'waiting' || undefined;
     });
     b.problems = [{ code: 'x', object: '', reason: 'No room by now', remedy: '' }];
+    b.steps.ms = 10;
     await succeeded(client, begun);
     const { error } = await unsuccessful(client, waiting);
     b.problems = [];
@@ -136,34 +120,21 @@ describe('controller: as many migrations at once as a host may have', function (
 
 describe('controller: drains that have a time to be done by', function () {
   this.timeout(30_000);
-  let redis: TestRedis;
-  let controller: TestController;
   let client: ClusterClient;
   const a = new FakeAgent('a');
   const b = new FakeAgent('b');
+  const cluster = new FakeCluster(a, b);
 
   before(async () => {
-    redis = await startRedis();
-    controller = await startControllerProgram(redis.url);
-    client = controller.client;
-    for (const agent of [a, b]) await agent.start(controller.address);
+    client = await cluster.start();
   });
-  after(async () => {
-    for (const agent of [a, b]) await agent.stop();
-    await controller.end();
-    await redis.stop();
-  });
-
-  const resultOf = (operation: Operation): DrainResult => {
-    assert.ok(operation.result?.$case === 'drain');
-    return operation.result.value;
-  };
+  after(() => cluster.end());
 
   it('say when they end, and give up what is left when their time is over', async () => {
     for (let i = 0; i < 6; i++) a.hold(`d${i}`, { memoryBytes: MIB, epoch: 7n });
     await a.beat();
-    b.steps = { beforeCommit: 5, afterCommit: 1, ms: 100 };
-    const request = drainRequest('a', { concurrency: 1, timeoutMs: 2000n });
+    b.steps = { beforeCommit: 5, afterCommit: 1, ms: 250 };
+    const request = drainRequest('a', { concurrency: 1, timeoutMs: 6000n });
     const { operation: begun } = await client.drainNode(request);
     assert.ok(begun !== undefined);
     const seen = await until('one to be moved', async () => {
@@ -171,10 +142,10 @@ describe('controller: drains that have a time to be done by', function () {
       return result?.$case === 'drain' && result.value.moved > 0 ? result.value : undefined;
     });
     const startedAt = Number((await client.getOperation({ id: begun.id })).startedAtMs);
-    assert.equal(Number(seen.givesUpAtMs), startedAt + 2000);
+    assert.equal(Number(seen.givesUpAtMs), startedAt + 6000);
     assert(Number(seen.endsAtMs) > startedAt, 'it does not say when it ends');
     const operation = await unsuccessful(client, begun);
-    const { moves, moved } = resultOf(operation);
+    const { moves, moved } = drainResult(operation);
     assert.equal(operation.error.code, 'drain.incomplete');
     assert.equal(moved, b.containers.size);
     const late = moves.filter(({ state }) => state === 'late');

@@ -1,5 +1,4 @@
 import { strict as assert } from 'node:assert';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type ClusterClient, connectNodeService, HostFacts } from '@ferry/api';
 import {
   containerNamed,
@@ -11,30 +10,21 @@ import {
   until,
   watch,
 } from './support/calls.js';
-import { startControllerProgram, type TestController } from './support/controller.js';
+import { startControllerProgram } from './support/controller.js';
 import { FakeAgent } from './support/fake-agent.js';
-import { startRedis, type TestRedis } from './support/redis.js';
+import { FakeCluster } from './support/fake-cluster.js';
 
 describe('controller: failures', () => {
-  let redis: TestRedis;
-  let controller: TestController;
   let client: ClusterClient;
   const a = new FakeAgent('a');
   const b = new FakeAgent('b');
 
+  const cluster = new FakeCluster(a, b);
+
   before(async () => {
-    redis = await startRedis();
-    controller = await startControllerProgram(redis.url);
-    client = controller.client;
-    await a.start(controller.address);
-    await b.start(controller.address);
+    client = await cluster.start();
   });
-  after(async () => {
-    await a.stop();
-    await b.stop();
-    await controller.end();
-    await redis.stop();
-  });
+  after(() => cluster.end());
   afterEach(() => {
     for (const agent of [a, b]) {
       agent.steps = { beforeCommit: 5, afterCommit: 1, ms: 10 };
@@ -43,11 +33,7 @@ describe('controller: failures', () => {
   });
 
   async function restart(signal: NodeJS.Signals): Promise<void> {
-    await controller.end(signal);
-    controller = await startControllerProgram(redis.url, { listen: controller.address });
-    client = controller.client;
-    // This process still waits before it connects to that address again.
-    await until('a connection', () => client.listNodes({}).catch(() => undefined));
+    client = await cluster.restart(signal);
   }
 
   async function onA(name: string): Promise<void> {
@@ -78,7 +64,7 @@ describe('controller: failures', () => {
     b.steps = { beforeCommit: 10, afterCommit: 1, ms: 30 };
     const begun = await client.migrateContainer(migrateRequest('quick', 'b'));
     await until('the migration', () => b.migrations.get(begun.id));
-    await controller.end();
+    await cluster.controller.end();
     await until(
       'its end',
       () => b.migrations.get(begun.id)?.status.state === 'succeeded' || undefined,
@@ -114,12 +100,15 @@ describe('controller: failures', () => {
 
   it('lets any controller watch and cancel what another one works on', async () => {
     await onA('shared');
-    const second = await startControllerProgram(redis.url);
+    const second = await startControllerProgram(cluster.redis.url);
     try {
       b.steps = { beforeCommit: 200, afterCommit: 1, ms: 20 };
       const begun = await client.migrateContainer(migrateRequest('shared', 'b'));
       const watches = [client, second.client].map((each) => watch(each, begun.id));
-      await sleep(500);
+      await until(
+        'progress',
+        () => (b.migrations.get(begun.id)?.progress.length ?? 0) > 50 || undefined,
+      );
       // One of the two works on it; each is asked, so that once it is the other one.
       await second.client.cancelOperation({ id: begun.id, reason: '' });
       const [here, there] = await Promise.all(watches);
@@ -144,7 +133,7 @@ describe('controller: failures', () => {
     assert.ok(a.calls.includes(`cancel ${begun.id}`), 'the source was asked');
     assert.equal((await containerNamed(client, 'left')).operation, '');
     b.dead = false;
-    await b.start(controller.address, b.address);
+    await b.start(cluster.controller.address, b.address);
   });
 
   it('is in doubt while neither side answers, and settles when they are back', async () => {
@@ -159,8 +148,8 @@ describe('controller: failures', () => {
     });
     assert.match(doubt.error?.message ?? '', /whether "left" runs on a or b/);
     b.dead = false;
-    await a.start(controller.address, a.address);
-    await b.start(controller.address, b.address);
+    await a.start(cluster.controller.address, a.address);
+    await b.start(cluster.controller.address, b.address);
     const { state, error } = await unsuccessful(client, begun);
     assert.deepEqual([state, error.message], ['failed', 'crashed']);
   });
@@ -186,7 +175,7 @@ describe('controller: failures', () => {
     await assert.rejects(client.resolveOperation({ ...verdict, fenced: 'elsewhere' }), {
       code: 'resolve.nodes',
     });
-    await a.start(controller.address, a.address);
+    await a.start(cluster.controller.address, a.address);
     // It answers, and runs it: whoever says that it is fenced is wrong.
     await until('the contradiction', async () => {
       const wrong = client.resolveOperation({ ...verdict, runOn: 'b', fenced: 'a' });
@@ -209,7 +198,7 @@ describe('controller: failures', () => {
     const { node, operation: holder } = await containerNamed(client, 'left');
     assert.deepEqual([node, holder], ['a', '']);
     b.dead = false;
-    await b.start(controller.address, b.address);
+    await b.start(cluster.controller.address, b.address);
   });
 
   it('does not call failed what the source has committed, when its destination has forgotten that', async () => {
@@ -242,13 +231,13 @@ describe('controller: failures', () => {
     assert.ok(containers.length > 0 && containers.every(({ state }) => state === 'unknown'));
     const begun = await client.migrateContainer(migrateRequest('left', ''));
     assert.equal((await unsuccessful(client, begun)).error.code, 'placement.none');
-    await b.join(controller.address);
+    await b.join(cluster.controller.address);
     const { nodes } = await client.listNodes({});
     assert.equal(nodes.find(({ name }) => name === 'b')?.state, 'ready');
   });
 
   it('does not give the name of a live node to another agent', async () => {
-    const impostor = connectNodeService(controller.address);
+    const impostor = connectNodeService(cluster.controller.address);
     try {
       const request = { name: 'a', address: '127.0.0.1:9', facts: HostFacts.create() };
       await assert.rejects(impostor.registerNode(request), { code: 'node.taken', status: 6 });
@@ -283,7 +272,7 @@ describe('controller: failures', () => {
       () => (b.migrations.get(begun.id)?.progress.length ?? 0) > 3 || undefined,
     );
     // The migration ends meanwhile, and a call to Redis is given up after 3 s.
-    await redis.hang(5000);
+    await cluster.redis.hang(5000);
     await until('an end', async () => {
       const operation = await client.getOperation({ id: begun.id }).catch(() => undefined);
       return operation?.state === 'succeeded' || operation?.state === 'failed' || undefined;
@@ -294,7 +283,7 @@ describe('controller: failures', () => {
   });
 
   it('says when Redis is out of reach, and goes on when it is back', async () => {
-    await redis.restart();
+    await cluster.redis.restart();
     await until('the controller', async () => {
       try {
         await client.listNodes({});

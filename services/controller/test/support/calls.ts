@@ -5,6 +5,7 @@ import {
   type Container,
   ContainerSpec,
   DrainNodeRequest,
+  type DrainResult,
   type Operation,
   type OperationEvent,
   RunContainerRequest,
@@ -39,6 +40,12 @@ export async function unsuccessful(client: ClusterClient, begun: Operation) {
 export function runRequest(name: string, node: string, fields: Partial<ContainerSpec> = {}) {
   const spec = ContainerSpec.fromPartial({ name, rootfs: '/srv/x', args: ['/bin/x'], ...fields });
   return RunContainerRequest.fromPartial({ spec, node });
+}
+
+/** What a drain has come to. */
+export function drainResult({ result }: Operation): DrainResult {
+  assert.ok(result?.$case === 'drain');
+  return result.value;
 }
 
 export function drainRequest(node: string, fields: Partial<DrainNodeRequest> = {}) {

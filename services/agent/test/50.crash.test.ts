@@ -1,44 +1,20 @@
 import { strict as assert } from 'node:assert';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ClientMachine } from '../../../test/support/client-machine.js';
 import { until } from '../../../test/support/shell.js';
+import { CountedRedis } from './support/counted-redis.js';
 import { changed, type Faults, FaultyPort } from './support/faulty-port.js';
-import { TwoAgents } from './support/two-agents.js';
-
-const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--protected-mode', 'no'];
+import type { TwoAgents } from './support/two-agents.js';
 
 describe('agent: agents that are killed', function () {
   this.timeout(120_000);
+  let redis: CountedRedis;
   let two: TwoAgents;
-  let client: ClientMachine;
   beforeEach(async () => {
-    two = await TwoAgents.start();
-    await two.stopAgent('h1');
-    await two.startProgram('h1');
-    const rootfs = await two.rootfs(['/usr/bin/redis-server', '/usr/bin/redis-cli']);
-    await two.run('h1', { name: 'redis', rootfs, args: REDIS });
-    const { containers } = await two.reach('h1').client.listContainers({});
-    client = await ClientMachine.start(two.network.on('client'), two.folder.env);
-    const [address = ''] = containers.map((container) => container.address);
-    await client.call('fill', address, 6379, 20_000);
-    await client.call('startCounter', address, 6379, 'count');
+    redis = await CountedRedis.start(20_000);
+    two = redis.two;
   });
-  afterEach(async () => {
-    await client?.stop();
-    assert.deepEqual(await two?.remove(), []);
-  });
-
-  /** Its only client sees that it runs, with nothing lost. */
-  async function runs(): Promise<void> {
-    const before = await client.call('counterReport');
-    await until('replies', async () => {
-      const now = await client.call('counterReport');
-      return now.replies > before.replies + 10 ? true : undefined;
-    });
-    const now = await client.call('counterReport');
-    assert.deepEqual([now.errors, now.lostWrites, now.duplicatedWrites], [[], 0, 0]);
-  }
+  afterEach(() => redis?.end());
 
   const faults = (change: Partial<Faults>) => {
     two.wrapSource = (port) => new FaultyPort(port, change);
@@ -55,13 +31,13 @@ describe('agent: agents that are killed', function () {
     });
     await assert.rejects(two.migrate('redis', 'h1', 'h2', 'source-killed'));
     await killed;
-    await runs();
+    await redis.runs();
     assert.deepEqual(await two.at('h2').agent.host.list(), []);
     await two.startProgram('h1');
     assert.deepEqual(await two.states('h1'), { redis: 'running' });
     two.wrapSource = undefined;
     await two.migrate('redis', 'h1', 'h2', 'then');
-    await runs();
+    await redis.runs();
   });
 
   it('a source, after it granted: the container runs at the destination alone', async () => {
@@ -79,7 +55,7 @@ describe('agent: agents that are killed', function () {
     const result = await two.migrate('redis', 'h1', 'h2', 'grant-killed');
     await killed;
     assert.equal(result.to, 'h2');
-    await runs();
+    await redis.runs();
     assert.deepEqual(await two.states('h2'), { redis: 'running' });
     assert.deepEqual(await two.states('h1'), {});
   });
@@ -98,7 +74,7 @@ describe('agent: agents that are killed', function () {
     await until('the last moment', () => (existsSync(join(points, 'reached')) ? true : undefined));
     await two.killProgram('h2');
     await assert.rejects(moving);
-    await runs();
+    await redis.runs();
     assert.deepEqual(await two.states('h1'), { redis: 'running' });
     await two.startAgent('h2');
     // What it had received is given back once the source has been asked.
@@ -113,6 +89,6 @@ describe('agent: agents that are killed', function () {
         return undefined;
       }),
     );
-    await runs();
+    await redis.runs();
   });
 });

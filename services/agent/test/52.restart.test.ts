@@ -1,45 +1,21 @@
 import { strict as assert } from 'node:assert';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ClientMachine } from '../../../test/support/client-machine.js';
 import { run, until } from '../../../test/support/shell.js';
 import { tracesOf } from '../../../test/support/traces.js';
+import { CountedRedis } from './support/counted-redis.js';
 import { changed, FaultyPort } from './support/faulty-port.js';
-import { TwoAgents } from './support/two-agents.js';
-
-const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--protected-mode', 'no'];
+import type { TwoAgents } from './support/two-agents.js';
 
 describe('agent: what one that starts again finds', function () {
   this.timeout(120_000);
+  let redis: CountedRedis;
   let two: TwoAgents;
-  let client: ClientMachine;
-  let address = '';
   beforeEach(async () => {
-    two = await TwoAgents.start();
-    await two.stopAgent('h1');
-    await two.startProgram('h1');
-    const rootfs = await two.rootfs(['/usr/bin/redis-server', '/usr/bin/redis-cli']);
-    await two.run('h1', { name: 'redis', rootfs, args: REDIS });
-    const { containers } = await two.reach('h1').client.listContainers({});
-    client = await ClientMachine.start(two.network.on('client'), two.folder.env);
-    address = containers[0]?.address ?? '';
-    await client.call('fill', address, 6379, 2000);
-    await client.call('startCounter', address, 6379, 'count');
+    redis = await CountedRedis.start(2000);
+    two = redis.two;
   });
-  afterEach(async () => {
-    await client?.stop();
-    assert.deepEqual(await two?.remove(), []);
-  });
-
-  async function runs(): Promise<void> {
-    const before = await client.call('counterReport');
-    await until('replies', async () => {
-      const now = await client.call('counterReport');
-      return now.replies > before.replies + 10 ? true : undefined;
-    });
-    const now = await client.call('counterReport');
-    assert.deepEqual([now.errors, now.lostWrites, now.duplicatedWrites], [[], 0, 0]);
-  }
+  afterEach(() => redis?.end());
 
   function decisions(host: 'h1' | 'h2'): Record<string, string> {
     const folder = join(two.stateDir(host), 'run', 'journal');
@@ -62,7 +38,7 @@ describe('agent: what one that starts again finds', function () {
     writeFileSync(join(points, 'fail.destination.before.recordGrant'), '');
     await two.startProgram('h2', undefined, { FERRY_FAULT_DIR: points });
     await assert.rejects(two.migrate('redis', 'h1', 'h2', 'back'), /was told to fail/);
-    await runs();
+    await redis.runs();
     await until('it to be settled', () =>
       decisions('h1').back === 'reclaimed' ? true : undefined,
     );
@@ -79,9 +55,9 @@ describe('agent: what one that starts again finds', function () {
     await two.migrate('redis', 'h2', 'h1', 'here');
     await startAgain('h1');
     assert.equal(await epochOf(), 5n);
-    await runs();
+    await redis.runs();
     await two.migrate('redis', 'h1', 'h2', 'on');
-    await runs();
+    await redis.runs();
   });
 
   for (const journal of ['with its journal', 'without its journal']) {
@@ -100,13 +76,13 @@ describe('agent: what one that starts again finds', function () {
       moving.catch(() => {});
       await until('it to run there', () => (decisions('h2').left === 'resumed' ? true : undefined));
       await killed;
-      await runs();
+      await redis.runs();
       await powerOff('h1');
       if (journal === 'without its journal') {
         rmSync(join(two.stateDir('h1'), 'run'), { recursive: true });
       }
       await two.startProgram('h1', listen, { FERRY_BOOT_ID: 'another' });
-      await runs();
+      await redis.runs();
       assert.equal((await two.states('h2')).redis, 'running');
       await until('both to have settled', () =>
         decisions('h2').left === 'succeeded' ? true : undefined,
@@ -116,7 +92,7 @@ describe('agent: what one that starts again finds', function () {
       // What is left of it there is no obstacle to its return.
       await two.migrate('redis', 'h2', 'h1', 'returns');
       assert.deepEqual(await two.states('h1'), { redis: 'running' });
-      await runs();
+      await redis.runs();
     });
   }
 

@@ -1,9 +1,9 @@
 import { strict as assert } from 'node:assert';
-import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { SourceMessage } from '@ferry/api';
 import { changed, FaultyPort } from './support/faulty-port.js';
+import { compiled, says } from './support/said.js';
 import { type HostName, TwoAgents } from './support/two-agents.js';
 
 const LOGGER =
@@ -15,13 +15,10 @@ describe('agent: containers that move while they run', function () {
   let moves = 0;
   before(async () => {
     two = await TwoAgents.start();
-    const churn = join(two.folder.path, 'churn');
-    const source = join(import.meta.dirname, 'support/churn.c');
-    execFileSync('cc', ['-O2', '-o', churn, source]);
+    const churn = compiled(two, 'churn');
     const rootfs = await two.rootfs([churn, '/bin/bash', '/bin/mkdir']);
     await two.run('h1', { name: 'churn', rootfs, args: [churn, '4096', '20'] });
-    const files = join(two.folder.path, 'files');
-    execFileSync('cc', ['-O2', '-o', files, join(import.meta.dirname, 'support/files.c')]);
+    const files = compiled(two, 'files');
     const tree = await two.rootfs([files]);
     for (let i = 0; i < 20; i += 2) {
       mkdirSync(join(tree, `lower/slot${i}`), { recursive: true });
@@ -29,7 +26,7 @@ describe('agent: containers that move while they run', function () {
     }
     await two.run('h1', { name: 'files', rootfs: tree, args: [files] });
     await two.run('h1', { name: 'logger', rootfs, args: ['/bin/bash', '-c', LOGGER] });
-    await lines('h1', 'churn', /^intact/);
+    await says(two, { host: 'h1', name: 'churn' });
   });
   afterEach(() => {
     two.wrapSource = undefined;
@@ -37,25 +34,6 @@ describe('agent: containers that move while they run', function () {
   after(async () => {
     assert.deepEqual(await two?.remove(), []);
   });
-
-  /** Waits until the container has written a line that is new and matches. */
-  async function lines(host: HostName, name: string, pattern: RegExp): Promise<void> {
-    const read = async () => {
-      const found: string[] = [];
-      for await (const { line } of two.at(host).agent.host.readLog(name)) found.push(line);
-      assert.deepEqual(
-        found.filter((line) => line.startsWith('damaged')),
-        [],
-      );
-      return found.filter((line) => pattern.test(line)).length;
-    };
-    const before = await read();
-    for (let i = 0; i < 600; i += 1) {
-      if ((await read()) > before) return;
-      await new Promise((done) => setTimeout(done, 100));
-    }
-    throw new Error(`${name} on ${host} stands still`);
-  }
 
   const move = (name: string, from: HostName, to: HostName, wishes = {}) => {
     moves += 1;
@@ -84,7 +62,7 @@ describe('agent: containers that move while they run', function () {
       assert(result.rounds >= 2, `${result.rounds} rounds`);
       assert(result.bytesRaw > 4096n * 4096n, `${result.bytesRaw} bytes`);
       assert((result.predicted?.bytes ?? 0n) > 4096n * 4096n);
-      await lines(to, 'churn', /^intact/);
+      await says(two, { host: to, name: 'churn' });
       await untouched(to, 'churn');
     }
   });
@@ -95,12 +73,12 @@ describe('agent: containers that move while they run', function () {
       ['h2', 'h1'],
     ];
     for (const [from, to] of route) {
-      await lines(from, 'files', /^intact/);
+      await says(two, { host: from, name: 'files' });
       const result = await move('files', from, to);
       assert.equal(result.mode, 'pre-copy', result.warnings.join('; '));
       assert.doesNotMatch(result.warnings.join(), /while it stood/);
-      await lines(to, 'files', /^intact/);
-      await lines(to, 'files', /^intact/);
+      await says(two, { host: to, name: 'files' });
+      await says(two, { host: to, name: 'files' });
     }
   });
 
@@ -120,7 +98,7 @@ describe('agent: containers that move while they run', function () {
   it('move all at once when asked to', async () => {
     const result = await move('churn', 'h1', 'h2', { mode: 'stop-copy' });
     assert.deepEqual([result.mode, result.rounds], ['stop-copy', 0]);
-    await lines('h2', 'churn', /^intact/);
+    await says(two, { host: 'h2', name: 'churn' });
     await move('churn', 'h2', 'h1');
   });
 
@@ -143,7 +121,7 @@ describe('agent: containers that move while they run', function () {
       });
       assert.deepEqual(await two.at('h2').agent.host.list(), []);
       assert.equal((await two.states('h1')).churn, 'running');
-      await lines('h1', 'churn', /^intact/);
+      await says(two, { host: 'h1', name: 'churn' });
       await untouched('h1', 'churn');
     });
   }
@@ -180,7 +158,7 @@ describe('agent: containers that move while they run', function () {
           return true;
         },
       );
-      await lines(from, 'churn', /^intact/);
+      await says(two, { host: from, name: 'churn' });
       await untouched(from, 'churn');
       assert.deepEqual((await two.states(to)).churn, undefined);
     });
@@ -195,7 +173,7 @@ describe('agent: containers that move while they run', function () {
       code: 'migrate.noConvergence',
     });
     assert.deepEqual(await two.at('h2').agent.host.list(), []);
-    await lines('h1', 'churn', /^intact/);
+    await says(two, { host: 'h1', name: 'churn' });
     await untouched('h1', 'churn');
   });
 
@@ -213,7 +191,7 @@ describe('agent: containers that move while they run', function () {
     await moved.remember();
     const values = (files: typeof moved.before) => files.map(({ text }) => text);
     assert.deepEqual(values(moved.before), values(standing.before));
-    await lines('h2', 'churn', /^intact/);
+    await says(two, { host: 'h2', name: 'churn' });
   });
 
   it('bring files that they write all the time', async () => {

@@ -1,9 +1,9 @@
 import { strict as assert } from 'node:assert';
-import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { PageChunk } from '@ferry/pages';
 import { FaultyPort } from './support/faulty-port.js';
+import { compiled, says } from './support/said.js';
 import { type HostName, TwoAgents } from './support/two-agents.js';
 
 const PAGES = 8192;
@@ -14,8 +14,7 @@ describe('agent: containers whose memory follows them', function () {
   let moves = 0;
   before(async () => {
     two = await TwoAgents.start();
-    const churn = join(two.folder.path, 'churn');
-    execFileSync('cc', ['-O2', '-o', churn, join(import.meta.dirname, 'support/churn.c')]);
+    const churn = compiled(two, 'churn');
     const rootfs = await two.rootfs([churn]);
     await two.run('h1', { name: 'churn', rootfs, args: [churn, String(PAGES), '200'] });
     await intact('h1', 'churn');
@@ -27,24 +26,8 @@ describe('agent: containers whose memory follows them', function () {
     assert.deepEqual(await two?.remove(), []);
   });
 
-  /** Waits until the container has found all of its memory as it must be, twice from now on. */
-  async function intact(host: HostName, name: string): Promise<void> {
-    const read = async () => {
-      const found: string[] = [];
-      for await (const { line } of two.at(host).agent.host.readLog(name)) found.push(line);
-      assert.deepEqual(
-        found.filter((line) => line.startsWith('damaged')),
-        [],
-      );
-      return found.filter((line) => line.startsWith('intact')).length;
-    };
-    const before = await read();
-    for (let i = 0; i < 600; i += 1) {
-      if ((await read()) > before + 1) return;
-      await new Promise((done) => setTimeout(done, 100));
-    }
-    throw new Error(`${name} on ${host} stands still`);
-  }
+  /** It has found all of its memory as it must be, twice from now on. */
+  const intact = (host: HostName, name: string) => says(two, { host, name }, { more: 2 });
 
   const move = (name: string, from: HostName, to: HostName, wishes = {}) => {
     moves += 1;

@@ -5,7 +5,13 @@ export { describe, type SourceHost } from './describe.js';
 export { DestinationSession } from './destination-session.js';
 export { type FaultPoint, faultPlaces, faultPoint } from './fault-points.js';
 export { findCopy } from './found-copy.js';
-export { readBootId, readHostFacts, readResources, readVdsoHash } from './host-facts.js';
+export {
+  instructionSets,
+  readBootId,
+  readHostFacts,
+  readResources,
+  readVdsoHash,
+} from './host-facts.js';
 export { Journal, type JournalEntry } from './journal.js';
 export { Loader, loaderCommand, loaderProgram } from './loader.js';
 export type { Logger } from './logger.js';

@@ -83,6 +83,14 @@ export const spacePrograms: readonly ObjectProgram[] = [
     args: [kind],
     hostOnly: nested,
   })),
+  ...['own', 'given', 'persistent', 'queues', 'tap', 'unattached'].map((kind) => ({
+    name: `tun-${kind}`,
+    source: 'tun',
+    args: [kind],
+    // How much was read and written.
+    volatile: [/fdinfo \d+: was "flags:\\t\d+; iff:/],
+    ...(kind === 'given' ? {} : { hostOnly: nested }),
+  })),
   ...['nexthop', 'qdisc', 'ipsec', 'forwarding'].map((kind) => ({
     name: `network-${kind}`,
     source: 'network',

@@ -46,7 +46,7 @@ import { privateRuns } from './memory.js';
 import { MemoryObjects } from './memory-objects.js';
 import type { GivenMount } from './namespaces/added-mounts.js';
 import { ControlGroups } from './namespaces/cgroups.js';
-import { heldNamespaces } from './namespaces/held.js';
+import { heldNamespaces, heldTunDevices } from './namespaces/held.js';
 import {
   type CapturedNamespaces,
   captureNamespaces,
@@ -535,7 +535,8 @@ export class TreeCapture implements Disposable {
       const held = heldNamespaces(collected);
       const { givenMounts, givenSettings } = this.#options;
       const given = { rootGiven, givenMounts, givenSettings };
-      return captureNamespaces(processes, { scanning, ...given, held });
+      const tunDevices = heldTunDevices(collected);
+      return captureNamespaces(processes, { scanning, ...given, held, tunDevices });
     } catch (error) {
       collected[Symbol.dispose]();
       throw error;

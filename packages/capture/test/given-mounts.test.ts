@@ -25,6 +25,7 @@ async function refused(command: (folder: string) => string): Promise<string[]> {
       rootGiven: true,
       givenMounts,
       held: [],
+      tunDevices: new Set(),
     });
     return blockers.map(({ code, object }) => `${code}: ${object.replace(folder, 'FOLDER')}`);
   } finally {

@@ -17,6 +17,7 @@ async function refused(command: string): Promise<string[]> {
       rootGiven: true,
       givenSettings: { 'net/ipv4/ip_default_ttl': '77' },
       held: [],
+      tunDevices: new Set(),
     });
     assert.equal(namespaces.length, 0);
     return blockers.map(({ code, object }) => `${code}: ${object}`);

@@ -69,7 +69,9 @@ function emitterOf(file: FileObject): FileEmitter {
 
 /** The descriptions that a process creates: the root's for all, any other's for itself. */
 export function createFiles(b: ProgramBuilder, ctx: CompileContext, pid: number): void {
-  const files = ctx.filesCreatedBy(pid);
+  // What has an address that others are bound to comes first.
+  const isDevice = ({ kind }: FileObject): number => (kind?.$case === 'tun' ? 0 : 1);
+  const files = ctx.filesCreatedBy(pid).toSorted((x, y) => isDevice(x) - isDevice(y));
   const there = { ctx, pid };
   for (const file of files) {
     inSpacesOf(b, file, there, () => emitterOf(file).create(b, file, ctx));

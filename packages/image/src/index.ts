@@ -90,6 +90,7 @@ export {
   PipeEnd,
   SignalFd,
   TimerFd,
+  TunQueue,
 } from './generated/ferry/image/v1/special.js';
 export {
   NetlinkSocket,

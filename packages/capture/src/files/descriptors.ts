@@ -14,6 +14,7 @@ import { NO_TERMINAL, type SessionTerminal, sessionTerminal } from './session-te
 import { SocketNetworks } from './socket-networks.js';
 import { refuseOtherNamespace } from './socket-refusals.js';
 import { socketKind } from './socket-table.js';
+import { isTun } from './tun.js';
 import { adoptInFlight } from './unix-queue.js';
 
 /** Every descriptor of a tree, with those that share an open file description brought together. Closing it closes the
@@ -325,7 +326,8 @@ class FilesCapture implements FileContext {
     mountNamespaceId: number;
   } {
     const kind = socketKind(descriptor);
-    const network = kind === undefined ? undefined : this.networks.of(descriptor)?.link;
+    const isOfNetwork = kind !== undefined || isTun(descriptor);
+    const network = isOfNetwork ? this.networks.of(descriptor)?.link : undefined;
     const hasPath = descriptor.link.startsWith('/') || kind?.domain === AF.unix;
     const mount = hasPath ? mountNamespaceOf(descriptor, this).link : undefined;
     return {

@@ -18,6 +18,7 @@ import { regularCapture } from './regular.js';
 import { signalfdCapture } from './signalfd.js';
 import { terminalCapture } from './terminal.js';
 import { timerfdCapture } from './timerfd.js';
+import { tunCapture } from './tun.js';
 import { unixSocketCapture } from './unix-socket.js';
 
 /** Every kind of open file, asked in this order; the first that matches captures. What none matches is a blocker. */
@@ -34,6 +35,7 @@ export const fileCaptures: readonly FileCapture[] = [
   regularCapture,
   directoryCapture,
   terminalCapture,
+  tunCapture,
   deviceCapture,
   fifoCapture,
   eventfdCapture,

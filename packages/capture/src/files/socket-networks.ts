@@ -1,5 +1,6 @@
 import { OwnedFd, readLink, SO, SOL, sys } from '@ferry/linux';
 import type { Descriptor } from './context.js';
+import { isTun } from './tun.js';
 
 const SIOCGSKNS = 0x894c;
 
@@ -11,7 +12,7 @@ export interface SocketNetwork {
   readonly path: string;
 }
 
-/** To which network namespace a socket belongs: that in which it was made, wherever its process is now. */
+/** To which network namespace a socket, or a queue of a tun device, belongs: that in which it was made, wherever its process is now. */
 export class SocketNetworks implements Disposable {
   readonly #byCookie = new Map<bigint, SocketNetwork>();
   readonly #open: OwnedFd[] = [];
@@ -19,8 +20,8 @@ export class SocketNetworks implements Disposable {
   /** undefined where the kernel does not tell: before Linux 5.14, or without CAP_NET_ADMIN. */
   of(descriptor: Descriptor): SocketNetwork | undefined {
     const cookie = cookieOf(descriptor);
-    if (cookie === undefined) return undefined;
-    const known = this.#byCookie.get(cookie);
+    if (cookie === undefined && !isTun(descriptor)) return undefined;
+    const known = cookie === undefined ? undefined : this.#byCookie.get(cookie);
     if (known !== undefined) return known;
     const opened = sys('ioctl', descriptor.dup().number, SIOCGSKNS, 0);
     if (opened < 0) return undefined;
@@ -28,7 +29,7 @@ export class SocketNetworks implements Disposable {
     this.#open.push(fd);
     const path = `/proc/self/fd/${fd.number}`;
     const network = { link: readLink(path), path };
-    this.#byCookie.set(cookie, network);
+    if (cookie !== undefined) this.#byCookie.set(cookie, network);
     return network;
   }
 

@@ -1,6 +1,7 @@
 import { SysError } from '@ferry/core';
 import type { CollectedDescriptors } from '../files/descriptors.js';
 import { socketKind } from '../files/socket-table.js';
+import { isTun, tunDeviceOf } from '../files/tun.js';
 import type { HeldNamespace, NamespaceType } from './namespaces.js';
 
 const LINK = /^(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]$/;
@@ -21,7 +22,8 @@ export function heldNamespaces({
       continue;
     }
     try {
-      const network = socketKind(descriptor) && networks.of(descriptor);
+      const isOfNetwork = socketKind(descriptor) !== undefined || isTun(descriptor);
+      const network = isOfNetwork ? networks.of(descriptor) : undefined;
       if (network === undefined || found.has(network.link)) continue;
       found.set(network.link, { type: 'net', ...network, process, object });
     } catch (error) {
@@ -29,4 +31,12 @@ export function heldNamespaces({
     }
   }
   return [...found.values()];
+}
+
+/** Names of tun and tap devices that descriptors of the tree carry. */
+export function heldTunDevices({
+  descriptions,
+}: Pick<CollectedDescriptors, 'descriptions'>): ReadonlySet<string> {
+  const tuns = descriptions.filter(({ descriptor }) => isTun(descriptor));
+  return new Set(tuns.map(({ descriptor }) => tunDeviceOf(descriptor)));
 }

@@ -64,6 +64,8 @@ export interface NamespaceOptions {
   /** Likewise what is set below /proc/sys, by path ("net/ipv4/ip_forward"). */
   readonly givenSettings?: Readonly<Record<string, string>> | undefined;
   readonly held: readonly HeldNamespace[];
+  /** Names of tun and tap devices that come with descriptors of the tree. */
+  readonly tunDevices: ReadonlySet<string>;
 }
 
 export interface CapturedNamespaces {
@@ -390,7 +392,8 @@ class NamespaceCapture {
   #checkGivenNetwork(): void {
     const link = this.#rootLinks.get('net') ?? '';
     if (!this.#options.rootGiven || link === this.#ourLinks.get('net') || link === '') return;
-    for (const found of givenNetworkRefusals(`/proc/${this.#root.hostPid}/ns/net`)) {
+    const path = `/proc/${this.#root.hostPid}/ns/net`;
+    for (const found of givenNetworkRefusals(path, this.#options.tunDevices)) {
       this.#block(this.#root, found);
     }
   }

@@ -1,11 +1,15 @@
 import { SysError } from '@ferry/core';
 import type { NetworkNamespace } from '@ferry/image';
 import {
+  addressOf,
+  call,
   inNamespace,
   NETLINK_HEADER,
   netlinkAttribute,
   netlinkAttributes,
   netlinkDump,
+  OwnedFd,
+  sys,
 } from '@ferry/linux';
 import { attribute, indexOf, kindOf, nameOf, type Refusal } from './network-links.js';
 import { networkRefusals } from './network-refusals.js';
@@ -71,8 +75,9 @@ const FALLBACK = new Set([
 ]);
 
 /** What a container has added to the network that its host gave it: devices that lead nowhere outside, and rules.
- *  @param path  a way to the namespace */
-export function givenNetworkRefusals(path: string): Refusal[] {
+ *  @param path  a way to the namespace
+ *  @param carried  names of devices that come with their descriptors */
+export function givenNetworkRefusals(path: string, carried: ReadonlySet<string>): Refusal[] {
   return inNamespace('net', path, () => {
     const { links } = routing();
     const found = filters();
@@ -81,6 +86,7 @@ export function givenNetworkRefusals(path: string): Refusal[] {
     for (const link of links) {
       const isGiven = attribute(link, IFLA.linkNamespace) !== undefined || kindOf(link) === '';
       if (isGiven || indexOf(link) === LOOPBACK || FALLBACK.has(nameOf(link))) continue;
+      if (kindOf(link) === 'tun' && carried.has(nameOf(link))) continue;
       refusals.push({
         code: 'network.added',
         object: `network device ${nameOf(link)} (${kindOf(link)})`,
@@ -201,4 +207,50 @@ function outerEnds(content: NetworkNamespace, isCarried: boolean) {
   });
   const links = outside.links.filter((link) => indexes.includes(indexOf(link)));
   return { indexes, links, addresses, refusals };
+}
+
+const RTA_OIF = 4;
+const RTM_TABLE_LOCAL = 255;
+
+/** A device with its addresses and the routes that lead through it, in the network namespace that the thread is in;
+ *  undefined when there is none of that name. */
+export function deviceRecords(
+  name: string,
+): { link: Buffer; addresses: Buffer[]; routes: Buffer[] } | undefined {
+  const { links, addresses, routes } = routing();
+  const link = links.find((candidate) => nameOf(candidate) === name);
+  if (link === undefined) return undefined;
+  const index = indexOf(link);
+  return {
+    link,
+    addresses: addresses.filter((address) => address.readInt32LE(NETLINK_HEADER + 4) === index),
+    routes: routes.filter((route) => {
+      if (route.readUInt8(NETLINK_HEADER + 4) === RTM_TABLE_LOCAL) return false;
+      const out = new Map(netlinkAttributes(route, NETLINK_HEADER + 12)).get(RTA_OIF);
+      return out?.readInt32LE(0) === index;
+    }),
+  };
+}
+
+const SIOCETHTOOL = 0x8946;
+/** ETHTOOL_GTXCSUM, ETHTOOL_GTSO, and what TUNSETOFFLOAD calls that: TUN_F_CSUM, TUN_F_TSO4 and TUN_F_TSO6. */
+const OFFLOADS = [
+  [0x16, 1],
+  [0x1e, 2 | 4],
+] as const;
+
+/** What a tun device leaves to the program behind it, as TUNSETOFFLOAD takes it: netdevice(7), ethtool(8). */
+export function deviceOffload(name: string): number {
+  using socket = new OwnedFd(call('socket', 2, 2, 0));
+  let offload = 0;
+  for (const [command, bits] of OFFLOADS) {
+    const value = Buffer.alloc(8);
+    value.writeUInt32LE(command, 0);
+    const request = Buffer.alloc(40);
+    request.write(name, 0, 15, 'latin1');
+    request.writeBigUInt64LE(addressOf(value), 16);
+    if (sys('ioctl', socket.number, SIOCETHTOOL, request) < 0) continue;
+    if (value.readUInt32LE(4) !== 0) offload |= bits;
+  }
+  return offload;
 }

@@ -23,6 +23,7 @@ import { regularEmitter } from './regular.js';
 import { signalfdEmitter } from './signalfd.js';
 import { terminalEmitter } from './terminal.js';
 import { timerfdEmitter } from './timerfd.js';
+import { tunEmitter } from './tun.js';
 import { unixSocketEmitter } from './unix-socket.js';
 
 export { emitProcessLocks } from './attributes.js';
@@ -52,6 +53,7 @@ const emitters: Partial<Record<Kind, FileEmitter>> = {
   netlink: netlinkEmitter,
   packet: packetEmitter,
   bpfMap: bpfMapEmitter,
+  tun: tunEmitter,
   messageQueue: messageQueueEmitter,
 };
 

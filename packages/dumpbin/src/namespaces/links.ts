@@ -82,12 +82,7 @@ export function emitLinks(
     made.add(link!.index);
     if (link!.kind === 'tun') {
       emitTun(b, link!);
-      emitChange(b, socket, {
-        type: RTM_NEWLINK,
-        flags: CHANGE.set,
-        payload: Buffer.concat([header(link!, 0, 0), only(link!.parsed, TUN_SETTABLE)]),
-        step: `address of ${link!.name}`,
-      });
+      emitTunLink(b, socket, link!);
       continue;
     }
     const peer = peerOf(link!, links, outer);
@@ -203,8 +198,17 @@ function emitBridgeOptions(b: ProgramBuilder, socket: Slot, link: Link): void {
   emitChange(b, socket, { type: RTM_NEWLINK, flags: 0, payload, step: `options of ${link.name}` });
 }
 
-/** Makes a tun or tap device that persists; one that does not goes with the descriptor it belongs to. */
-function emitTun(b: ProgramBuilder, link: Link): void {
+/** Makes a tun or tap device that persists until one that has it as a descriptor decides (files/tun.ts). */
+export function emitTun(b: ProgramBuilder, link: Link, node = '/dev/net/tun'): void {
+  const slot = b.slotFor('tun');
+  b.sys('open', [b.cstr(node), 2, 0], `open ${node}`, { into: slot });
+  emitTunInterface(b, slot, link);
+  b.sys('ioctl', [slot, TUNSET.persist, 1], `persistence of ${link.name}`);
+  b.sys('close', [slot], `close ${node}`);
+}
+
+/** Makes a descriptor of /dev/net/tun a queue of a device, which is made when there is none. */
+export function emitTunInterface(b: ProgramBuilder, slot: Slot, link: Link): void {
   const data = info(link.parsed, INFO.data) ?? Buffer.alloc(0);
   const values = new Map(netlinkAttributes(data, 0));
   const is = (type: number): boolean => (values.get(type)?.readUInt8(0) ?? 0) !== 0;
@@ -218,9 +222,7 @@ function emitTun(b: ProgramBuilder, link: Link): void {
   request.writeUInt16LE(flags, 16);
   const index = Buffer.alloc(4);
   index.writeInt32LE(link.index);
-  const slot = b.slotFor('tun');
   const step = (what: string): string => `${what} of ${link.name}`;
-  b.sys('open', [b.cstr('/dev/net/tun'), 2, 0], 'open /dev/net/tun', { into: slot });
   b.sys('ioctl', [slot, TUNSETIFINDEX, b.bytes(index)], step('number'));
   b.sys('ioctl', [slot, TUNSET.iff, b.bytes(request)], `network device ${link.name} (tun)`);
   for (const [type, command] of [
@@ -230,8 +232,16 @@ function emitTun(b: ProgramBuilder, link: Link): void {
     const value = values.get(type)?.readInt32LE(0);
     if (value !== undefined && value !== -1) b.sys('ioctl', [slot, command, value], step('owner'));
   }
-  b.sys('ioctl', [slot, TUNSET.persist, 1], step('persistence'));
-  b.sys('close', [slot], 'close /dev/net/tun');
+}
+
+/** Address, MTU and queue length of such a device. */
+export function emitTunLink(b: ProgramBuilder, socket: Slot, link: Link): void {
+  emitChange(b, socket, {
+    type: RTM_NEWLINK,
+    flags: CHANGE.set,
+    payload: Buffer.concat([header(link, 0, 0), only(link.parsed, TUN_SETTABLE)]),
+    step: `address of ${link.name}`,
+  });
 }
 
 /** Flags, masters and what else changes a device that stands. */

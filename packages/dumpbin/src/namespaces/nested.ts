@@ -206,5 +206,5 @@ function spaceOf(ctx: CompileContext, pid: number, type: string): number {
 }
 
 function isSocket({ kind }: FileObject): boolean {
-  return ['unix', 'inet', 'netlink', 'packet'].includes(kind?.$case ?? '');
+  return ['unix', 'inet', 'netlink', 'packet', 'tun'].includes(kind?.$case ?? '');
 }

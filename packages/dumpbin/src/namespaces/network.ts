@@ -1,9 +1,9 @@
-import type { KernelSetting, Namespace, NetworkNamespace } from '@ferry/image';
+import type { KernelSetting, Namespace, NetworkNamespace, TunQueue } from '@ferry/image';
 import { netlinkAttribute } from '@ferry/linux';
 import type { CompileContext } from '../compile-context.js';
 import type { ProgramBuilder, Slot } from '../program.js';
 import { emitFilters } from './filters.js';
-import { emitLinkStates, emitLinks, parseLinks } from './links.js';
+import { emitLinkStates, emitLinks, emitTunLink, parseLinks } from './links.js';
 import {
   attributeOf,
   CHANGE,
@@ -67,6 +67,19 @@ export function emitNetwork(
   for (const address of content.outerAddresses) emitAddress(b, outside, address);
 }
 
+/** A tun or tap device whose network namespace is not carried, once its descriptor has made it. */
+export function emitTunDevice(
+  b: ProgramBuilder,
+  { link, addresses, routes }: Pick<TunQueue, 'link' | 'addresses' | 'routes'>,
+): void {
+  const socket = emitSocket(b, NETLINK_ROUTE);
+  emitTunLink(b, socket, parseLinks([link])[0]!);
+  emitLinkStates(b, socket, [link]);
+  for (const address of addresses) emitAddress(b, socket, address);
+  emitRoutes(b, socket, { routes }, CHANGE.replace);
+  b.sys('close', [socket], 'close the netlink socket');
+}
+
 /** Addresses are good at once: nobody else can have them, and sockets are about to be bound to them. */
 function emitAddresses(
   b: ProgramBuilder,
@@ -117,7 +130,12 @@ function isLoopback({ fixed, attributes }: Parsed): boolean {
 }
 
 /** Routes that the kernel makes itself come with their addresses. */
-function emitRoutes(b: ProgramBuilder, socket: Slot, { routes }: NetworkNamespace): void {
+function emitRoutes(
+  b: ProgramBuilder,
+  socket: Slot,
+  { routes }: Pick<NetworkNamespace, 'routes'>,
+  flags: number = CHANGE.append,
+): void {
   const own = routes
     .map((route) => parseMessage(route, 12))
     .filter(({ fixed }) => fixed.readUInt8(5) !== RTPROT_KERNEL)
@@ -128,7 +146,7 @@ function emitRoutes(b: ProgramBuilder, socket: Slot, { routes }: NetworkNamespac
     route.fixed.writeUInt32LE(route.fixed.readUInt32LE(8) & RTNH_F_ONLINK, 8);
     emitChange(b, socket, {
       type: RTM.newRoute,
-      flags: CHANGE.append,
+      flags,
       payload: Buffer.concat([route.fixed, without(route, [RTA.cacheInfo, RTA.expires])]),
       step: 'route',
     });

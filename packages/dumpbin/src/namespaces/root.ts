@@ -5,9 +5,11 @@ import type { DataRef, Label, ProgramBuilder } from '../program.js';
 import { clocks } from './clocks.js';
 import { CLONE } from './clone-flags.js';
 import { emitContent } from './content.js';
+import { emitTun, parseLinks } from './links.js';
 import { emitMounts, emitOuterMounts } from './mounts.js';
 import { emitNested, nestedNamespaces } from './nested.js';
 import { emitSocket } from './netlink.js';
+import { emitTunDevice } from './network.js';
 
 /** What the root makes before anything else: its own namespaces, filled. Steps before `enter` run outside. */
 export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): DataRef | undefined {
@@ -47,8 +49,23 @@ export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): Data
   b.op('jump', [0, 0], 'its namespaces stand', { target: ready });
   b.place(given);
   emitControlGroups(b, ctx.process(ctx.image.rootPid).innerControlGroups);
+  emitGivenTuns(b, ctx);
   b.place(ready);
   return b.bytes(header(namespaces, given, ctx));
+}
+
+/** Tun and tap devices of descriptors, where somebody else has made the network: they persist until their queues are there,
+ *  as those do that come with a carried network. */
+function emitGivenTuns(b: ProgramBuilder, ctx: CompileContext): void {
+  const done = new Set<string>();
+  for (const { kind, networkNamespaceId } of ctx.image.files) {
+    if (kind?.$case !== 'tun' || kind.value.link.length === 0 || networkNamespaceId !== 0) continue;
+    const [link] = parseLinks([kind.value.link]);
+    if (done.has(link!.name)) continue;
+    done.add(link!.name);
+    emitTun(b, link!, kind.value.path);
+    emitTunDevice(b, kind.value);
+  }
 }
 
 function emitOpenProc(b: ProgramBuilder, ctx: CompileContext): void {

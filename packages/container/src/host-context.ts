@@ -51,6 +51,9 @@ export class HostContext {
   readonly pendingAddresses = new Map<string, string>();
   readonly #lock: OwnedFd;
   readonly #busy = new Map<string, Promise<unknown>>();
+  /** As they are on disk, where nobody else writes: a cutover asks for one a dozen times. */
+  readonly #records = new Map<string, ContainerRecord>();
+  #removals = 0;
 
   private constructor(
     config: HostConfig,
@@ -112,7 +115,15 @@ export class HostContext {
   }
 
   async find(name: string): Promise<ContainerRecord | undefined> {
-    return await readRecord(this.places(name).record);
+    const known = this.#records.get(name);
+    if (known !== undefined) return known;
+    const removals = this.#removals;
+    const read = await readRecord(this.places(name).record);
+    // What was saved meanwhile is newer; what was read may have been removed by now.
+    const saved = this.#records.get(name);
+    if (saved !== undefined) return saved;
+    if (read !== undefined && removals === this.#removals) this.#records.set(name, frozen(read));
+    return read;
   }
 
   /** @throws FerryError container.notFound */
@@ -126,6 +137,7 @@ export class HostContext {
 
   async save(record: ContainerRecord): Promise<void> {
     await writeRecord(this.places(record.name).record, record);
+    this.#records.set(record.name, frozen(structuredClone(record)));
   }
 
   async records(): Promise<ContainerRecord[]> {
@@ -158,6 +170,8 @@ export class HostContext {
   }
 
   async dropFolder(name: string): Promise<void> {
+    this.#records.delete(name);
+    this.#removals += 1;
     await rm(this.places(name).folder, { recursive: true, force: true });
   }
 
@@ -176,6 +190,13 @@ export class HostContext {
       if (this.#busy.get(name) === settled) this.#busy.delete(name);
     }
   }
+}
+
+/** All who ask get the same object. */
+function frozen<T>(value: T): T {
+  if (typeof value !== 'object' || value === null) return value;
+  for (const part of Object.values(value)) frozen(part);
+  return Object.freeze(value);
 }
 
 /** Held until the process ends, however it ends. */

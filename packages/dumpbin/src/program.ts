@@ -82,7 +82,7 @@ export interface LinkAddresses {
   readonly pagesOffset: number;
 }
 
-const NUL = Buffer.of(0);
+const FIRST_ROOM = 4096;
 
 interface Operation {
   readonly kind: OpKind;
@@ -98,9 +98,10 @@ interface Operation {
 /** Builds the program of one process: a linear list of operations and a data area. Pure: no I/O, no privilege. */
 export class ProgramBuilder {
   readonly #operations: Operation[] = [];
-  readonly #names = new Map<string, number>();
+  readonly #names = new StepNames();
   readonly #purposes = new Map<string, Slot>();
-  #chunks: Buffer[] = [];
+  /** The data area, but for the steps' names, which follow it. */
+  #room = Buffer.alloc(FIRST_ROOM);
   #length = 0;
   #slots = 0;
   #zeroLength = 0;
@@ -123,29 +124,26 @@ export class ProgramBuilder {
 
   /** Puts bytes into the data area. */
   bytes(content: Uint8Array, align = 8): DataRef {
-    this.#checkRoom(content.length);
-    return this.#append(Buffer.from(content), align);
+    const at = this.reserve(content.length, align);
+    this.#room.set(content, at.offset);
+    return at;
   }
 
-  /** @throws FerryError image.invalid when the data area would grow beyond its limit */
-  #checkRoom(length: number): void {
-    if (this.#length + length <= LIMITS.programBytes) return;
-    throw new FerryError('image.invalid', `A program of ${length} bytes of data is asked for`);
-  }
-
-  /** @param content  nobody else writes into it */
-  #append(content: Buffer, align: number): DataRef {
-    this.#pad(align);
-    const at = this.#length;
-    this.#chunks.push(content);
-    this.#length += content.length;
-    return new DataRef(at);
-  }
-
-  /** Zeroed room in the data area. */
+  /** Zeroed room in the data area.
+   *  @throws FerryError image.invalid when the data area would grow beyond its limit */
   reserve(length: number, align = 8): DataRef {
-    this.#checkRoom(length);
-    return this.#append(Buffer.alloc(length), align);
+    const at = Math.ceil(this.#length / align) * align;
+    const end = at + length;
+    if (end > LIMITS.programBytes) {
+      throw new FerryError('image.invalid', `A program of ${length} bytes of data is asked for`);
+    }
+    if (end > this.#room.length) {
+      const larger = Buffer.alloc(Math.max(end, this.#room.length * 2));
+      this.#room.copy(larger, 0, 0, this.#length);
+      this.#room = larger;
+    }
+    this.#length = end;
+    return new DataRef(at);
   }
 
   /** Memory that is not in the file: stacks, scratch. Zeroed only in the first program that runs there. */
@@ -157,17 +155,19 @@ export class ProgramBuilder {
 
   /** A NUL-terminated string in the data area. */
   cstr(text: string | Buffer): DataRef {
-    const bytes = typeof text === 'string' ? Buffer.from(`${text}\0`) : Buffer.concat([text, NUL]);
-    return this.#append(bytes, 1);
+    const bytes = typeof text === 'string' ? Buffer.from(text) : text;
+    const at = this.reserve(bytes.length + 1, 1);
+    this.#room.set(bytes, at.offset);
+    return at;
   }
 
   /** 64-bit words, little endian; each within -2^63 .. 2^64. */
   words(...values: (number | bigint)[]): DataRef {
-    const out = Buffer.alloc(values.length * 8);
+    const at = this.reserve(values.length * 8, 8);
     for (const [i, value] of values.entries()) {
-      out.writeBigUInt64LE(BigInt.asUintN(64, BigInt(value)), i * 8);
+      this.#room.writeBigUInt64LE(BigInt.asUintN(64, BigInt(value)), at.offset + i * 8);
     }
-    return this.#append(out, 8);
+    return at;
   }
 
   /** A system call. `step` names it for people: it is what a failed restore says. */
@@ -221,7 +221,7 @@ export class ProgramBuilder {
 
   /** Lengths in bytes of what `link` makes. */
   get sizes(): { ops: number; data: number; zeroed: number } {
-    const data = Math.ceil(this.#length / 64) * 64;
+    const data = Math.ceil((this.#length + this.#names.bytes.length) / 64) * 64;
     return { ops: this.#operations.length * OP_SIZE, data, zeroed: this.#zeroLength };
   }
 
@@ -233,19 +233,22 @@ export class ProgramBuilder {
 
   /** The operations and the data area, all addresses settled. */
   link(addresses: LinkAddresses): { ops: Buffer; data: Buffer } {
-    this.#pad(64);
+    const data = Buffer.alloc(this.sizes.data);
+    this.#room.copy(data, 0, 0, this.#length);
+    this.#names.bytes.copy(data, this.#length);
     const words = new OperationWords(this.#operations.length);
     const place: Placement = {
       data: Number(addresses.dataAddress),
-      zeroed: Number(addresses.dataAddress) + this.sizes.data,
+      zeroed: Number(addresses.dataAddress) + data.length,
       pages: addresses.pagesOffset,
       region: addresses.region,
       regionLength: addresses.regionLength,
     };
-    for (const [i, operation] of this.#operations.entries()) {
-      words.write(i, operation, this.#names.get(operation.step) ?? 0, place);
-    }
-    return { ops: words.bytes, data: Buffer.concat(this.#chunks) };
+    const names = this.#names.offsets;
+    this.#operations.forEach((operation, i) => {
+      words.write(i, operation, this.#length + names[i]!, place);
+    });
+    return { ops: words.bytes, data };
   }
 
   /** The program in readable form, one line an operation; what tests compare. */
@@ -267,13 +270,6 @@ export class ProgramBuilder {
     });
   }
 
-  #pad(align: number): void {
-    const extra = (align - (this.#length % align)) % align;
-    if (extra === 0) return;
-    this.#chunks.push(Buffer.alloc(extra));
-    this.#length += extra;
-  }
-
   #push(
     kind: OpKind,
     args: readonly Argument[],
@@ -284,9 +280,48 @@ export class ProgramBuilder {
     value?: Argument,
   ): void {
     invariant(args.length <= 6, `${step}: more than six arguments`);
-    if (!this.#names.has(step)) this.#names.set(step, this.cstr(step).offset);
+    this.#names.add(step);
     const { expect, into } = options;
     this.#operations.push({ kind, nr, step, args, expect, into, target, value });
+  }
+}
+
+/** The names of steps, NUL-terminated one after the other, laid out all at once: there are thousands, and to look for
+ *  those that are the same takes longer than they do. */
+class StepNames {
+  readonly #names: string[] = [];
+  #bytes = Buffer.alloc(0);
+  #offsets: Uint32Array = new Uint32Array(0);
+
+  add(step: string): void {
+    this.#names.push(step);
+  }
+
+  get bytes(): Buffer {
+    this.#layOut();
+    return this.#bytes;
+  }
+
+  /** Where in `bytes` the name of each step stands. */
+  get offsets(): Uint32Array {
+    this.#layOut();
+    return this.#offsets;
+  }
+
+  #layOut(): void {
+    const names = this.#names;
+    if (this.#offsets.length === names.length) return;
+    this.#bytes = Buffer.from(`${names.join('\0')}\0`);
+    this.#offsets = new Uint32Array(names.length);
+    let length = 0;
+    for (const name of names) length += name.length + 1;
+    const isAscii = this.#bytes.length === length;
+    let at = 0;
+    for (let i = 0; i < names.length; i++) {
+      const name = names[i]!;
+      this.#offsets[i] = at;
+      at += (isAscii ? name.length : Buffer.byteLength(name)) + 1;
+    }
   }
 }
 
@@ -315,13 +350,13 @@ class OperationWords {
 
   write(i: number, operation: Operation, name: number, place: Placement): void {
     const { kind, nr, args, into, target, step } = operation;
-    const { expect, value } = expectation(operation);
+    const expect = expectationOf(operation.expect);
     const at = (i * OP_SIZE) / 8;
     let slots = 0;
     for (let n = 0; n < args.length; n++) {
       if (this.#word(at + 2 + n, args[n] as Argument, place)) slots |= 1 << n;
     }
-    if (this.#word(at + 8, value, place)) slots |= 1 << 6;
+    if (this.#word(at + 8, expectedValue(operation), place)) slots |= 1 << 6;
     const half = this.#half;
     half[at * 2] = KIND[kind] | (expect << 8) | (nr << 16);
     half[at * 2 + 1] = (into === undefined ? 0 : into.index + 1) | (slots << 16);
@@ -348,16 +383,23 @@ class OperationWords {
 
   /** A whole number of -2^53 .. 2^53, in two's complement. */
   #number(at: number, value: number): void {
+    if (value >= 0 && value <= 0x7fff_ffff && Number.isInteger(value)) {
+      this.#half[at * 2] = value; // the other half is zero
+      return;
+    }
     if (!Number.isSafeInteger(value)) throw new InvariantError(`${value} is no whole number`);
     this.#half[at * 2] = value;
     this.#half[at * 2 + 1] = Math.floor(value / 0x1_0000_0000);
   }
 }
 
-function expectation(operation: Operation): { expect: number; value: Argument } {
-  const { expect, value } = operation;
-  if (expect === undefined) return { expect: EXPECT.success, value: value ?? 0 };
-  if (expect === 'any') return { expect: EXPECT.any, value: value ?? 0 };
-  if ('value' in expect) return { expect: EXPECT.value, value: expect.value };
-  return { expect: EXPECT.orErrno, value: expect.orErrno };
+function expectationOf(expect: Expectation | undefined): number {
+  if (expect === undefined) return EXPECT.success;
+  if (expect === 'any') return EXPECT.any;
+  return 'value' in expect ? EXPECT.value : EXPECT.orErrno;
+}
+
+function expectedValue({ expect, value = 0 }: Operation): Argument {
+  if (expect === undefined || expect === 'any') return value;
+  return 'value' in expect ? expect.value : expect.orErrno;
 }

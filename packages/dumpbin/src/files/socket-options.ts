@@ -25,11 +25,28 @@ export function constant(b: ProgramBuilder, bytes: Uint8Array): DataRef {
     known = new Map();
     constants.set(b, known);
   }
-  const key = Buffer.from(bytes).toString('latin1');
+  const key = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1');
   let at = known.get(key);
   if (at === undefined) {
     at = b.bytes(bytes);
     known.set(key, at);
+  }
+  return at;
+}
+
+const numbers = new WeakMap<ProgramBuilder, Map<number, DataRef>>();
+
+/** The same for an `int`. */
+function constantInt(b: ProgramBuilder, value: number): DataRef {
+  let known = numbers.get(b);
+  if (known === undefined) {
+    known = new Map();
+    numbers.set(b, known);
+  }
+  let at = known.get(value);
+  if (at === undefined) {
+    at = constant(b, intBytes(value));
+    known.set(value, at);
   }
   return at;
 }
@@ -58,7 +75,9 @@ export function emitIntOption(
   option: { level: number; name: number; value: number },
   name: string,
 ): void {
-  emitOption(b, fd, { ...option, value: intBytes(option.value) }, name);
+  const { level, name: number, value } = option;
+  const at = constantInt(b, value);
+  b.sys('setsockopt', [fd, level, number, at, 4], `${name}: option ${level}/${number}`);
 }
 
 /** Room in a socket's buffers for messages that are put there, whatever its limits. */
@@ -84,7 +103,7 @@ function emitBufferSize(
     which === 'send' ? [SO_SNDBUFFORCE, SO_SNDBUF] : [SO_RCVBUFFORCE, SO_RCVBUF];
   const done = b.slotFor('buffer size');
   const after = b.label();
-  const at = constant(b, intBytes(value));
+  const at = constantInt(b, value);
   b.sys('setsockopt', [fd, SOL.socket, forced, at, 4], `${name}: ${which} buffer`, {
     into: done,
     expect: { orErrno: EPERM },

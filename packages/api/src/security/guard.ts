@@ -118,10 +118,27 @@ function identify(
   return options.tokens === undefined ? { role: 'local', name: call.getPeer() } : undefined;
 }
 
+/** What certificates say, by their SHA-256: a cutover makes half a dozen calls, and to read one takes a while. */
+const known = new Map<string, ReturnType<typeof parsed>>();
+const KNOWN_MAX = 500;
+
+function parsed(raw: Buffer) {
+  const certificate = new X509Certificate(raw);
+  return { certificate, identity: identityOf(certificate) };
+}
+
+function read({ raw, fingerprint256 }: PeerCertificate): ReturnType<typeof parsed> {
+  const before = known.get(fingerprint256);
+  if (before !== undefined) return before;
+  const found = parsed(raw);
+  if (known.size >= KNOWN_MAX) known.clear();
+  known.set(found.certificate.fingerprint256, found);
+  return found;
+}
+
 /** Checked with every call, not only when the connection is made: a connection may live for weeks. */
 function certified(peer: PeerCertificate, tls: TlsFolder, now: number): Caller {
-  const certificate = new X509Certificate(peer.raw);
-  const identity = identityOf(certificate);
+  const { certificate, identity } = read(peer);
   if (identity === undefined) {
     throw new FerryError(
       'security.unauthenticated',

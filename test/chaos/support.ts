@@ -247,7 +247,8 @@ export class Arena {
   #unsettled(): string[] {
     return this.cluster.hosts.flatMap((host) => {
       const folder = this.journalOf(host);
-      return readdirSync(folder).filter((name) => {
+      const entries = readdirSync(folder).filter((name) => name.endsWith('.json'));
+      return entries.filter((name) => {
         const text = readFileSync(join(folder, name), 'utf8');
         return /"decision":"(committed|returned|receiving|granted|fetching|resumed)"/.test(text);
       });

@@ -36,7 +36,6 @@ import { imageRegisters } from './registers.js';
 import { restartedRegisters } from './restart.js';
 import { runTogether } from './steps.js';
 import type { SemaphoreValues } from './sysv-ipc.js';
-import { neededXstate } from './xstate.js';
 
 const KCMP = { files: 2, fs: 3 } as const;
 const RLIMIT_NAMES = [
@@ -300,7 +299,7 @@ function captureThread(hostPid: number, context: CaptureContext, thread: AskedTh
     tid: tids.outer,
     comm: nameOf(status.get('Name') ?? ''),
     registers: imageRegisters(registers),
-    xstate: neededXstate(xstate),
+    xstate,
     signalMask: saved.signalMask,
     altstack: answers.altstack,
     pending: pending(saved, 'thread'),

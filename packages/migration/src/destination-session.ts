@@ -14,6 +14,7 @@ import {
 import { errorText, FerryError, unreachable } from '@ferry/core';
 import type { Policy } from './convergence.js';
 import type { CutoverHistory } from './cutover-history.js';
+import type { CutoverTurns } from './cutover-turns.js';
 import {
   type DestinationAction,
   type DestinationEvent,
@@ -54,6 +55,8 @@ export interface DestinationSessionOptions {
   readonly mode: MigrationMode;
   readonly policy: Policy;
   readonly history: CutoverHistory;
+  /** Of all migrations to this host. */
+  readonly turns: CutoverTurns;
   /** After so long without an answer of a source that may have decided, the migration is called in doubt. It is asked on. */
   readonly patienceMs: number;
   /** What the journal says that was decided before this agent started, and what is here of it. */
@@ -339,6 +342,7 @@ export class DestinationSession {
     const changed = state.phase !== before.phase;
     this.#state = state;
     this.#hurry.while(this.isCuttingOver);
+    if (!this.isCuttingOver && state.phase !== 'copying') this.#work.endTurn();
     if ('error' in event) this.#reason = event.error;
     if (changed || state.silent !== before.silent) this.#entered(event);
     this.#perform(actions);
@@ -534,6 +538,8 @@ export class DestinationSession {
         this.#work.beginRest();
         return;
       case 'restore':
+        // Beside it. What cannot be written now is tried again when it is due.
+        this.#o.journal.prepare(this.#entry('granted')).catch(() => {});
         await this.#work.restore(this.#received);
         this.#received = undefined;
         this.#dispatch({ kind: 'restoreDone' });
@@ -584,11 +590,15 @@ export class DestinationSession {
   }
 
   async #record(decision: Decision, end: Partial<JournalEntry> = {}): Promise<void> {
+    await this.#o.journal.write({ ...this.#entry(decision), ...end });
+  }
+
+  #entry(decision: Decision): JournalEntry {
     const { migrationId, container, epoch, sourceNode: node } = this.#o;
-    await this.#o.journal.write({
+    return {
       ...{ migrationId, role: 'destination', decision, container, epoch: epoch.toString() },
-      ...{ peer: { node, address: this.#sourceAddress }, bootId: readBootId(), ...end },
-    });
+      ...{ peer: { node, address: this.#sourceAddress }, bootId: readBootId() },
+    };
   }
 
   /** For whoever asks after this agent was started again. Where nothing was recorded there is nothing to end. */

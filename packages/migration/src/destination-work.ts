@@ -7,6 +7,7 @@ import { canWaitForPages } from '@ferry/linux';
 import { type PageChunk, type PageCounters, pageLimits, type SegmentTable } from '@ferry/pages';
 import type { Policy } from './convergence.js';
 import type { CutoverHistory } from './cutover-history.js';
+import type { CutoverTurns, Turn } from './cutover-turns.js';
 import type { ReceivedImage } from './image-receiver.js';
 import { type LaterProcess, laterProcesses } from './later-pages.js';
 import { compilePrograms, loaderProgram } from './loader.js';
@@ -38,6 +39,8 @@ interface Parameters {
   readonly mode: MigrationMode;
   readonly policy: Policy;
   readonly history: CutoverHistory;
+  /** Of all migrations to this host. */
+  readonly turns: CutoverTurns;
   readonly port: SourcePort;
   /** A connection of its own, with the source's agent wherever it is now. */
   readonly connectAnew: () => SourcePort;
@@ -74,6 +77,7 @@ export class DestinationWork {
   #postCopy: PostCopy | undefined;
   /** What was asked for at the freeze. */
   #comesLater = false;
+  #turn: Turn | undefined;
 
   constructor(parameters: Parameters) {
     this.#p = parameters;
@@ -183,7 +187,10 @@ export class DestinationWork {
   /** While the container runs at its source: as much of its memory as pays. */
   async copy(): Promise<void> {
     const { mode, questions, progress, logger, now } = this.#p;
-    if (mode === 'stop-copy') return;
+    if (mode === 'stop-copy') {
+      await this.#takeTurn().within(STOP_COPY_PATIENCE_MS);
+      return;
+    }
     const { signal } = this.#stop;
     const mayFollow = canWaitForPages();
     const policy = policyFor(mode, this.#p.policy, mayFollow);
@@ -197,6 +204,7 @@ export class DestinationWork {
         },
         writeRound: (round, segments) => this.#writeRound(round, segments),
       },
+      takeTurn: () => this.#takeTurn(),
       told: (rounds, prediction) => progress.rounds(rounds.length, prediction),
     });
     // So that little is left to be done while it stands.
@@ -211,6 +219,16 @@ export class DestinationWork {
         `Memory changed too fast: the container was slowed down to ${outcome.cpuShare} % of its CPU time`,
       );
     }
+  }
+
+  #takeTurn(): Turn {
+    this.#turn = this.#p.turns.take();
+    return this.#turn;
+  }
+
+  /** Others may cut over to this host; repeatable. */
+  endTurn(): void {
+    this.#turn?.end();
   }
 
   async #writeRound(round: number, segments: SegmentTable): Promise<void> {
@@ -521,6 +539,7 @@ export class DestinationWork {
     { chunks, grant, close }: PageStream,
     share: { from: number; to: number },
   ): Promise<void> {
+    if (segments.count === 0) return;
     const moved = this.#p.progress.stream(share);
     const { raw, wire } = await this.#restore.write(segments, chunks, {
       signal: this.#stop.signal,
@@ -539,6 +558,9 @@ export class DestinationWork {
     this.parts.push({ name, ms: this.#p.now() - before });
   }
 }
+
+/** Others that are being moved take no longer, or none of them is waited for. */
+const STOP_COPY_PATIENCE_MS = 5000;
 
 const CANNOT_FOLLOW =
   'This host cannot run a container whose memory is missing: all of it moved before';

@@ -1,17 +1,12 @@
 export { readCheckpointManifest, restoreCheckpoint, writeCheckpoint } from './checkpoint.js';
 export { containerMessage, runSpec, specMessage } from './container-message.js';
 export { CutoverHistory } from './cutover-history.js';
+export { CutoverTurns } from './cutover-turns.js';
 export { describe, type SourceHost } from './describe.js';
 export { DestinationSession } from './destination-session.js';
 export { type FaultPoint, faultPlaces, faultPoint } from './fault-points.js';
 export { findCopy } from './found-copy.js';
-export {
-  instructionSets,
-  readBootId,
-  readHostFacts,
-  readResources,
-  readVdsoHash,
-} from './host-facts.js';
+export { readBootId, readHostFacts, readResources, readVdsoHash } from './host-facts.js';
 export { Journal, type JournalEntry } from './journal.js';
 export { Loader, loaderCommand, loaderProgram } from './loader.js';
 export type { Logger } from './logger.js';

@@ -1,4 +1,13 @@
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import {
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
@@ -45,12 +54,20 @@ export function isUnsettled(entry: JournalEntry): boolean {
   return !FINAL.has(entry.decision);
 }
 
+/** An entry that lies beside its place. */
+interface Prepared {
+  readonly text: string;
+  /** The journal's folder. */
+  readonly folder: FileHandle;
+}
+
 /** A host's decisions on disk, one small file each. It is read before an agent does anything else. */
 export class Journal {
   readonly #folder: string;
   readonly #entries = new Map<string, JournalEntry>();
   /** Under way, by migration. */
   readonly #writes = new Map<string, Promise<void>>();
+  readonly #prepared = new Map<string, Prepared>();
   /** Called after every change. */
   onChange: () => void = () => {};
 
@@ -108,50 +125,88 @@ export class Journal {
     );
   }
 
+  /** Does what can be done of `write` before the decision is made, which holds nowhere by that: no reader sees it. The
+   *  next write about that migration, the same or another one, ends it. */
+  async prepare(entry: JournalEntry): Promise<void> {
+    await this.#inOrder(entry.migrationId, async () => {
+      await this.#drop(entry.migrationId);
+      const text = await this.#lay(entry);
+      this.#prepared.set(entry.migrationId, { text, folder: await open(this.#folder, 'r') });
+    });
+  }
+
   /** Returns once the decision is on disk; it holds from then on, whatever happens. Those about one migration are written
    *  in the order in which they were made. */
   async write(entry: JournalEntry): Promise<void> {
-    const { migrationId } = entry;
+    await this.#inOrder(entry.migrationId, () => this.#write(entry));
+  }
+
+  async #inOrder(migrationId: string, work: () => Promise<void>): Promise<void> {
     const before = this.#writes.get(migrationId) ?? Promise.resolve();
-    const written = before.catch(() => {}).then(() => this.#write(entry));
-    this.#writes.set(migrationId, written);
+    const done = before.catch(() => {}).then(work);
+    this.#writes.set(migrationId, done);
     try {
-      await written;
+      await done;
     } finally {
-      if (this.#writes.get(migrationId) === written) this.#writes.delete(migrationId);
+      if (this.#writes.get(migrationId) === done) this.#writes.delete(migrationId);
     }
   }
 
   async #write(entry: JournalEntry): Promise<void> {
-    const path = this.path(entry.migrationId);
-    const file = await open(`${path}.new`, 'w', 0o600);
+    const { migrationId } = entry;
+    const path = this.path(migrationId);
+    const prepared = this.#prepared.get(migrationId);
+    this.#prepared.delete(migrationId);
+    const folder = prepared?.folder ?? (await open(this.#folder, 'r'));
     try {
-      await file.writeFile(JSON.stringify(entrySchema.parse(entry)));
+      if (prepared?.text !== textOf(entry)) await this.#lay(entry);
+      await rename(`${path}.new`, path);
+      this.#entries.set(migrationId, entry);
+      this.onChange();
+      await folder.sync();
+    } finally {
+      // Nobody need wait for that.
+      void folder.close().catch(() => {});
+    }
+  }
+
+  /** Puts an entry beside its place. */
+  async #lay(entry: JournalEntry): Promise<string> {
+    const text = textOf(entry);
+    const file = await open(`${this.path(entry.migrationId)}.new`, 'w', 0o600);
+    try {
+      await file.writeFile(text);
       await file.sync();
     } finally {
       await file.close();
     }
-    await rename(`${path}.new`, path);
-    this.#entries.set(entry.migrationId, entry);
-    this.onChange();
-    const folder = await open(this.#folder, 'r');
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
+    return text;
+  }
+
+  async #drop(migrationId: string): Promise<void> {
+    const prepared = this.#prepared.get(migrationId);
+    this.#prepared.delete(migrationId);
+    await prepared?.folder.close();
+    await rm(`${this.path(migrationId)}.new`, { force: true });
   }
 
   /** Once nothing is left here that the decision is about. */
   async forget(migrationId: string): Promise<void> {
     this.#entries.delete(migrationId);
-    await rm(this.path(migrationId), { force: true });
+    await this.#inOrder(migrationId, async () => {
+      await this.#drop(migrationId);
+      await rm(this.path(migrationId), { force: true });
+    });
     this.onChange();
   }
 
   path(migrationId: string): string {
     return join(this.#folder, `${migrationId}.json`);
   }
+}
+
+function textOf(entry: JournalEntry): string {
+  return JSON.stringify(entrySchema.parse(entry));
 }
 
 /** What the file of an entry says, read by a process that has no journal of its own; undefined when there is none. */

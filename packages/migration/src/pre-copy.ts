@@ -8,6 +8,7 @@ import {
   type Prediction,
   type Round,
 } from './convergence.js';
+import type { Turn } from './cutover-turns.js';
 import type { Logger } from './logger.js';
 import type { SourceQuestions } from './source-questions.js';
 
@@ -36,6 +37,8 @@ interface Parameters {
   readonly policy: Policy;
   /** What a cutover takes besides stopping and the last pages. */
   readonly restMs: number;
+  /** This container's among the cutovers to this host. Queued up for once it is ready. */
+  readonly takeTurn: () => Turn;
   /** After each round: what is known by then. */
   readonly told: (rounds: readonly Round[], prediction: Prediction) => void;
   readonly signal: AbortSignal;
@@ -46,6 +49,10 @@ interface Parameters {
 
 /** The first round after a throttle brings what was written before it. */
 const ROUNDS_TO_SETTLE = 2;
+/** While others cut over what it writes is followed, so that little is owed when its turn comes. */
+const FOLLOW_MS = 100;
+/** For one's turn; then it is not waited for any more. */
+const FOLLOWS_MAX = 100;
 
 /** Moves memory while the container runs, until a cutover is worth it.
  *  @returns undefined when the source cannot note writes: then nothing was moved; and its warnings
@@ -63,6 +70,19 @@ export async function preCopy(
   let cpuShare: number | undefined;
   /** Rounds to be made before it shows what a throttle has brought. */
   let unsettled = 0;
+  const makeRound = async (): Promise<void> => {
+    const from = p.now();
+    const answer = await p.questions.round();
+    if (answer.segments.count > 0) {
+      await p.target.writeRound(answer.report.round, answer.segments);
+    }
+    rounds.push({
+      pages: answer.segments.totalPages,
+      ms: p.now() - from,
+      sinceMs: from - lookedAt,
+    });
+    lookedAt = from;
+  };
   for (;;) {
     p.signal.throwIfAborted();
     const course = {
@@ -82,19 +102,25 @@ export async function preCopy(
       p.logger.info('the container is slowed down', { cpuShare });
       unsettled = ROUNDS_TO_SETTLE;
     } else if (decision.kind !== 'round' && decision.kind !== 'throttle') {
+      await awaitTurn(p, rounds.length === 0 ? async () => {} : makeRound);
       return { outcome: { rounds, decision, stopMs, cpuShare }, warnings };
     }
-    const from = p.now();
-    const answer = await p.questions.round();
-    if (answer.segments.count > 0) {
-      await p.target.writeRound(answer.report.round, answer.segments);
-    }
-    rounds.push({
-      pages: answer.segments.totalPages,
-      ms: p.now() - from,
-      sinceMs: from - lookedAt,
-    });
-    lookedAt = from;
+    await makeRound();
+  }
+}
+
+/** Returns when this container may be stopped. One that had to wait is followed. */
+async function awaitTurn(
+  { takeTurn, signal }: Parameters,
+  follow: () => Promise<void>,
+): Promise<void> {
+  const turn = takeTurn();
+  if (await turn.within(0)) return;
+  for (let i = 0; i < FOLLOWS_MAX; i += 1) {
+    signal.throwIfAborted();
+    const mine = await turn.within(FOLLOW_MS);
+    await follow();
+    if (mine) return;
   }
 }
 

@@ -21,6 +21,7 @@ import {
   SentPages,
 } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
+import type { CutoverTurns, Turn } from './cutover-turns.js';
 import { faultPoint } from './fault-points.js';
 import { Hurry } from './hurry.js';
 import type { Logger } from './logger.js';
@@ -46,6 +47,8 @@ export interface SourceSessionOptions {
   /** For everything before COMMIT; then the container is thawed. */
   readonly timeoutMs: number;
   readonly work: SourceWork;
+  /** Of all migrations from this host. */
+  readonly turns: CutoverTurns;
   readonly logger: Logger;
   /** Monotonic milliseconds. */
   readonly now: () => number;
@@ -58,6 +61,8 @@ type Message = NonNullable<SourceMessage['message']>;
 const AGAIN_PAUSE_MS = 1000;
 /** The first round is everything there is: only what is written again may be written as it was. */
 const NOTED_FROM_ROUND = 2;
+/** Its turn is not waited for any longer: what its destination has of its memory gets old. */
+const TURN_PATIENCE_MS = 200;
 /** How often late frames are looked for, between Grant and Resumed. */
 const PASS_FRAMES_MS = 2;
 
@@ -95,6 +100,7 @@ export class SourceSession {
   #grantedAt: number | undefined;
   #endedAt: number | undefined;
   #passing: NodeJS.Timeout | undefined;
+  #turn: Turn | undefined;
   #end: () => void = () => {};
   #decide: () => void = () => {};
   #stand: () => void = () => {};
@@ -237,6 +243,7 @@ export class SourceSession {
     // What a running container has unmapped meanwhile is owed anew, if it is there again.
     const sent = round >= NOTED_FROM_ROUND ? this.#sentPages : undefined;
     const reader = new PageReader(table, { lenient: round > 0, sent });
+    const courtesy = round === 1 ? await this.#o.work.courtesy() : undefined;
     try {
       for await (const chunk of reader.chunks(this.stopped)) {
         try {
@@ -247,6 +254,7 @@ export class SourceSession {
           throw error;
         }
         yield chunk;
+        await courtesy?.rest(this.stopped);
       }
     } finally {
       this.#sent.raw += reader.counters.raw;
@@ -285,6 +293,7 @@ export class SourceSession {
     const changed = state.phase !== this.#state.phase;
     this.#state = state;
     this.#hurry.while(this.isCuttingOver);
+    if (!this.isCuttingOver) this.#turn?.end();
     if (changed) this.#log(event);
     if (state.phase === 'aborting') this.#stop.abort(state.error);
     if (isCommitted(state.phase) || state.phase === 'aborting') clearTimeout(this.#timer);
@@ -532,8 +541,10 @@ export class SourceSession {
   }
 
   async #freeze(): Promise<void> {
+    const { work, turns } = this.#o;
+    this.#turn = turns.take();
+    await this.#turn.within(TURN_PATIENCE_MS);
     this.stopped.throwIfAborted();
-    const { work } = this.#o;
     const freezeMs = await work.freeze();
     this.#stand();
     // What was written last is on its way while the processes are captured.
@@ -543,6 +554,7 @@ export class SourceSession {
     this.#parts.push({ name: 'freeze', ms: freezeMs }, { name: 'capture', ms: captureMs });
     this.dispatch({ kind: 'freezeDone' });
     this.#tellFrozen(frozen, freezeMs);
+    await this.#prepareCommit();
   }
 
   async #whole(): Promise<void> {
@@ -552,6 +564,15 @@ export class SourceSession {
     const frozen = await this.#o.work.captureWhole();
     this.#parts.push({ name: 'capture again', ms: frozen.captureMs });
     this.#tellFrozen(frozen, 0);
+    await this.#prepareCommit();
+  }
+
+  /** While the destination restores. What cannot be done now is tried again when it is due, and fails then. */
+  async #prepareCommit(): Promise<void> {
+    if (this.stopped.aborted) return;
+    await this.#o.work.prepareCommit().catch((error: unknown) => {
+      this.#o.logger.debug('commit is not prepared', { error: errorText(error) });
+    });
   }
 
   #tellFrozen(frozen: FrozenImage, freezeMs: number): void {

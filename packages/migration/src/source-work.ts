@@ -7,7 +7,9 @@ import {
   treeState,
 } from '@ferry/container';
 import { FerryError } from '@ferry/core';
+import { collectYoung } from '@ferry/linux';
 import { SegmentTable } from '@ferry/pages';
+import { Courtesy, lossBetween, type ProcessorUse, processorUse } from './courtesy.js';
 import { describeRunning, type SourceHost } from './describe.js';
 import { readBootId } from './host-facts.js';
 import type { Journal, JournalEntry } from './journal.js';
@@ -48,12 +50,16 @@ export class SourceWork {
   #locked = false;
   /** By the cgroup freezer. */
   #held = false;
+  /** All of `commit` but the decision is done. */
+  #commitPrepared = false;
   #returned = false;
   #frozenAt: number | undefined;
   #copiedUpper: TreeState | undefined;
   #quota: CpuQuota | undefined;
   /** Since writes are noted: the container's CPU time then, in microseconds, and when that was. */
   #usage: { readonly us: number; readonly at: number } | undefined;
+  /** What it had of the processors before anything was copied. */
+  #useBefore: ProcessorUse | undefined;
   /** Processors' worth of time that it used before it was slowed down. */
   #cpus = 0;
 
@@ -99,10 +105,20 @@ export class SourceWork {
   /** Has writes to memory noted from here on, the processes standing for some milliseconds. */
   async track(): Promise<TracerLayout> {
     const { source, container, now } = this.#p;
+    this.#useBefore = processorUse(await this.hostPids());
     const layout = await this.#running().ask({ method: 'track' });
     this.#quota = source.host.cpuQuota(container);
     this.#usage = { us: await this.#quota.usageUs().catch(() => 0), at: now() };
     return layout;
+  }
+
+  /** For the first round, which is as long as all others together: later ones must be short, or they do not converge. */
+  async courtesy(): Promise<Courtesy> {
+    const pids = await this.hostPids();
+    const use = (): ProcessorUse => processorUse(pids);
+    const before = this.#useBefore;
+    const usualLoss = before === undefined ? 0 : lossBetween(before, use());
+    return new Courtesy({ use, usualLoss, now: this.#p.now });
   }
 
   /** Leaves the container with so many hundredths of the CPU time that it used before.
@@ -132,7 +148,8 @@ export class SourceWork {
   async freeze(): Promise<number> {
     const { source, container, now } = this.#p;
     const tracer = this.#running();
-    await source.host.keepFrames(container);
+    await Promise.all([tracer.ask({ method: 'makeReady' }), source.host.keepFrames(container)]);
+    collectYoung();
     // A thread that has used up its quota would stop only when it gets a new one.
     await this.#quota?.restore();
     this.#frozenAt = now();
@@ -151,6 +168,10 @@ export class SourceWork {
 
   /** With the container frozen: all of it again, whatever the rounds brought. */
   async captureWhole(): Promise<FrozenImage> {
+    // Processes take steps of their own for it, with every thread held by the tracer.
+    this.#commitPrepared = false;
+    if (this.#held) await this.#p.source.host.thaw(this.#p.container);
+    this.#held = false;
     return await this.#capture({ method: 'captureWhole' });
   }
 
@@ -201,18 +222,24 @@ export class SourceWork {
     this.#copiedUpper = leavingOut(now, out);
   }
 
-  /** Makes the decision durable. From its return on the copy here may never run again: the cgroup freezer holds it even
-   *  when agent and tracer are killed.
-   *  @throws when the decision was not made: the container may be thawed */
-  async commit(): Promise<void> {
+  /** Does what can be undone of `commit`, while the destination restores. */
+  async prepareCommit(): Promise<void> {
     const { source, container, journal, migrationId } = this.#p;
-    const tracer = this.#running();
     this.#held = true;
     await source.host.freeze(container);
     // Before the entry, so that no moment is left in which a tracer that loses its agent must guess: the entry decides.
     // Had the tracer died before the freezer held, the container would have run meanwhile.
-    await tracer.ask({ method: 'commit', entry: journal.path(migrationId) });
-    await journal.write(this.#entry('committed'));
+    await this.#running().ask({ method: 'commit', entry: journal.path(migrationId) });
+    await journal.prepare(this.#entry('committed'));
+    this.#commitPrepared = true;
+  }
+
+  /** Makes the decision durable. From its return on the copy here may never run again: the cgroup freezer holds it even
+   *  when agent and tracer are killed.
+   *  @throws when the decision was not made: the container may be thawed */
+  async commit(): Promise<void> {
+    if (!this.#commitPrepared) await this.prepareCommit();
+    await this.#p.journal.write(this.#entry('committed'));
   }
 
   /** Makes it durable that the container is this host's again: the destination never ran it, and never will. */
@@ -235,8 +262,11 @@ export class SourceWork {
     const tracer = this.#tracer;
     if (tracer !== undefined && !tracer.hasEnded) {
       // Should it fail, removing the container kills what is left: the cgroup freezer holds it until then.
-      await tracer.ask({ method: 'kill' }).catch(() => {});
-      await tracer.close();
+      const killed = await tracer.ask({ method: 'kill' }).then(
+        () => true,
+        () => false,
+      );
+      await (killed ? source.tracers.giveBack(tracer) : tracer.close());
     }
     await source.host.remove(container);
     if (journal.get(migrationId) !== undefined) await journal.write(this.#entry('destroyed'));
@@ -269,7 +299,9 @@ export class SourceWork {
     const quota = this.#quota;
     if (quota !== undefined) await attempt(() => quota.restore());
     if (this.#locked || this.#returned) await attempt(() => source.host.unlock(container));
-    if (tracer !== undefined) await attempt(() => tracer.close());
+    if (tracer !== undefined) {
+      await attempt(() => (failures.length > 0 ? tracer.close() : source.tracers.giveBack(tracer)));
+    }
     if (failures.length > 0) throw failures[0];
     this.#locked = this.#held = false;
     if (this.#returned) await this.#recordReclaimed();

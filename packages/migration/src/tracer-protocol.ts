@@ -33,6 +33,8 @@ export type TracerRequest =
   | { readonly method: 'round' }
   /** Files to be written by a tracer that loses its agent. */
   | { readonly method: 'putBack'; readonly files: readonly FileText[] }
+  /** What a freeze should not have to wait for. */
+  | { readonly method: 'makeReady' }
   | { readonly method: 'freeze' }
   /** @param later  memory that may come once the container runs is told apart */
   | { readonly method: 'capture'; readonly later: boolean }
@@ -41,7 +43,9 @@ export type TracerRequest =
   | { readonly method: 'thaw' }
   /** From here on what is done when the agent is lost follows from that journal entry's being there. */
   | { readonly method: 'commit'; readonly entry: string }
-  | { readonly method: 'kill' };
+  | { readonly method: 'kill' }
+  /** Forgets the tree, which it does not hold: another one may be opened. */
+  | { readonly method: 'release' };
 
 export interface TracerResults {
   rehearse: TracerRehearsal;
@@ -50,12 +54,14 @@ export interface TracerResults {
   track: TracerLayout;
   round: TracerRound;
   putBack: undefined;
+  makeReady: undefined;
   freeze: undefined;
   capture: TracerCapture;
   captureWhole: TracerCapture;
   thaw: undefined;
   commit: undefined;
   kill: undefined;
+  release: undefined;
 }
 
 export interface TracerScan {

@@ -88,6 +88,16 @@ export class TracerServer {
     return { layout: encoded(made.layout), image: encoded(made.image) };
   }
 
+  /** Before another tree is opened nothing of this one may be left that would be done when the agent is lost. */
+  #release(): void {
+    if (this.#frozen) throw new FerryError('tracer.order', 'The tracer holds a tree');
+    this.#capture?.[Symbol.dispose]();
+    this.#capture = undefined;
+    this.#reconnection = undefined;
+    this.#entry = undefined;
+    this.#putBack = [];
+  }
+
   #perform(request: TracerRequest): unknown {
     if (request.method === 'rehearse') return this.#rehearse();
     if (request.method === 'open') {
@@ -100,6 +110,10 @@ export class TracerServer {
         givenMounts,
         givenSettings,
       });
+      return undefined;
+    }
+    if (request.method === 'release') {
+      this.#release();
       return undefined;
     }
     const capture = this.#capture;
@@ -115,8 +129,10 @@ export class TracerServer {
       case 'putBack':
         this.#putBack = request.files;
         return undefined;
-      case 'freeze':
+      case 'makeReady':
         collectYoung();
+        return undefined;
+      case 'freeze':
         this.#frozen = true;
         capture.freeze();
         return undefined;

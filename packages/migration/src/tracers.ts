@@ -21,18 +21,25 @@ const PAUSE_MS = 2;
 const BUSY_MS = 200;
 /** After a tracer has ended, until another one is made ready. */
 const AGAIN_MS = 100;
+/** So many are kept that have done their work; they take some 80 MiB each. */
+const SPARES_MAX = 4;
+/** All of them but one end when for so long nobody needed them. */
+const IDLE_MS = 60_000;
 
 /** Tracer processes, and where it is wanted one ahead of need that has rehearsed: a process that starts takes 100 ms and
- *  more, and code that runs for the first time several times as long as later. */
+ *  more, and code that runs for the first time several times as long as later. So those that have done their work are
+ *  taken again. */
 export class Tracers {
   readonly #command: TracerCommand;
   readonly #logger: Logger;
   readonly #rehearse: boolean;
   readonly #isBusy: () => boolean;
   readonly #over = new AbortController();
-  #spare: Tracer | undefined;
+  /** Those used last at the end. */
+  readonly #spares: Tracer[] = [];
   #making: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #idleTimer: NodeJS.Timeout | undefined;
   #compiled = 0;
 
   /** @param options.isBusy  whether a migration is under way, which rehearsals must not slow down */
@@ -51,27 +58,51 @@ export class Tracers {
 
   /** One that holds nothing yet. Its taker closes it. */
   take(): Tracer {
-    const spare = this.#spare;
-    this.#spare = undefined;
-    const tracer = spare === undefined || spare.hasEnded ? Tracer.spawn(this.#command) : spare;
+    const tracer = this.#takeSpare() ?? Tracer.spawn(this.#command);
     prioritize(tracer, Math.min(getPriority(), HIGH_PRIORITY));
     // Not before: while it is in use a migration is under way.
     void tracer.ended.then(() => this.#makeSpare(AGAIN_MS));
     return tracer;
   }
 
-  /** Takes back one that has only looked. */
+  #takeSpare(): Tracer | undefined {
+    for (let spare = this.#spares.pop(); spare !== undefined; spare = this.#spares.pop()) {
+      if (!spare.hasEnded) return spare;
+    }
+    return undefined;
+  }
+
+  /** Takes back one that holds no container: it has only looked, or has let go of it, or killed it. */
   async giveBack(tracer: Tracer): Promise<void> {
-    const wanted = this.#rehearse && this.#spare === undefined && !this.#over.signal.aborted;
-    if (wanted && !tracer.hasEnded) this.#spare = tracer;
-    else await tracer.close();
+    try {
+      if (this.#rehearse && !tracer.hasEnded) {
+        await tracer.ask({ method: 'release' });
+        if (this.#spares.length < SPARES_MAX && !this.#over.signal.aborted) {
+          this.#keep(tracer);
+          return;
+        }
+      }
+    } catch (error) {
+      this.#logger.debug('a tracer is of no more use', { error: errorText(error) });
+    }
+    await tracer.close();
+  }
+
+  #keep(tracer: Tracer): void {
+    prioritize(tracer, getPriority());
+    this.#spares.push(tracer);
+    clearTimeout(this.#idleTimer);
+    this.#idleTimer = setTimeout(() => {
+      for (const idle of this.#spares.splice(0, this.#spares.length - 1)) void idle.close();
+    }, IDLE_MS).unref();
   }
 
   async close(): Promise<void> {
     this.#over.abort();
     clearTimeout(this.#timer);
+    clearTimeout(this.#idleTimer);
     await this.#making;
-    await this.#spare?.close();
+    await Promise.all(this.#spares.splice(0).map((spare) => spare.close()));
   }
 
   #makeSpare(afterMs: number): void {
@@ -90,9 +121,9 @@ export class Tracers {
   }
 
   async #ready(): Promise<void> {
-    if (this.#spare !== undefined || this.#over.signal.aborted) return;
+    if (this.#spares.length > 0 || this.#over.signal.aborted) return;
     const tracer = Tracer.spawn(this.#command);
-    this.#spare = tracer;
+    this.#spares.push(tracer);
     prioritize(tracer, LOW_PRIORITY);
     for (let i = 0; i < REHEARSALS && this.#isIdle(tracer); i++) {
       while (this.#isBusy())
@@ -107,7 +138,7 @@ export class Tracers {
 
   /** Not taken meanwhile. */
   #isIdle(tracer: Tracer): boolean {
-    return this.#spare === tracer && !tracer.hasEnded && !this.#over.signal.aborted;
+    return this.#spares.includes(tracer) && !tracer.hasEnded && !this.#over.signal.aborted;
   }
 
   /** As a destination does. Once is enough for a process that lives on. */

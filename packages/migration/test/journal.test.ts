@@ -43,6 +43,28 @@ describe('migration: the journal', () => {
     assert.equal(onDisk('m'), 'destroyed');
   });
 
+  it('keeps what was prepared from every reader until it is written', async () => {
+    const journal = await Journal.open(folder, Date.now());
+    await journal.write(entry('m', 'receiving'));
+    await journal.prepare(entry('m', 'granted'));
+    assert.deepEqual([onDisk('m'), journal.get('m')?.decision], ['receiving', 'receiving']);
+    assert.equal((await Journal.open(folder, Date.now())).get('m')?.decision, 'receiving');
+    await journal.prepare(entry('m', 'granted'));
+    await journal.write(entry('m', 'granted'));
+    assert.deepEqual([onDisk('m'), journal.get('m')?.decision], ['granted', 'granted']);
+    assert.deepEqual(readdirSync(folder), ['m.json']);
+  });
+
+  it('writes what was decided, whatever was prepared', async () => {
+    const journal = await Journal.open(folder, Date.now());
+    await journal.prepare(entry('m', 'committed'));
+    await journal.write(entry('m', 'aborted'));
+    assert.equal(onDisk('m'), 'aborted');
+    await journal.prepare(entry('m', 'committed'));
+    await journal.forget('m');
+    assert.deepEqual(readdirSync(folder), []);
+  });
+
   it('tells what an agent that starts has to settle, and no more', async () => {
     const journal = await Journal.open(folder, Date.now());
     const open = ['committed', 'returned', 'receiving', 'granted', 'resumed'] as const;

@@ -13,6 +13,7 @@ import {
 import { FerryError, unreachable } from '@ferry/core';
 import {
   CutoverHistory,
+  CutoverTurns,
   type DestinationHost,
   DestinationSession,
   findCopy,
@@ -72,6 +73,8 @@ export class Migrations {
   readonly #destinations = new Map<string, DestinationSession>();
 
   readonly #history = new CutoverHistory();
+  readonly #turnsIn = new CutoverTurns();
+  readonly #turnsOut = new CutoverTurns();
 
   #wake: () => void = () => {};
 
@@ -215,6 +218,7 @@ export class Migrations {
     });
     const session = new SourceSession({
       ...{ migrationId, container, epoch, node, vdsoHash, work, logger, now },
+      turns: this.#turnsOut,
       timeoutMs: open.timeoutMs === 0 ? timeoutMs : open.timeoutMs,
       ...options,
     });
@@ -281,7 +285,7 @@ export class Migrations {
     const share = { pacer, hurry: () => session.isCuttingOver };
     const session: DestinationSession = new DestinationSession({
       ...{ migrationId, container, epoch, sourceNode, node, vdsoHash, destination, logger, now },
-      ...{ journal, sourceAddress, patienceMs, history: this.#history },
+      ...{ journal, sourceAddress, patienceMs, history: this.#history, turns: this.#turnsIn },
       ...wishes,
       fetching: () => claims.mayEnd(container),
       connect: (address) =>

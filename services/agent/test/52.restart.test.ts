@@ -19,9 +19,8 @@ describe('agent: what one that starts again finds', function () {
 
   function decisions(host: 'h1' | 'h2'): Record<string, string> {
     const folder = join(two.stateDir(host), 'run', 'journal');
-    const entries = readdirSync(folder).map((name) =>
-      JSON.parse(readFileSync(join(folder, name), 'utf8')),
-    );
+    const names = readdirSync(folder).filter((name) => name.endsWith('.json'));
+    const entries = names.map((name) => JSON.parse(readFileSync(join(folder, name), 'utf8')));
     return Object.fromEntries(entries.map(({ migrationId, decision }) => [migrationId, decision]));
   }
 

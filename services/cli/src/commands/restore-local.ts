@@ -1,12 +1,9 @@
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { FerryError } from '@ferry/core';
 import { readImageFolder } from '@ferry/image';
-import { instructionSets, readVdsoHash } from '@ferry/migration';
-import { checkSameHost, sizeOfFile } from '../same-host.js';
 
 export interface LocalRestoreOptions {
   readonly detach: boolean;
@@ -26,19 +23,10 @@ const REFUSALS: Record<number, { code: string; remedy: string }> = {
   98: { code: 'restore.failed', remedy: 'see the step named above; nothing was left running' },
 };
 
-/** Restores the tree in an image directory by executing its root's dump binary, on a host like the one it was made on.
+/** Restores the tree in an image directory by executing its root's dump binary.
  *  @returns the exit status to end with: in the foreground that of the restored root */
 export async function restoreFolder(folder: string, options: LocalRestoreOptions): Promise<number> {
   const image = readImageFolder(folder);
-  const cpuinfo = readFileSync('/proc/cpuinfo', 'latin1');
-  const flags = /^flags\s*:\s*(.*)$/m.exec(cpuinfo)?.[1]?.split(' ') ?? [];
-  const here = {
-    architecture: process.arch,
-    vdsoHash: readVdsoHash(),
-    instructionSets: instructionSets(flags),
-    sizeOf: sizeOfFile,
-  };
-  checkSameHost(image, here, instructionSets);
   const args = [
     ...(options.detach ? ['--detach'] : []),
     ...(options.newPidNamespace ? ['--new-pid-namespace'] : []),

@@ -12,6 +12,7 @@ import {
   toErrorDetail,
 } from '@ferry/api';
 import { errorText, FerryError, unreachable } from '@ferry/core';
+import { collectYoung } from '@ferry/linux';
 import type { Policy } from './convergence.js';
 import type { CutoverHistory } from './cutover-history.js';
 import type { CutoverTurns } from './cutover-turns.js';
@@ -534,6 +535,7 @@ export class DestinationSession {
         return;
       case 'askFreeze':
         this.#progress.tell('freeze', 'stopping the processes at the source', 0.2);
+        collectYoung(); // not in what follows
         this.#send({ $case: 'freeze', value: { later: this.#work.asksLater } });
         this.#work.beginRest();
         return;

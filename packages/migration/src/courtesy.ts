@@ -17,6 +17,8 @@ const LOSS = 0.1;
 const LEAST = 0.2;
 const SLOWER = 0.7;
 const FASTER = 1.15;
+/** In each stretch, of what others take: they may have gone. */
+const FORGETTING = 0.998;
 /** Threads that are looked at. */
 const THREADS_MAX = 64;
 
@@ -27,7 +29,7 @@ export class Courtesy {
   readonly #use: () => ProcessorUse;
   readonly #now: () => number;
   /** What it loses to others anyway. */
-  readonly #usualLoss: number;
+  #usualLoss: number;
   #before: ProcessorUse;
   #since: number;
   #workedSince: number;
@@ -68,6 +70,8 @@ export class Courtesy {
   #look(now: number): void {
     const use = this.#use();
     const loss = lossBetween(this.#before, use);
+    // What it still loses at the least speed, others take.
+    this.#usualLoss = this.#share === LEAST ? loss : this.#usualLoss * FORGETTING;
     if (loss > this.#usualLoss + LOSS) this.#share = Math.max(LEAST, this.#share * SLOWER);
     else this.#share = Math.min(1, this.#share * FASTER);
     this.#before = use;

@@ -99,13 +99,13 @@ export class SourceWork {
     this.#tracer = await startTracer(source, container);
     const description = await describeRunning(source, status, this.#tracer);
     const transfer = JSON.stringify(await source.host.describe(container));
+    this.#useBefore = processorUse(await this.hostPids());
     return { description, transfer };
   }
 
   /** Has writes to memory noted from here on, the processes standing for some milliseconds. */
   async track(): Promise<TracerLayout> {
     const { source, container, now } = this.#p;
-    this.#useBefore = processorUse(await this.hostPids());
     const layout = await this.#running().ask({ method: 'track' });
     this.#quota = source.host.cpuQuota(container);
     this.#usage = { us: await this.#quota.usageUs().catch(() => 0), at: now() };

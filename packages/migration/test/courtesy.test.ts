@@ -36,17 +36,40 @@ describe('migration: courtesy of the copying', () => {
     assert(Math.min(...settled) > 0.2, `down to ${Math.min(...settled)}`);
   });
 
-  it('does not stop, whatever the container loses', () => {
+  it('does not stop, and does not answer for what others take', () => {
     const { courtesy, stretch } = host(() => 0.9);
-    for (let i = 0; i < 100; i += 1) stretch();
-    assert.equal(courtesy.share, 0.2);
-    assert(stretch() <= 50 * 4);
+    const shares: number[] = [];
+    for (let i = 0; i < 200; i += 1) {
+      assert(stretch() <= 50 * 4);
+      shares.push(courtesy.share);
+    }
+    assert.equal(Math.min(...shares), 0.2);
+    assert(shares.filter((share) => share === 1).length > 100);
   });
 
-  it('does not answer for what others take', () => {
-    const { courtesy, stretch } = host(() => 0.5, { usualLoss: 0.5 });
+  it('counts from what the container lost before', () => {
+    const { courtesy, stretch } = host(({ share }) => 0.5 + 0.05 * share, { usualLoss: 0.5 });
     for (let i = 0; i < 20; i += 1) stretch();
     assert.equal(courtesy.share, 1);
+  });
+
+  it('gives way again when others have gone', () => {
+    let others = 0.8;
+    const { courtesy, stretch } = host(({ share }) => others + 0.15 * share);
+    const mean = (stretches: number): number => {
+      let sum = 0;
+      for (let i = 0; i < stretches; i += 1) {
+        stretch();
+        sum += courtesy.share;
+      }
+      return sum / stretches;
+    };
+    const beside = mean(400);
+    assert(beside > 0.35, `${beside}`);
+    others = 0;
+    mean(2000);
+    const alone = mean(400);
+    assert(alone < 0.85 && alone > 0.35, `${alone}`);
   });
 
   it('goes on where little is wanted', () => {

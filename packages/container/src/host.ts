@@ -28,6 +28,7 @@ import {
   type ReadLogOptions,
   readLogFile,
 } from './log.js';
+import type { Neighbour } from './neighbour-table.js';
 import type { ContainerNetwork } from './network.js';
 import type { ContainerRecord, Transfer } from './record.js';
 import type { CommandResult } from './run-command.js';
@@ -309,6 +310,16 @@ export class ContainerHost {
   /** The frames for it that came since it was locked, or since the last call: for its new host's `deliverFrames`. */
   takeFrames(name: string): Buffer[] {
     return this.#frames.get(name)?.take() ?? [];
+  }
+
+  /** Whom it has found in its network: for its new host's `addNeighbours`. */
+  neighbours(name: string): Neighbour[] {
+    return this.#context.network.neighbours(this.#context.port(name));
+  }
+
+  /** Before `unlock`: it need not look for them again. */
+  addNeighbours(name: string, neighbours: readonly Neighbour[]): void {
+    this.#context.network.addNeighbours(this.#context.port(name), neighbours);
   }
 
   /** Lets its traffic through (again), tells the neighbours where it is, and gives it what was kept for it. */

@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
 import {
@@ -9,6 +10,7 @@ import {
   macForIpv4,
   pairedIpv6,
   parseIpv4,
+  parseIpv6,
   parseRange4,
   parseSubnet4,
   parseSubnet6,
@@ -17,6 +19,7 @@ import {
 import { FirstPacketWatch } from './first-packet.js';
 import { FrameCapture, sendFrames } from './frames.js';
 import { announceHere, isAddressInUse } from './neighbour.js';
+import { addNeighboursHere, type Neighbour, neighboursHere } from './neighbour-table.js';
 import { setLinkMaster } from './netlink.js';
 import { adoptNetns, createNetns, inNetns, isNetns, releaseNetns } from './netns.js';
 import { mustRun, runCommand } from './run-command.js';
@@ -211,6 +214,26 @@ export class ContainerNetwork {
    *  device, net/bridge/br_if.c:br_port_carrier_check.) */
   lock(port: Port): void {
     this.#onHost(() => setLinkMaster(port.veth, undefined));
+  }
+
+  /** Whom a container has found in its network. */
+  neighbours(port: Port): Neighbour[] {
+    return inNetns(port.netns, () => neighboursHere(INSIDE));
+  }
+
+  /** Makes known to a container whom it had found from another host: it need not ask for them again. All hosts share one
+   *  subnet, so they are where they were; but addresses that this host has itself another one may have had as well, a
+   *  gateway's. */
+  addNeighbours(port: Port, neighbours: readonly Neighbour[]): void {
+    if (neighbours.length === 0) return;
+    const { bridge } = this.#config;
+    const own = this.#onHost(() => networkInterfaces()[bridge] ?? []).map(({ family, address }) =>
+      family === 'IPv4' ? BigInt(parseIpv4(address)) : parseIpv6(address),
+    );
+    const others = neighbours.filter(
+      ({ address }) => !own.includes(BigInt(`0x${address.toString('hex')}`)),
+    );
+    inNetns(port.netns, () => addNeighboursHere(INSIDE, others));
   }
 
   /** Watches for frames to a container, from before it is locked until it is connected again, here or elsewhere. */

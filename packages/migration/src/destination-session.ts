@@ -441,6 +441,7 @@ export class DestinationSession {
         this.#questions.take(message);
         return;
       case 'frozen':
+        this.#work.takeNeighbours(message.value.neighbours);
         if (this.#questions.take(message)) return;
         this.#receiver = new ImageReceiver(message.value);
         this.#progress.announced(Number(message.value.pagesBytes));

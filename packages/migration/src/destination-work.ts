@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { ApiError, type Part, type PostCopyReport, type SourceDescription } from '@ferry/api';
-import { parseTransfer, type Transfer } from '@ferry/container';
+import { type Neighbour, parseTransfer, type Transfer } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
 import { hasTemporaryNames, TreeImage } from '@ferry/image';
 import { canWaitForPages } from '@ferry/linux';
@@ -69,6 +69,7 @@ export class DestinationWork {
   #disconnected = false;
   #runs = false;
   readonly #frames: Buffer[] = [];
+  #neighbours: readonly Neighbour[] = [];
   /** What is brought of the files of a container that stands. */
   #lastFiles: Promise<void> | undefined;
   /** The round that the source told when it stood. */
@@ -438,10 +439,15 @@ export class DestinationWork {
   async #connect(): Promise<void> {
     this.#disconnected = false;
     if (!this.#restore.isAlive) return;
-    await this.#restore.connect().catch((error: unknown) => {
+    await this.#restore.connect(this.#neighbours).catch((error: unknown) => {
       this.#disconnected = true;
       this.#p.logger.warn('not connected yet', { error: errorText(error) });
     });
+  }
+
+  /** Whom the container knew in its network. */
+  takeNeighbours(neighbours: readonly Neighbour[]): void {
+    this.#neighbours = neighbours;
   }
 
   /** Frames that came for the container while it was under way; it gets them once it runs. */

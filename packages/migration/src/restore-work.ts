@@ -1,4 +1,4 @@
-import type { ContainerHost, FirstPacketWatch, Transfer } from '@ferry/container';
+import type { ContainerHost, FirstPacketWatch, Neighbour, Transfer } from '@ferry/container';
 import { FerryError } from '@ferry/core';
 import { type PageChunk, type PageCounters, PageWriter, type SegmentTable } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
@@ -184,8 +184,14 @@ export class RestoreWork {
     return afterMs;
   }
 
-  /** Connects it to the network. */
-  async connect(): Promise<void> {
+  /** Connects it to the network.
+   *  @param neighbours  whom it knew there */
+  async connect(neighbours: readonly Neighbour[] = []): Promise<void> {
+    try {
+      this.#host.addNeighbours(this.name, neighbours);
+    } catch {
+      // It asks for them itself.
+    }
     await this.#host.unlock(this.name);
   }
 

@@ -17,7 +17,8 @@ export function skeletonOf(image: Buffer): { skeleton: Skeleton; programs: Skele
   return compileSkeleton(decoded(image), { restorer: restorer() });
 }
 
-/** Programs that make a skeleton what the final image shows. What was sent and is empty by now comes as zeros.
+/** Programs that make a skeleton what the final image shows. Private memory that was sent and is empty by now comes as
+ *  zeros.
  *  @param later  memory that comes once it runs
  *  @throws FerryError dumpbin.skeleton when that cannot be; as skeletonOf */
 export function finishOf(
@@ -26,7 +27,11 @@ export function finishOf(
   later: readonly LaterProcess[] = [],
 ): SkeletonPrograms {
   const runs = new Map(later.map((process) => [process.pid, process.runs]));
-  return compileFinish(decoded(image), skeleton, { later: runs });
+  const tree = decoded(image);
+  const objects = new Map(tree.sharedMemory.map(({ id, emptied }) => [id, emptied]));
+  return compileFinish(tree, skeleton, {
+    ...{ later: runs, vanished: { processes: new Map(), objects } },
+  });
 }
 
 function decoded(image: Buffer): TreeImage {

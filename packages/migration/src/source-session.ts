@@ -17,7 +17,7 @@ import {
   type OutgoingChunk,
   type PageCounters,
   PageReader,
-  type SegmentTable,
+  SegmentTable,
   SentPages,
 } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
@@ -36,7 +36,7 @@ import {
   sourceStart,
   sourceStep,
 } from './source-machine.js';
-import type { FrozenImage, SourceWork } from './source-work.js';
+import type { FrozenImage, OwedPages, SourceWork } from './source-work.js';
 
 export interface SourceSessionOptions {
   readonly migrationId: string;
@@ -59,7 +59,8 @@ export interface SourceSessionOptions {
 type Message = NonNullable<SourceMessage['message']>;
 
 const AGAIN_PAUSE_MS = 1000;
-/** The first round is everything there is: only what is written again may be written as it was. */
+/** The first round is everything there is: only what is written again may be written as it was. Of shared memory it is noted
+ *  from the first round on what was sent: later all of it may become doubtful, perhaps when the container stands. */
 const NOTED_FROM_ROUND = 2;
 /** Its turn is not waited for any longer: what its destination has of its memory gets old. */
 const TURN_PATIENCE_MS = 200;
@@ -88,6 +89,8 @@ export class SourceSession {
   readonly #sent: PageCounters = { raw: 0, wire: 0 };
   readonly #sentPages = new SentPages();
   #rounds = 0;
+  /** So many at the start of the last round's. */
+  #sharedSegments = 0;
   /** That the container was last asked to be left with. */
   #cpuPercent = 100;
   #bytesTold = 0;
@@ -241,8 +244,9 @@ export class SourceSession {
     }
     this.#tables.delete(round);
     // What a running container has unmapped meanwhile is owed anew, if it is there again.
-    const sent = round >= NOTED_FROM_ROUND ? this.#sentPages : undefined;
-    const reader = new PageReader(table, { lenient: round > 0, sent });
+    const sent = round > 0 ? this.#sentPages : undefined;
+    const notedSegments = round >= NOTED_FROM_ROUND ? undefined : this.#sharedSegments;
+    const reader = new PageReader(table, { lenient: round > 0, sent, notedSegments });
     const courtesy = round === 1 ? await this.#o.work.courtesy() : undefined;
     try {
       for await (const chunk of reader.chunks(this.stopped)) {
@@ -519,8 +523,10 @@ export class SourceSession {
   }
 
   async #tellRound(): Promise<void> {
-    const { segments: owed, scanMs } = await this.#o.work.round();
+    const owed = await this.#o.work.round();
+    const { scanMs } = owed;
     const round = ++this.#rounds;
+    this.#sharedSegments = owed.sharedSegments;
     const segments = await this.#changed(owed, round);
     this.#tell(round, segments);
     const list = segments.encode();
@@ -531,12 +537,21 @@ export class SourceSession {
   }
 
   /** Without pages that were written and hold what they held. While the container stands only where that paid before. */
-  async #changed(owed: SegmentTable, round: number): Promise<SegmentTable> {
+  async #changed(
+    { segments: owed, doubtfulSegments }: OwedPages,
+    round: number,
+  ): Promise<SegmentTable> {
+    const [sure, doubtful] = owed.split(owed.count - doubtfulSegments);
     const stands = this.#state.phase === 'freezing';
-    if (round <= NOTED_FROM_ROUND || (stands && !this.#sentPages.pays)) return owed;
-    const segments = await this.#sentPages.changed(owed);
+    const looks = round > NOTED_FROM_ROUND && (!stands || this.#sentPages.pays);
+    const parts = [
+      looks ? await this.#sentPages.changed(sure) : sure,
+      await this.#sentPages.changed(doubtful, 'all'),
+    ];
+    const segments = SegmentTable.decode(Buffer.concat(parts.map((part) => part.encode())));
     const { totalPages: pages } = segments;
-    this.#o.logger.debug('unchanged pages', { round, owed: owed.totalPages, pages });
+    const counts = { owed: owed.totalPages, doubtful: doubtful.totalPages, pages };
+    this.#o.logger.debug('unchanged pages', { round, ...counts });
     return segments;
   }
 
@@ -590,6 +605,7 @@ export class SourceSession {
         segmentsBytes: BigInt(list.length),
         pagesBytes: BigInt(now.totalBytes),
         laterSegments,
+        neighbours: [...this.#o.work.neighbours],
       },
     });
     this.#sendPieces(list, image);

@@ -2,6 +2,7 @@ import type { ContainerDescription } from '@ferry/api';
 import {
   type CpuQuota,
   leavingOut,
+  type Neighbour,
   type TreeState,
   treeChanges,
   treeState,
@@ -26,6 +27,15 @@ export interface FrozenImage {
   /** So many segments at the end are fetched once the container runs elsewhere. */
   readonly laterSegments: number;
   readonly captureMs: number;
+}
+
+/** What skeletons lack. */
+export interface OwedPages {
+  /** First shared memory that was written, then private memory, last shared memory that may have been. */
+  readonly segments: SegmentTable;
+  readonly sharedSegments: number;
+  readonly doubtfulSegments: number;
+  readonly scanMs: number;
 }
 
 interface Parameters {
@@ -54,6 +64,7 @@ export class SourceWork {
   #commitPrepared = false;
   #returned = false;
   #frozenAt: number | undefined;
+  #neighbours: Neighbour[] = [];
   #copiedUpper: TreeState | undefined;
   #quota: CpuQuota | undefined;
   /** Since writes are noted: the container's CPU time then, in microseconds, and when that was. */
@@ -66,6 +77,11 @@ export class SourceWork {
   constructor(parameters: Parameters) {
     this.#p = parameters;
     this.#returned = parameters.returned === true;
+  }
+
+  /** Whom the container knew in its network just before it was frozen. */
+  get neighbours(): readonly Neighbour[] {
+    return this.#neighbours;
   }
 
   /** When the first thread was stopped. */
@@ -138,9 +154,9 @@ export class SourceWork {
   }
 
   /** What was written since the last round; in the first, everything. */
-  async round(): Promise<{ segments: SegmentTable; scanMs: number }> {
-    const { segments, scanMs } = await this.#running().ask({ method: 'round' });
-    return { segments: SegmentTable.decode(Buffer.from(segments)), scanMs };
+  async round(): Promise<OwedPages> {
+    const round = await this.#running().ask({ method: 'round' });
+    return { ...round, segments: SegmentTable.decode(Buffer.from(round.segments)) };
   }
 
   /** Stops every thread and cuts the network.
@@ -149,6 +165,7 @@ export class SourceWork {
     const { source, container, now } = this.#p;
     const tracer = this.#running();
     await Promise.all([tracer.ask({ method: 'makeReady' }), source.host.keepFrames(container)]);
+    this.#neighbours = this.#knownNeighbours();
     collectYoung();
     // A thread that has used up its quota would stop only when it gets a new one.
     await this.#quota?.restore();
@@ -158,6 +175,14 @@ export class SourceWork {
     await tracer.ask({ method: 'freeze' });
     await source.host.lock(container);
     return now() - this.#frozenAt;
+  }
+
+  #knownNeighbours(): Neighbour[] {
+    try {
+      return this.#p.source.host.neighbours(this.#p.container);
+    } catch {
+      return []; // it will ask for them again
+    }
   }
 
   /** With the container frozen: its processes, and what no round has brought of their memory.

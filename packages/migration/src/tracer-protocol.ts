@@ -93,8 +93,10 @@ export interface TracerLayout {
 }
 
 export interface TracerRound {
-  /** A SegmentTable. */
+  /** A SegmentTable: first shared memory that was written, then private memory, last shared memory that may have been. */
   readonly segments: Buffer;
+  readonly sharedSegments: number;
+  readonly doubtfulSegments: number;
   readonly scanMs: number;
 }
 

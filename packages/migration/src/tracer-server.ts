@@ -185,8 +185,14 @@ function encoded(image: TreeImage): Buffer {
 
 function round(capture: TreeCapture): TracerRound {
   const before = performance.now();
-  const segments = SegmentTable.from(capture.dirtyPages()).encode();
-  return { segments, scanMs: performance.now() - before };
+  const { written, doubtful } = capture.dirtySharedPages();
+  const all = [...written, ...capture.dirtyPages(), ...doubtful];
+  return {
+    segments: SegmentTable.from(all).encode(),
+    sharedSegments: written.length,
+    doubtfulSegments: doubtful.length,
+    scanMs: performance.now() - before,
+  };
 }
 
 function captured(capture: TreeCapture, mayWait: boolean): TracerCapture {

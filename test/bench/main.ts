@@ -11,6 +11,7 @@ import { many } from './many.js';
 import { pagePath } from './page-path.js';
 import { parallel } from './parallel.js';
 import { redisLive } from './redis-live.js';
+import { shared } from './shared.js';
 import { sizeSweep } from './size-sweep.js';
 import { stopCopy } from './stop-copy.js';
 import { throughput } from './throughput.js';
@@ -45,6 +46,7 @@ const benches: Record<string, (say: Say) => Promise<BenchResult>> = {
   idle: (say) => idle({ runs: runs(20) }, say),
   'hot-writer': (say) =>
     hotWriter({ mib: mib?.[0] ?? 1024, mibPerSecond: 100, runs: runs(10) }, say),
+  shared: (say) => shared({ sizesMib: mib ?? [100, 700], runs: runs(10) }, say),
   throughput: (say) => throughput({ mib: mib?.[0] ?? 700, runs: runs(10), writesPerSecond }, say),
   'page-path': (say) => pagePath({ mib: mib?.[0] ?? 4096, runs: runs(10) }, say),
   many: (say) => many({ runs: runs(10) }, say),

@@ -66,6 +66,8 @@ export interface Load {
   readonly threads?: number;
   readonly processes?: number;
   readonly mibOfEach?: number;
+  /** Its memory is a shared object of this kind, and mapped by four processes. */
+  readonly shared?: 'anonymous' | 'memfd';
   readonly connections?: number;
 }
 
@@ -76,8 +78,9 @@ export async function startLoad(place: Place, name: string, load: Load): Promise
   mkdirSync(join(rootfs, 'proc'), { recursive: true });
   for (const folder of ['sys', 'dev', 'tmp']) mkdirSync(join(rootfs, folder), { recursive: true });
   await compile('load', join(rootfs, 'load'));
-  const { mib, mibPerSecond = 0, threads = 1, processes = 1, mibOfEach = 1 } = load;
+  const { mib, mibPerSecond = 0, threads = 1, processes = 1, mibOfEach = 1, shared } = load;
   const numbers = [ECHO_PORT, mib, mibPerSecond, threads, processes, mibOfEach].map(String);
+  if (shared !== undefined) numbers.push(shared);
   const args = ['--node', 'h1', '--rootfs', rootfs, '--', '/load', ...numbers];
   await cluster.ferryJson(['run', name, ...args]);
   await logHas(cluster, name, 'ready');

@@ -1,7 +1,9 @@
 // A program with a load: holds memory, some of which it writes anew all the time at a given rate, has so many threads and
 // processes, and sends back what its clients on PORT say. At SIGUSR1 it says whether all memory, of every process, holds
 // what was written: "intact" or "damaged".
-// Usage: load PORT MIB RATE_MIB_S THREADS PROCESSES MIB_OF_EACH
+// Usage: load PORT MIB RATE_MIB_S THREADS PROCESSES MIB_OF_EACH [anonymous|memfd]
+// With the last one the memory is shared: with ATTACHED further processes, which have looked at all of it.
+#define _GNU_SOURCE
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
@@ -19,6 +21,8 @@
 
 #define PAGE 4096u
 #define WORDS (PAGE / 8)
+
+enum { ATTACHED = 3 };
 
 static uint64_t *memory;
 // How often each page was written.
@@ -57,14 +61,42 @@ static int is_intact(void) {
     return 1;
 }
 
-static void hold(uint64_t mib) {
+static void *map(uint64_t length, const char *shared) {
+    int fd = -1;
+    if (shared != NULL && strcmp(shared, "memfd") == 0) {
+        fd = memfd_create("load", MFD_CLOEXEC);
+        if (fd < 0 || ftruncate(fd, (off_t)length) != 0)
+            fail("memfd");
+    }
+    int flags = (shared != NULL ? MAP_SHARED : MAP_PRIVATE) | (fd < 0 ? MAP_ANONYMOUS : 0);
+    return mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, 0);
+}
+
+static void attach(void) {
+    for (int i = 0; i < ATTACHED; i++) {
+        pid_t child = fork();
+        if (child < 0)
+            fail("fork");
+        if (child > 0)
+            continue;
+        volatile uint64_t sum = 0;
+        for (uint64_t page = 0; page < pages; page++)
+            sum += memory[page * WORDS];
+        for (;;)
+            pause();
+    }
+}
+
+static void hold(uint64_t mib, const char *shared) {
     pages = mib * 256;
-    memory = mmap(NULL, pages * PAGE + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memory = map(pages * PAGE + PAGE, shared);
     written = calloc(pages + 1, sizeof *written);
     if (memory == MAP_FAILED || written == NULL)
         fail("memory");
     for (uint64_t page = 0; page < pages; page++)
         write_page(page, 0);
+    if (shared != NULL)
+        attach();
 }
 
 // Pages at random, in portions of a millisecond; time in which it did not run is not made up for.
@@ -141,7 +173,7 @@ struct verdicts {
 };
 
 static void child(const sigset_t *set, struct verdicts *verdicts, uint64_t mib) {
-    hold(mib);
+    hold(mib, NULL);
     for (int number;;) {
         if (sigwait(set, &number) != 0)
             continue;
@@ -152,7 +184,7 @@ static void child(const sigset_t *set, struct verdicts *verdicts, uint64_t mib) 
 }
 
 int main(int argc, char **argv) {
-    if (argc != 7)
+    if (argc != 7 && argc != 8)
         return 2;
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
@@ -174,7 +206,7 @@ int main(int argc, char **argv) {
         if (pids[i] == 0)
             child(&set, verdicts, strtoull(argv[6], NULL, 10));
     }
-    hold(strtoull(argv[2], NULL, 10));
+    hold(strtoull(argv[2], NULL, 10), argc > 7 ? argv[7] : NULL);
     rate = strtoull(argv[3], NULL, 10);
     int listener = listen_at(atoi(argv[1]));
     start(echo, &listener);

@@ -1,5 +1,6 @@
 // System V shared memory: the segment keeps its number, key, permissions and content; attachments
-// their place and protection. argv[2]: kept, removed, processes, unattached.
+// their place and protection. argv[2]: kept, removed, processes, unattached, first (in an IPC namespace of its own it has
+// number 0 then).
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
@@ -27,7 +28,7 @@ int main(int argc, char **argv) {
     object_start(argc, argv);
     const char *kind = argc > 2 ? argv[2] : "kept";
     bool removed = strcmp(kind, "removed") == 0 || strcmp(kind, "processes") == 0;
-    for (int i = 0; i < 3; i++) { // so that the number is not the first that the kernel gives
+    for (int i = 0; i < 3 && strcmp(kind, "first") != 0; i++) { // so that the number is not the first that the kernel gives
         int other = MUST(shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600));
         MUST(shmctl(other, IPC_RMID, NULL));
     }

@@ -175,7 +175,7 @@ export const programs: readonly ObjectProgram[] = [
     // The mapping was made before the seal, which no mapping made after it shows.
     ...(kind === 'sealed' ? { volatile: [/ map .*memfd:object.*\(rd sh mr me ms\)/] } : {}),
   })),
-  ...['kept', 'removed', 'processes'].map((kind) => ({
+  ...['kept', 'removed', 'processes', 'first'].map((kind) => ({
     name: `sysv-shm-${kind}`,
     source: 'sysv-shm',
     args: [kind],

@@ -2,7 +2,7 @@ import type { Blocker } from '@ferry/core';
 import { call, cString, type Mapping, OwnedFd, readLink, sys, tryReadProc } from '@ferry/linux';
 import { compatProgram } from './frozen-blockers.js';
 import { mappingRefusal } from './mapping-blockers.js';
-import { describeMapping } from './memory.js';
+import { describeMapping, isSegmentName, showsNoFile } from './memory.js';
 import type { CaptureContext } from './process.js';
 
 /** One process of the tree, as the search for blockers sees it. */
@@ -67,7 +67,7 @@ function mappingBlocker(mapping: Mapping): Omit<Found, 'object'> | undefined {
 }
 
 function fileBlocker(input: BlockerInput, mapping: Mapping): Omit<Found, 'object'> | undefined {
-  if (mapping.name.startsWith('/SYSV') && mapping.flags.includes('ht') && hasOwnIpc(input)) {
+  if (isSegmentName(mapping.name) && mapping.flags.includes('ht') && hasOwnIpc(input)) {
     return {
       code: 'memory.hugeSegment',
       reason: 'a System V segment of huge pages in an IPC namespace of its own is not carried yet',
@@ -75,7 +75,7 @@ function fileBlocker(input: BlockerInput, mapping: Mapping): Omit<Found, 'object
         'let the program use ordinary pages for its shared memory (PostgreSQL: huge_pages=off)',
     };
   }
-  if (mapping.inode === 0n) return undefined;
+  if (showsNoFile(mapping)) return undefined;
   const vma = describeMapping(
     input.hostPid,
     mapping,

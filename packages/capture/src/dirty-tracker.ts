@@ -1,12 +1,25 @@
 import { readdirSync } from 'node:fs';
 import { errorText } from '@ferry/core';
-import type { PageRun, Process, TreeImage, Vma } from '@ferry/image';
-import { parseMappings, readProc, sysError, TRACKING_FLAGS, WriteTracking } from '@ferry/linux';
+import type { PageRun, Process, SharedMemory, TreeImage, Vma } from '@ferry/image';
+import {
+  parseMappings,
+  readProc,
+  sysError,
+  TRACKING_FLAGS,
+  UserfaultEvents,
+  WriteTracking,
+} from '@ferry/linux';
 import type { FrozenProcess, FrozenTree } from './frozen-tree.js';
 import { CallPlace, remoteSyscall, restoreThread, saveThread } from './injection.js';
 import { privateRuns } from './memory.js';
 import { PageSet } from './page-set.js';
 import type { PageSegment } from './segments.js';
+import {
+  type SharedPages,
+  type SharedRest,
+  SharedTracker,
+  type TreeView,
+} from './shared-tracker.js';
 import { runAlone } from './steps.js';
 import { pageRuns, TrackedSpace } from './tracked-space.js';
 
@@ -14,6 +27,10 @@ import { pageRuns, TrackedSpace } from './tracked-space.js';
  *  of the process that does it, leave nothing behind in the tree. */
 export class DirtyTracker implements Disposable {
   readonly #spaces = new Map<number, TrackedSpace>();
+  /** For mappings that are shared, by process. */
+  readonly #sharing = new Map<number, WriteTracking>();
+  #events: UserfaultEvents | undefined;
+  #shared: SharedTracker | undefined;
   /** Processes whose memory has to be sent while they stand, and why. */
   readonly warnings: string[] = [];
 
@@ -31,11 +48,26 @@ export class DirtyTracker implements Disposable {
         );
       }
     }
+    tracker.#startShared(image);
     return tracker;
+  }
+
+  /** Shared memory that cannot be followed is sent while the tree stands. */
+  #startShared(image: TreeImage): void {
+    if (this.#events === undefined) return;
+    try {
+      this.#shared = new SharedTracker(image, this.#sharing, () => this.#events!.count);
+    } catch (error) {
+      this.warnings.push(`Writes to shared memory cannot be tracked: ${errorText(error)}`);
+    }
   }
 
   #add(process: Process, stopped: FrozenProcess): void {
     const { hostPid } = process;
+    if (process.mm?.vmas.some(({ kind, shared }) => kind === 'shared' && shared)) {
+      this.#events ??= new UserfaultEvents();
+      this.#sharing.set(hostPid, trackWrites(stopped, this.#events));
+    }
     const tracking = trackWrites(stopped);
     try {
       this.#spaces.set(hostPid, new TrackedSpace(process, process.mm!, tracking));
@@ -67,6 +99,16 @@ export class DirtyTracker implements Disposable {
     return segments;
   }
 
+  /** The same of shared memory. */
+  takeShared(tree: TreeView): SharedPages {
+    return this.#shared?.take(tree) ?? { written: [], doubtful: [] };
+  }
+
+  /** With the tree stopped: what is left to do for each shared memory object; undefined: all of it is owed. */
+  finishShared(tree: TreeView): (object: SharedMemory) => SharedRest | undefined {
+    return this.#shared?.finish(tree) ?? (() => undefined);
+  }
+
   /** With the tree stopped: the same for one process, which is `vmas` now. One that is new, or runs another program than
    *  it did, is sent whole. */
   finish(hostPid: number, pid: number, vmas: readonly Vma[]): PageRun[] {
@@ -86,6 +128,10 @@ export class DirtyTracker implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#shared?.[Symbol.dispose]();
+    this.#events?.[Symbol.dispose]();
+    for (const tracking of this.#sharing.values()) tracking[Symbol.dispose]();
+    this.#sharing.clear();
     for (const space of this.#spaces.values()) space[Symbol.dispose]();
     this.#spaces.clear();
   }
@@ -102,8 +148,9 @@ export function takenOf(space: Pick<TrackedSpace, 'take' | 'isAlive'>): readonly
 }
 
 /** Has a stopped process make a userfaultfd and close it again, once we have a duplicate; it closes it by itself when we end
- *  in between. */
-function trackWrites({ hostPid, threads }: FrozenProcess): WriteTracking {
+ *  in between.
+ *  @param events  whom its events are told */
+function trackWrites({ hostPid, threads }: FrozenProcess, events?: UserfaultEvents): WriteTracking {
   const [leader] = threads;
   if (leader === undefined) throw new Error('it has ended');
   const mappings = parseMappings(readProc(`/proc/${hostPid}/maps`));
@@ -116,7 +163,7 @@ function trackWrites({ hostPid, threads }: FrozenProcess): WriteTracking {
     const fd = Number(runAlone(make));
     if (fd < 0) throw sysError('userfaultfd', -fd, `process ${hostPid}`);
     try {
-      return WriteTracking.adopt(hostPid, fd);
+      return WriteTracking.adopt(hostPid, fd, events);
     } finally {
       runAlone(remoteSyscall(saved, calls, 'close', [fd]));
     }

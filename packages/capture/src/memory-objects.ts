@@ -2,7 +2,15 @@ import { FerryError } from '@ferry/core';
 import type { SharedMemory, SysvSegment } from '@ferry/image';
 import { call, cString, type Mapping, OwnedFd, sys } from '@ferry/linux';
 import { withContent } from './loose-content.js';
-import { fileReference, hugeShift, isHugeAnonymous, mapFilesPath, sharedRuns } from './memory.js';
+import {
+  fileReference,
+  hugeShift,
+  isHugeAnonymous,
+  isSegmentName,
+  mapFilesPath,
+  sharedRuns,
+  showsNoFile,
+} from './memory.js';
 
 const F_GET_SEALS = 1034;
 const O_RDONLY_CLOEXEC = 0o2000000;
@@ -73,7 +81,9 @@ export class MemoryObjects {
   #add(path: string, fields: ObjectFields, linkName: string): KnownObject | undefined {
     const file = fileReference(path, linkName);
     if (file === undefined) return undefined;
-    const key = `${file.device}:${file.inode}`;
+    // Segments have numbers of their own on the same device.
+    const space = fields.kind === 'sysv' ? 'sysv ' : '';
+    const key = `${space}${file.device}:${file.inode}`;
     const known = this.#objects.get(key);
     if (known !== undefined) return known;
     const owner = ownerOf(path);
@@ -92,6 +102,7 @@ export class MemoryObjects {
       hugePageShift: shift > 12 && fields.kind !== 'deletedFile' ? shift : 0,
       sysv: undefined,
       runs: [],
+      emptied: [],
     };
     if (fields.kind === 'memfd') readSeals(image, path);
     const object = { image, path, shown: [] };
@@ -126,14 +137,19 @@ function ownerOf(path: string): { uid: number; gid: number } {
 
 const DELETED = ' (deleted)';
 
+/** What kind of shared memory object a mapping shows; undefined when it shows none. */
+export function objectKind(mapping: Mapping): string | undefined {
+  return objectFields(mapping)?.kind;
+}
+
 function objectFields(mapping: Mapping): ObjectFields | undefined {
   const { name } = mapping;
-  if (mapping.inode === 0n || name.startsWith('/[aio]')) return undefined;
+  if (showsNoFile(mapping) || name.startsWith('/[aio]')) return undefined;
   if (name.startsWith('/memfd:')) {
     return { kind: 'memfd', name: name.slice('/memfd:'.length).replace(/ \(deleted\)$/, '') };
   }
   if (name === `/dev/zero${DELETED}`) return { kind: 'anonymous', name: '' };
-  if (name.startsWith('/SYSV')) return { kind: 'sysv', name: '' };
+  if (isSegmentName(name)) return { kind: 'sysv', name: '' };
   if (isHugeAnonymous(mapping)) {
     return mapping.shared ? { kind: 'hugetlb', name: '' } : undefined;
   }

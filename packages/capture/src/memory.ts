@@ -56,7 +56,7 @@ export function describeMapping(
   const base = baseVma(mapping);
   const area = KERNEL_AREAS[mapping.name];
   if (area !== undefined) return { ...base, kind: area };
-  if (mapping.inode === 0n) return { ...base, kind: 'anonymous', anonName: anonName(mapping) };
+  if (showsNoFile(mapping)) return { ...base, kind: 'anonymous', anonName: anonName(mapping) };
   if (isHugeAnonymous(mapping) && !mapping.shared) {
     const hugePageShift = hugeShift(mapFilesPath(hostPid, mapping));
     return { ...base, kind: 'anonymous', hugePageShift };
@@ -96,6 +96,17 @@ function baseVma(mapping: Mapping): Vma {
     fileWritable: mapping.flags.includes('mw'),
     hugePageShift: 0,
   };
+}
+
+/** Private anonymous memory and the kernel's own. The inode of a System V segment is its number (ipc/shm.c: newseg), 0 for the
+ *  first one of a namespace. */
+export function showsNoFile({ inode, name }: Mapping): boolean {
+  return inode === 0n && !isSegmentName(name);
+}
+
+/** The name of each mapping of a System V segment: proc_pid_maps(5). */
+export function isSegmentName(name: string): boolean {
+  return name.startsWith('/SYSV');
 }
 
 /** MAP_HUGETLB without a file of its own. */
@@ -165,6 +176,11 @@ function guardRuns(hostPid: number): PageRun[] {
 /** Data of a shared memory object, from its own holes (lseek(2) SEEK_DATA): what any process wrote, mapped or not. */
 export function sharedRuns(path: string, size: bigint): PageRun[] {
   using fd = new OwnedFd(call('open', cString(path), 0o2000000, 0));
+  return dataRuns(fd, size);
+}
+
+/** The same of an object that is open here; moves the position. */
+export function dataRuns(fd: OwnedFd, size: bigint): PageRun[] {
   const runs: PageRun[] = [];
   for (let at = 0n; at < size; ) {
     const data = sys('lseek', fd.number, at, 3);

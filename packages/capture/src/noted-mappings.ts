@@ -1,5 +1,6 @@
 import { SysError } from '@ferry/core';
 import { type Mapping, parseMappings, procStatus, readProc } from '@ferry/linux';
+import { showsNoFile } from './memory.js';
 
 /** A process with less memory than this is asked for its flags whenever they are wanted. */
 const LARGE_BYTES = 64n << 20n;
@@ -91,6 +92,6 @@ function isAlike(a: Mapping, b: Mapping): boolean {
     a.device === b.device &&
     a.inode === b.inode &&
     a.name === b.name &&
-    (a.inode === 0n || a.offset - a.start === b.offset - b.start)
+    (showsNoFile(a) || a.offset - a.start === b.offset - b.start)
   );
 }

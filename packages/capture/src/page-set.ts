@@ -13,13 +13,21 @@ export interface PageRange {
 export class PageSet {
   readonly #blocks = new Map<number, Uint32Array>();
 
-  add({ start, end }: PageRange): void {
+  add(range: PageRange): void {
+    this.#put(range, true);
+  }
+
+  remove(range: PageRange): void {
+    for (const part of this.within(range)) this.#put(part, false);
+  }
+
+  #put({ start, end }: PageRange, isIn: boolean): void {
     const last = Number(end >> PAGE_BITS);
     for (let page = Number(start >> PAGE_BITS); page < last; ) {
       const block = Math.floor(page / BLOCK_PAGES);
       const from = page - block * BLOCK_PAGES;
       const to = Math.min(BLOCK_PAGES, from + last - page);
-      fill(this.#block(block), from, to);
+      fill(this.#block(block), from, to, isIn);
       page += to - from;
     }
   }
@@ -77,13 +85,14 @@ export class PageSet {
   }
 }
 
-function fill(words: Uint32Array, from: number, to: number): void {
+function fill(words: Uint32Array, from: number, to: number, isIn: boolean): void {
   for (let at = from; at < to; ) {
     if (at % 32 === 0 && to - at >= 32) {
-      words[at >> 5] = FULL;
+      words[at >> 5] = isIn ? FULL : 0;
       at += 32;
     } else {
-      words[at >> 5]! |= 1 << (at & 31);
+      if (isIn) words[at >> 5]! |= 1 << (at & 31);
+      else words[at >> 5]! &= ~(1 << (at & 31));
       at += 1;
     }
   }

@@ -56,6 +56,7 @@ import { NotedMappings } from './noted-mappings.js';
 import { PidView } from './pid-view.js';
 import { type CaptureContext, captureProcesses } from './process.js';
 import { type PageSegment, pageSegments } from './segments.js';
+import { leaveOwed, type SharedPages, type TreeView } from './shared-tracker.js';
 import { sharingBlockers } from './sharing.js';
 import { runTogether } from './steps.js';
 import { captureIpc, type SemaphoreValues, semaphoreSets } from './sysv-ipc.js';
@@ -106,6 +107,8 @@ export class TreeCapture implements Disposable {
   readonly #leftovers: CaptureContext['leftovers'] = [];
   #frozen: FrozenTree | undefined;
   #phase: Phase = 'running';
+  /** How often it was stopped. */
+  #stops = 0;
   #release: ((outcome: 'thawed' | 'killed') => void) | undefined;
   /** Every blocker that the last capture met is one that passes. */
   #mayPass = false;
@@ -265,6 +268,19 @@ export class TreeCapture implements Disposable {
     return this.#tracker.take();
   }
 
+  /** The same of shared memory, each object once. */
+  dirtySharedPages(): SharedPages {
+    if (this.#tracker === undefined) throw new FerryError('capture.phase', 'Nothing is tracked');
+    return this.#tracker.takeShared(this.#view());
+  }
+
+  #view(): TreeView {
+    if (this.#phase !== 'frozen' || this.#frozen === undefined) {
+      return { hostPids: this.#list(), stop: undefined };
+    }
+    return { hostPids: [...this.#frozen.processes.keys()], stop: this.#stops };
+  }
+
   #layoutOf(frozen: FrozenTree): TreeImage {
     this.#mayPass = false;
     const context = { ...this.#context(), runsOf: () => [] };
@@ -281,6 +297,7 @@ export class TreeCapture implements Disposable {
   }
 
   #stop(): void {
+    this.#stops += 1;
     this.#frozen = FrozenTree.freeze(this.#rootPid);
     this.#root = [...this.#frozen.processes.keys()][0] ?? this.#root;
   }
@@ -362,13 +379,17 @@ export class TreeCapture implements Disposable {
     const root = processes[0]!;
     root.ppid = 0;
     const ipc = this.#captureIpc(objects);
+    // First: what `objects` opens looks as if somebody else had opened it.
+    const rest = this.#tracker?.finishShared(this.#view());
+    const sharedMemory = objects.finish();
+    for (const object of sharedMemory) leaveOwed(object, rest?.(object));
     return {
       format: IMAGE_FORMAT,
       host: this.#facts(this.#root),
       rootPid: root.pid,
       processes,
       files,
-      sharedMemory: objects.finish(),
+      sharedMemory,
       realtimeNs: clockNs(0),
       monotonicNs: clockNs(1),
       boottimeNs: clockNs(7),

@@ -9,4 +9,7 @@ typedef void (*ferry_export)(napi_env env, napi_value exports, const char *name,
 /* pages.c: bulk page loops that run on libuv's threads. */
 void ferry_register_pages(napi_env env, napi_value exports, ferry_export export_function);
 
+/* userfault-events.c: a thread that answers events of userfaultfds. */
+void ferry_register_userfault_events(napi_env env, napi_value exports, ferry_export export_function);
+
 #endif

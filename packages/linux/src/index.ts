@@ -14,4 +14,5 @@ export * from './socket.js';
 export * from './sys.js';
 export * from './syscall-table.js';
 export * from './urgency.js';
+export * from './userfault-events.js';
 export * from './write-tracking.js';

@@ -22,6 +22,10 @@ export interface NativeAddon {
     key: Buffer,
   ): Promise<PageWork>;
   freeBuffer(buffer: Buffer): void;
+  userfaultEvents(): NativeEvents;
+  userfaultEventsAdd(events: NativeEvents, fd: number): number;
+  userfaultEventsCount(events: NativeEvents): number;
+  userfaultEventsEnd(events: NativeEvents): number;
   writePages(
     runs: Buffer,
     payload: Buffer,
@@ -30,6 +34,10 @@ export interface NativeAddon {
     hash: bigint,
   ): Promise<PageWork>;
 }
+
+declare const nativeEvents: unique symbol;
+/** A thread of the addon (userfault-events.c). */
+export type NativeEvents = { readonly [nativeEvents]: true };
 
 /** Outcome of one bulk page call. `status`: 0 done, 1 damaged (nothing was written), 2 failed with `errno`. */
 export interface PageWork {

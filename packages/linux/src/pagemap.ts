@@ -103,6 +103,26 @@ export class Pagemap implements Disposable {
     return this.#ranges(start, end, { inverted, mask, anyOf: OWN.anyOf, rearm: options.rearm });
   }
 
+  /** Pages of a shared mapping, tracked, whose object may have been written through it since it was taken; those never
+   *  taken among them. The kernel takes entries out of a page table when it likes; where it does it leaves a mark that the
+   *  page was not written, if it was not (mm/memory.c: zap_install_uffd_wp_if_needed). So a page without entry and mark
+   *  counts as written. Pages that a process has never touched get such marks, too: 8 bytes each.
+   *  @param options  `rearm`: writes are noted anew */
+  sharedWrites(
+    { start, end }: AddressRange,
+    { rearm }: { readonly rearm: boolean },
+  ): AddressRange[] {
+    const { tracked, present, written, swapped } = PAGE_IS;
+    const ranges: AddressRange[] = [];
+    const returned = written | present | swapped;
+    const want = { inverted: present, mask: tracked, anyOf: written | present, returned, rearm };
+    this.#scan(start, end, want, (from, to, found) => {
+      const isMark = (found & (written | present)) === 0n && (found & swapped) !== 0n;
+      if (!isMark) push(ranges, from, to);
+    });
+    return ranges;
+  }
+
   /** Parts of [start, end) where writes are not noted. */
   untracked(start: bigint, end: bigint): AddressRange[] {
     const mask = PAGE_IS.tracked;

@@ -1,6 +1,7 @@
 import { OwnedFd, pidfdGetFd, pidfdOpen } from './fd.js';
 import type { AddressRange } from './pagemap.js';
 import { call, ERRNO, sys, sysError } from './sys.js';
+import type { UserfaultEvents } from './userfault-events.js';
 
 // include/uapi/linux/userfaultfd.h
 const UFFDIO_API = 0xc018aa3f;
@@ -10,6 +11,9 @@ const REGISTER_MODE_WP = 2n;
 const FEATURE = { wpHugetlbfsShmem: 1n << 12n, wpUnpopulated: 1n << 13n, wpAsync: 1n << 15n };
 /** EVENT_FORK, EVENT_REMAP, EVENT_REMOVE and EVENT_UNMAP: what a program does to its mappings is told. */
 const EVENT_FEATURES = (1n << 1n) | (1n << 2n) | (1n << 3n) | (1n << 6n);
+
+/** EVENT_FORK, EVENT_REMAP, EVENT_REMOVE. */
+const TOLD_FEATURES = (1n << 1n) | (1n << 2n) | (1n << 3n);
 
 /** Flags for the userfaultfd(2) that a process is made to call. UFFD_USER_MODE_ONLY needs no privilege, and takes nothing
  *  away here: an asynchronous write fault is settled by the kernel itself, whoever wrote (mm/memory.c: do_wp_page). */
@@ -27,12 +31,15 @@ export class WriteTracking implements Disposable {
   readonly #pid: number;
 
   /** Takes the descriptor `remoteFd`, a userfaultfd that process `pid` made, and sets it up.
+   *  @param events  whom forks, moves and the emptying of ranges are told (needs CAP_SYS_PTRACE); to be ended first.
+   *    Children have their parent's ranges noted, too, then
    *  @throws SysError EINVAL when the kernel cannot track writes so */
-  static adopt(pid: number, remoteFd: number): WriteTracking {
+  static adopt(pid: number, remoteFd: number, events?: UserfaultEvents): WriteTracking {
     using pidfd = pidfdOpen(pid);
     const fd = pidfdGetFd(pidfd, remoteFd);
     try {
-      handshake(fd, TRACKING_FEATURES);
+      handshake(fd, events === undefined ? TRACKING_FEATURES : TRACKING_FEATURES | TOLD_FEATURES);
+      events?.add(fd);
       return new WriteTracking(pid, fd);
     } catch (error) {
       fd[Symbol.dispose]();

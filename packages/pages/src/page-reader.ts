@@ -31,13 +31,14 @@ export class PageReader {
     readonly lenient: boolean;
   };
   readonly #sent: SentPages | undefined;
+  readonly #notedSegments: number;
   readonly #free: Slot[] = [];
   #slotsLeft: number;
   #waiting: { resolve(slot: Slot): void; reject(error: Error): void }[] = [];
   #ended = false;
 
   /** @param options  `lenient`: pages that are not there any more count as zeros (of processes that run); `sent`: where it
-   *    is noted what was sent of each page */
+   *    is noted what was sent of each page; `notedSegments`: only of the first so many segments, and few more */
   constructor(
     table: SegmentTable,
     options: {
@@ -46,10 +47,12 @@ export class PageReader {
       acceleration?: number;
       lenient?: boolean;
       sent?: SentPages | undefined;
+      notedSegments?: number | undefined;
     } = {},
   ) {
     this.#table = table;
     this.#sent = options.sent;
+    this.#notedSegments = options.notedSegments ?? Number.POSITIVE_INFINITY;
     const inFlight = options.inFlight ?? pageLimits.inFlight;
     const { acceleration = 1, lenient = false } = options;
     this.#options = { inFlight, acceleration, lenient };
@@ -88,7 +91,8 @@ export class PageReader {
     const slot = await this.#acquire();
     const { start, pages } = span;
     const place = { segment: start.segment, firstPage: start.page, pages };
-    const hashes = this.#sent?.room(pages);
+    const sent = start.segment < this.#notedSegments ? this.#sent : undefined;
+    const hashes = sent?.room(pages);
     let packed: PackedPages;
     try {
       packed = await packPages(slot, span.runs, place, { ...this.#options, hashes });
@@ -98,7 +102,7 @@ export class PageReader {
     }
     if (hashes !== undefined) {
       const targets = spanOf(this.#table, start, pages, 'target');
-      this.#sent?.note(targets?.runs ?? [], hashes);
+      sent?.note(targets?.runs ?? [], hashes);
     }
     this.counters.raw += pages * PAGE_SIZE;
     this.counters.wire += packed.body.length;

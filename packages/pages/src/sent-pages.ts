@@ -63,10 +63,12 @@ export class SentPages {
   }
 
   /** `table` without the pages that hold what was sent of them last, as they are read now. Writes must be noted from before
-   *  the list was made. */
-  async changed(table: SegmentTable): Promise<SegmentTable> {
+   *  the list was made.
+   *  @param which  `all`: of pages that were perhaps not written at all, each is looked at */
+  async changed(table: SegmentTable, which: 'paying' | 'all' = 'paying'): Promise<SegmentTable> {
     const known = this.#knownOf(table);
     if (known.length === 0) return table;
+    if (which === 'all') return without(table, await this.#allSame(known));
     const most = this.pays ? known.length : Math.min(known.length, SAMPLE);
     const same = new Set<number>();
     let looked = 0;
@@ -78,6 +80,15 @@ export class SentPages {
     }
     this.#unchanged = same.size / looked;
     return same.size === 0 ? table : without(table, same);
+  }
+
+  async #allSame(known: readonly Candidate[]): Promise<Set<number>> {
+    const same = new Set<number>();
+    for (let at = 0; at < known.length; at += pageLimits.chunkPages) {
+      const candidates = known.slice(at, at + pageLimits.chunkPages);
+      for (const index of await this.#same(candidates)) same.add(index);
+    }
+    return same;
   }
 
   /** Pages of `table` of which it is known what was sent. */

@@ -9,13 +9,13 @@ import { childrenOf } from '@ferry/linux';
 /** Where the program's memory begins. */
 export const WRITER_START = 0x500000000000n;
 
-/** Compiles writer.c; `close` removes it and ends what was started of it. */
+/** Compiles writer.c, or another program that takes orders; `close` removes it and ends what was started of it. */
 export class Writers {
   readonly #folder = mkdtempSync(join(tmpdir(), 'ferry-writer-'));
   readonly #running: Writer[] = [];
 
-  constructor() {
-    const source = join(import.meta.dirname, 'writer.c');
+  constructor(program = 'writer.c') {
+    const source = join(import.meta.dirname, program);
     execFileSync('cc', ['-O1', '-o', join(this.#folder, 'writer'), source]);
   }
 

@@ -271,13 +271,62 @@ static void pivoted(void) {
     CHECK(open("/dev/pts/ptmx", O_RDWR | O_NOCTTY) >= 0, "ptmx: %s", strerror(errno));
 }
 
+// File systems that a system's first process mounts: those that the kernel fills, and empty ones in memory.
+static const struct {
+    const char *type, *options;
+} kernels[] = {{"debugfs", NULL}, {"tracefs", NULL},   {"securityfs", NULL}, {"mqueue", NULL},
+               {"fusectl", NULL}, {"devpts", "newinstance,gid=5,mode=620"},  {"pstore", NULL},
+               {"bpf", "mode=750"}, {"hugetlbfs", "pagesize=2M"}, {"ramfs", NULL}, {"binfmt_misc", NULL}};
+
+static const char *line_of(const char *mountpoint) {
+    static char lines[1 << 16], want[PATH_MAX + 2];
+    size_t length = object_read("/proc/self/mountinfo", lines, sizeof lines);
+    (void)length;
+    snprintf(want, sizeof want, " %.4000s ", mountpoint);
+    for (char *line = strtok(lines, "\n"); line; line = strtok(NULL, "\n")) {
+        if (strstr(line, want)) return strstr(line, " - ");
+    }
+    return NULL;
+}
+
+static void kernel(void) {
+    char before[COUNT_OF(kernels)][256] = {""};
+    for (size_t i = 0; i < COUNT_OF(kernels); i++) {
+        make_directory(kernels[i].type);
+        if (mount("x", path_of(kernels[i].type), kernels[i].type, MS_NOSUID, kernels[i].options) != 0) continue;
+        const char *line = line_of(path_of(kernels[i].type));
+        CHECK(line != NULL, "%s is not mounted", kernels[i].type);
+        snprintf(before[i], sizeof before[i], "%s", line);
+    }
+    object_ready_and_wait();
+    SABOTAGE(MUST(umount(path_of("ramfs"))));
+    for (size_t i = 0; i < COUNT_OF(kernels); i++) {
+        if (!before[i][0]) continue;
+        const char *line = line_of(path_of(kernels[i].type));
+        CHECK(line != NULL && strncmp(line, before[i], 255) == 0, "%s: was %s, is %s", kernels[i].type, before[i],
+              line ? line : "nothing");
+    }
+}
+
+static void huge_used(void) {
+    make_directory("m");
+    if (mount("x", path_of("m"), "hugetlbfs", 0, NULL) != 0) {
+        object_put_file("result", "SKIP no hugetlbfs here\n");
+        exit(0);
+    }
+    make_directory("m/used");
+    object_ready_and_wait();
+    SABOTAGE(MUST(rmdir(path_of("m/used"))));
+    CHECK(holds("m/used"), "the folder is gone");
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(void);
     } kinds[] = {{"tmpfs", tmpfs},     {"bind", bind},       {"propagation", propagation}, {"covered", covered},
                  {"deleted", deleted}, {"overlay", overlay}, {"pivoted", pivoted},
-                 {"stale", stale},     {"hidden", hidden},   {"stale-used", stale_used}};
+                 {"stale", stale},     {"hidden", hidden},   {"stale-used", stale_used}, {"kernel", kernel}, {"huge-used", huge_used}};
     object_start(argc, argv);
     own_namespace();
     for (size_t i = 0; i < COUNT_OF(kinds); i++) {

@@ -1,7 +1,7 @@
 import type { ObjectProgram } from './table.js';
 
 const mounts = [
-  ...['tmpfs', 'bind', 'propagation', 'covered', 'deleted', 'overlay', 'pivoted', 'stale'],
+  ...['tmpfs', 'bind', 'propagation', 'covered', 'deleted', 'overlay', 'pivoted', 'stale', 'kernel'],
 ] as const;
 
 const withoutAdmin = 'a container may not make namespaces without CAP_SYS_ADMIN';
@@ -138,12 +138,16 @@ export const spacePrograms: readonly ObjectProgram[] = [
       ? { volatile: [/#\d+ \(deleted\)/, /\/\.ferry-/, /fdinfo 3: was "flags:\\t020300002/] }
       : {}),
   })),
-  ...['hidden', 'stale-used'].map((kind) => ({
+  ...['hidden', 'stale-used', 'huge-used'].map((kind) => ({
     name: `mount-${kind}`,
     source: 'mounts',
     args: [kind],
     later: 'refused by name',
-    blocker: kind === 'hidden' ? /mounted over it/ : /directories that it is made of are gone/,
+    blocker: {
+      hidden: /mounted over it/,
+      'stale-used': /directories that it is made of are gone/,
+      'huge-used': /files in a file system of type hugetlbfs/,
+    }[kind]!,
   })),
   ...mounts.map((kind) => ({
     name: `mount-${kind}`,

@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, statSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, statSync } from 'node:fs';
 import type { Mount, MountNamespace, Namespace } from '@ferry/image';
 import { readLink, readProc } from '@ferry/linux';
 import { attributesOf, type MountLine, parseMountInfo } from './mountinfo.js';
@@ -11,6 +11,10 @@ const FILLED_BY_KERNEL = new Set([
 ]);
 /** File systems that live in memory: their content is carried. */
 const IN_MEMORY = new Set(['tmpfs', 'ramfs']);
+/** File systems in memory whose files cannot be made by writing them: carried while they have none. */
+const EMPTY = new Set(['hugetlbfs', 'bpf']);
+/** What the kernel puts into them by itself (kernel/bpf/preload). */
+const PRELOADED = new Set(['maps.debug', 'progs.debug']);
 /** File systems whose content stays where it is: mounted again from there. */
 const ELSEWHERE = new Set([
   ...['overlay', 'ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'vfat', 'iso9660', 'squashfs', 'erofs'],
@@ -83,7 +87,7 @@ export function captureMounts(
       named.push({ link: line.root, mountpoint: line.mountpoint });
       continue;
     }
-    const found = refuse(mount, line);
+    const found = refuse(mount, line, hostPid);
     if (found !== undefined) refusals.push(found);
     const fresh = mount.outerPath === '' && !first.has(line.device);
     if (fresh) first.add(line.device);
@@ -254,7 +258,7 @@ function refusal(
   return { code, object: `mount at ${mountpoint}`, reason, remedy };
 }
 
-function refuse(mount: Mount, line: MountLine): Refusal | undefined {
+function refuse(mount: Mount, line: MountLine, hostPid: number): Refusal | undefined {
   if (line.flags.includes('idmapped')) {
     const reason = 'a mount with id mappings of its own cannot be carried yet';
     return refusal(
@@ -267,12 +271,21 @@ function refuse(mount: Mount, line: MountLine): Refusal | undefined {
   if (mount.outerPath !== '') return undefined;
   const known = [FILLED_BY_KERNEL, IN_MEMORY, ELSEWHERE].some((kinds) => kinds.has(line.type));
   if (known) return undefined;
+  if (EMPTY.has(line.type)) {
+    if (isEmpty(`/proc/${hostPid}/root${line.mountpoint}`, line)) return undefined;
+    const reason = `there are files in a file system of type ${line.type}, which cannot be carried`;
+    return refusal(line.mountpoint, reason, 'remove them, or unmount it', 'mount.fileSystem');
+  }
   return refusal(
     line.mountpoint,
     `a file system of type ${line.type} that is only mounted here cannot be carried`,
     'unmount it first, or mount it outside too',
     'mount.fileSystem',
   );
+}
+
+function isEmpty(path: string, line: MountLine): boolean {
+  return isVisible(path, line) && readdirSync(path).every((name) => PRELOADED.has(name));
 }
 
 function fill(

@@ -1,7 +1,17 @@
 import type { ObjectProgram } from './table.js';
 
 const mounts = [
-  ...['tmpfs', 'bind', 'propagation', 'covered', 'deleted', 'overlay', 'pivoted', 'stale', 'kernel'],
+  ...[
+    'tmpfs',
+    'bind',
+    'propagation',
+    'covered',
+    'deleted',
+    'overlay',
+    'pivoted',
+    'stale',
+    'kernel',
+  ],
 ] as const;
 
 const withoutAdmin = 'a container may not make namespaces without CAP_SYS_ADMIN';
@@ -38,6 +48,12 @@ export const spacePrograms: readonly ObjectProgram[] = [
     source: 'nested',
     args: [kind],
     volatile: [/ fd \d+: was "net:/],
+    hostOnly: withoutAdmin,
+  })),
+  ...['bridge', 'siblings'].map((kind) => ({
+    name: `nested-veth-${kind}`,
+    source: 'nested-veth',
+    args: [kind],
     hostOnly: withoutAdmin,
   })),
   ...['tree', 'deep', 'entered', 'unborn', 'over', 'mounted', 'signals'].map((kind) => ({

@@ -138,6 +138,7 @@ enum plan_service {
     SERVICE_STDOUT,
     SERVICE_STDERR,
     SERVICE_GROUPS,        /* the root directory that control groups are found from */
+    SERVICE_PROC,          /* /proc as the root sees it, while the tree has nested namespaces to open */
     SERVICE_OBJECTS = 16, /* created descriptions, one after the other */
 };
 

@@ -225,6 +225,9 @@ export class CompileContext implements EmitContext {
     return [index, total];
   }
 
+  /** Carried network namespaces whose devices are made by the steps so far, by Namespace.id. */
+  readonly networksMade = new Set<number>();
+
   /** Processes that exist while the root makes the files, with their programs; undefined: none does. */
   delegates: ReadonlyMap<number, ProgramBuilder> | undefined;
 

@@ -45,6 +45,7 @@ export const SERVICE = {
   stdout: 6,
   stderr: 7,
   groups: 8,
+  proc: 9,
   objects: 16,
 } as const;
 

@@ -6,6 +6,7 @@ import { emitTimeForChildren } from './namespaces/clocks.js';
 import { CLONE } from './namespaces/clone-flags.js';
 import {
   birthOf,
+  emitKeepProc,
   emitOpenSpaces,
   emitSetPidSpace,
   pidSpaceOf,
@@ -60,6 +61,7 @@ export function emitTree(
   place: ProgramPlace,
   cloneFlags = 0,
 ): void {
+  emitKeepProc(b, ctx);
   const root = ctx.process(ctx.image.rootPid);
   const making = planTree(ctx.image);
   const helpers = groupHelpers(ctx);
@@ -176,7 +178,12 @@ function emitNew(
   const numbers = numberArguments(b, child.pid, child.innerPids);
   b.op('fork', [child.pid, flags, how.signal, ...numbers], step, { target: childLabel });
   if (birth.kind === 'away') {
-    emitSetPidSpace(b, '/proc/self/ns/pid', `${step}: the maker's next children are born at home`);
+    emitSetPidSpace(
+      b,
+      plan.ctx,
+      'self/ns/pid',
+      `${step}: the maker's next children are born at home`,
+    );
   }
   b.op('jump', [0, 0], 'go on as the parent', { target: after });
   b.place(childLabel);
@@ -374,5 +381,5 @@ function sessionNumbers(image: TreeImage, parent: Process, sid: number): number[
 /** The next child is born in the PID namespace of `init`. */
 function emitGoTo({ b, ctx }: TreePlan, init: Process, step: string): void {
   ctx.awaits(b, `process ${init.pid}`);
-  emitSetPidSpace(b, `/proc/${init.pid}/ns/pid`, step);
+  emitSetPidSpace(b, ctx, `${init.pid}/ns/pid`, step);
 }

@@ -51,12 +51,25 @@ function blockHidden(
 ): void {
   const { dev, ino } = statSync(path, { bigint: true });
   const found = lstatPath(mountPrefix({ process, info: '' }, ctx) + link);
-  if (found === undefined || (found.device === dev && found.inode === ino)) return;
+  if (found?.device === dev && found.inode === ino) return;
+  // It may have ended, or gone on, since it was looked at.
+  if (found === undefined && !isStillThere(path, link)) return;
   const blocker = {
     code: 'file.hiddenFolder',
     object: `${name === 'cwd' ? 'working' : 'root'} directory ${link}`,
-    reason: 'something else is mounted over it, so that its path does not lead there',
+    reason:
+      found === undefined
+        ? 'what it is in is not mounted any more, so that no path leads there'
+        : 'something else is mounted over it, so that its path does not lead there',
     remedy: 'change to another directory first, or unmount what covers it',
   };
   ctx.block(blocker, { process });
+}
+
+function isStillThere(path: string, link: string): boolean {
+  try {
+    return readLink(path) === link;
+  } catch {
+    return false;
+  }
 }

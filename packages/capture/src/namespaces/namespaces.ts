@@ -17,7 +17,7 @@ import { addedMounts, type GivenMount } from './added-mounts.js';
 import { groupRoots } from './cgroups.js';
 import { parseMountInfo } from './mountinfo.js';
 import { captureMounts, sharedMounts } from './mounts.js';
-import { captureNetwork, givenNetworkRefusals } from './network.js';
+import { captureNetwork, givenNetworkRefusals, joinPeer, type Leading } from './network.js';
 import { addedSettings, changedSettings } from './settings.js';
 
 const TYPES = ['user', 'pid', 'time', 'cgroup', 'uts', 'ipc', 'net', 'mnt'] as const;
@@ -112,6 +112,7 @@ class NamespaceCapture {
   /** Nested namespaces, of which the owner is to be found. */
   readonly #owners: { namespace: Namespace; place: Place & { path: string } }[] = [];
   /** Mounts of proc, and the PID namespaces whose processes they show. */
+  readonly #leading: (Leading & { namespace: Namespace; process: NamespaceProcess })[] = [];
   readonly #shows: { mount: Mount; space: string; process: NamespaceProcess }[] = [];
   /** Names of the PID namespaces that nested ones are in. */
   readonly #parents = new Map<number, string>();
@@ -134,6 +135,7 @@ class NamespaceCapture {
     this.#checkRootUser();
     if (this.#options.scanning) for (const process of this.#processes) this.#checkThreads(process);
     this.#findParents();
+    this.#joinPeers();
     this.#findOwners();
     this.#findShown();
     this.#checkGivenNetwork();
@@ -281,6 +283,18 @@ class NamespaceCapture {
           ? 'processes of the tree are in it, but its first process is outside the tree'
           : `it is nested in ${parent}, in which the tree has no process`,
       });
+    }
+  }
+
+  /** Veth pairs between carried network namespaces; what leads elsewhere is refused. */
+  #joinPeers(): void {
+    const networks = [...this.#known.values()].flatMap(({ id, content }) =>
+      content?.$case === 'net' ? [{ id, content: content.value }] : [],
+    );
+    for (const { namespace, process, ...leading } of this.#leading) {
+      const own = networks.find(({ id }) => id === namespace.id);
+      if (own !== undefined && joinPeer(own, leading, networks)) continue;
+      this.#block(process, leading.refusal);
     }
   }
 
@@ -488,12 +502,13 @@ class NamespaceCapture {
       const outside = nested ? `/proc/${this.#root.hostPid}/ns/net` : '/proc/thread-self/ns/net';
       // What leads to a carried namespace of the root's would have to be made together with that.
       const rootIsCarried = [...this.#known.values()].some((other) => other.type === 'net');
-      const { content, refusals } = captureNetwork(path, {
+      const { content, refusals, leading } = captureNetwork(path, {
         path: outside,
         isCarried: nested && rootIsCarried,
       });
       refuse(refusals);
       namespace.content = { $case: 'net', value: content };
+      for (const each of leading) this.#leading.push({ ...each, namespace, process });
     }
     if (type === 'ipc' || type === 'net') namespace.settings = changedSettings(type, path);
     if (type === 'ipc' && nested) refuse(inNamespace('ipc', path, () => nestedIpc(link)));

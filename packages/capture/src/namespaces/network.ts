@@ -47,6 +47,8 @@ export function captureNetwork(
 ): {
   content: NetworkNamespace;
   refusals: Refusal[];
+  /** Devices that lead out of it, and not to where \`outside\` is: each is refused unless \`joinPeers\` finds where. */
+  leading: Leading[];
 } {
   const content = inNamespace('net', path, (): NetworkNamespace => {
     return {
@@ -55,6 +57,7 @@ export function captureNetwork(
       connections: [],
       outerLinks: [],
       outerAddresses: [],
+      peers: [],
     };
   });
   const refusals = content.links.flatMap((link) => linkRefusal(link, content));
@@ -64,8 +67,8 @@ export function captureNetwork(
   }
   const { links, filters: found } = content;
   const others = inNamespace('net', path, () => networkRefusals(links, found));
-  refusals.push(...outer.refusals, ...others);
-  return { content, refusals };
+  refusals.push(...others);
+  return { content, refusals, leading: outer.leading };
 }
 
 /** Devices that each network namespace has by itself once their modules are loaded (net/core/sysctl_net_core.c:
@@ -178,12 +181,12 @@ function linkRefusal(link: Uint8Array, _content: NetworkNamespace): Refusal[] {
 
 /** The other ends of veth pairs that are in the thread's network namespace. */
 function outerEnds(content: NetworkNamespace, isCarried: boolean) {
-  const refusals: Refusal[] = [];
+  const leading: Leading[] = [];
   const indexes: number[] = [];
   const needed = content.links.filter(
     (link) => attribute(link, IFLA.linkNamespace) !== undefined && kindOf(link) !== '',
   );
-  if (needed.length === 0) return { indexes, links: [], addresses: [], refusals };
+  if (needed.length === 0) return { indexes, links: [], addresses: [], leading };
   const outside = routing();
   for (const link of needed) {
     const peer = attribute(link, IFLA.link)?.readInt32LE(0) ?? 0;
@@ -195,18 +198,52 @@ function outerEnds(content: NetworkNamespace, isCarried: boolean) {
         continue;
       }
     }
-    refusals.push({
-      code: 'network.outside',
-      object: `network device ${nameOf(link)}`,
-      reason: `it is joined to device ${peer} of a network namespace outside the tree`,
-      remedy: 'remove it first, or dump a tree that has both',
+    leading.push({
+      index: indexOf(link),
+      peer,
+      refusal: {
+        code: 'network.outside',
+        object: `network device ${nameOf(link)}`,
+        reason: `it is joined to device ${peer} of a network namespace outside the tree`,
+        remedy: 'remove it first, or dump a tree that has both',
+      },
     });
   }
   const addresses = outside.addresses.filter((address) => {
     return indexes.includes(address.readInt32LE(NETLINK_HEADER + 4));
   });
   const links = outside.links.filter((link) => indexes.includes(indexOf(link)));
-  return { indexes, links, addresses, refusals };
+  return { indexes, links, addresses, leading };
+}
+
+/** A device that leads out of its network namespace. */
+export interface Leading {
+  readonly index: number;
+  /** Number of what it is joined to, in the other namespace. */
+  readonly peer: number;
+  readonly refusal: Refusal;
+}
+
+/** Finds the other end of a veth device among the carried namespaces, and notes it.
+ *  @returns whether there is exactly one that fits */
+export function joinPeer(
+  own: { readonly id: number; readonly content: NetworkNamespace },
+  { index, peer }: Leading,
+  others: readonly { readonly id: number; readonly content: NetworkNamespace }[],
+): boolean {
+  const isVeth = (link: Uint8Array | undefined): boolean =>
+    link !== undefined && kindOf(link) === 'veth';
+  if (!isVeth(own.content.links.find((link) => indexOf(link) === index))) return false;
+  const fitting = others.filter(({ id, content }) => {
+    const end = content.links.find((link) => indexOf(link) === peer);
+    if (id === own.id || end === undefined || !isVeth(end)) return false;
+    const back = attribute(end, IFLA.link)?.readInt32LE(0);
+    return back === index && attribute(end, IFLA.linkNamespace) !== undefined;
+  });
+  const [found] = fitting;
+  if (found === undefined || fitting.length > 1) return false;
+  own.content.peers.push({ index, namespaceId: found.id, peerIndex: peer });
+  return true;
 }
 
 const RTA_OIF = 4;

@@ -62,13 +62,23 @@ function info(parsed: Parsed, type: number): Buffer | undefined {
   return [...netlinkAttributes(found, 0)].find(([each]) => each === type)?.[1];
 }
 
-/** Makes every device, still down. */
+/** Another carried network namespace. */
+export interface OtherNetwork {
+  readonly fd: number;
+  readonly content: NetworkNamespace;
+  /** Whether its devices stand. */
+  readonly isMade: boolean;
+}
+
+/** Makes every device, still down. A veth pair between two carried namespaces is made by the later one.
+ *  @param options.outerNamespace  descriptor of the one outside that devices lead to */
 export function emitLinks(
   b: ProgramBuilder,
   socket: Slot,
   content: NetworkNamespace,
-  outerNamespace: number,
+  options: { outerNamespace: number; otherOf: (namespaceId: number) => OtherNetwork },
 ): void {
+  const { outerNamespace, otherOf } = options;
   const links = parseLinks(content.links);
   const outer = parseLinks(content.outerLinks);
   const made = new Set([LOOPBACK]);
@@ -83,6 +93,14 @@ export function emitLinks(
     if (link!.kind === 'tun') {
       emitTun(b, link!);
       emitTunLink(b, socket, link!);
+      continue;
+    }
+    const carried = content.peers.find(({ index }) => index === link!.index);
+    if (carried !== undefined) {
+      const other = otherOf(carried.namespaceId);
+      if (!other.isMade) continue;
+      const end = parseLinks(other.content.links).find(({ index }) => index === carried.peerIndex);
+      emitLink(b, socket, link!, { peer: end, outerNamespace: other.fd });
       continue;
     }
     const peer = peerOf(link!, links, outer);

@@ -8,6 +8,7 @@ import { CLONE } from './clone-flags.js';
 import { emitContent } from './content.js';
 import { emitCoveredApart, emitMounts, emitOuterMounts, hasCovered } from './mounts.js';
 import { emitSocket } from './netlink.js';
+import { emitNetworkRest, hasCarriedPeers } from './network.js';
 
 const CLONE_FILES = 0x400;
 const WAIT_ALL = 0x40000000;
@@ -55,6 +56,20 @@ export function emitNested(b: ProgramBuilder, ctx: CompileContext): void {
       else if (type !== 'time') b.sys('setns', [ctx.spaceFd(id), CLONE[type]!], `enter ${what}`);
       if (type === 'mnt') emitMounts(b, namespace, ctx);
       else emitContent(b, namespace, ctx, ctx.homeFd('net'));
+    });
+  }
+  emitJoinedNetworks(b, ctx);
+}
+
+/** What waits until the devices between carried network namespaces are there. */
+function emitJoinedNetworks(b: ProgramBuilder, ctx: CompileContext): void {
+  const ofRoot = new Set(ctx.process(ctx.image.rootPid).namespaceIds);
+  for (const namespace of ctx.image.namespaces.filter(hasCarriedPeers)) {
+    const step = `settle network namespace ${namespace.id}`;
+    emitHelper(b, step, () => {
+      const fd = ofRoot.has(namespace.id) ? ctx.homeFd('net') : ctx.spaceFd(namespace.id);
+      b.sys('setns', [fd, CLONE.net!], `enter network namespace ${namespace.id}`);
+      emitNetworkRest(b, namespace, ctx);
     });
   }
 }

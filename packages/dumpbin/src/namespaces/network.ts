@@ -3,7 +3,7 @@ import { netlinkAttribute } from '@ferry/linux';
 import type { CompileContext } from '../compile-context.js';
 import type { ProgramBuilder, Slot } from '../program.js';
 import { emitFilters } from './filters.js';
-import { emitLinkStates, emitLinks, emitTunLink, parseLinks } from './links.js';
+import { emitLinkStates, emitLinks, emitTunLink, type OtherNetwork, parseLinks } from './links.js';
 import {
   attributeOf,
   CHANGE,
@@ -42,17 +42,46 @@ const USUAL_RULES: readonly (readonly [number, number, number])[] = [
   [AF_INET6, 32766, 254],
 ];
 
-/** Everything in a network namespace. Runs inside it. */
+/** Everything in a network namespace. Runs inside it. What follows from its devices waits where another carried namespace
+ *  has yet to make some of them (emitNetworkRest). */
 export function emitNetwork(
   b: ProgramBuilder,
   namespace: Namespace,
   ctx: CompileContext,
   outer: number,
 ): void {
-  const content = namespace.content?.$case === 'net' ? namespace.content.value : undefined;
+  const content = contentOf(namespace);
   if (content === undefined) return;
   const socket = emitSocket(b, NETLINK_ROUTE);
-  emitLinks(b, socket, content, outer);
+  const otherOf = (id: number): OtherNetwork => {
+    const other = ctx.image.namespaces.find((candidate) => candidate.id === id);
+    const isRoots = ctx.process(ctx.image.rootPid).namespaceIds.includes(id);
+    return {
+      fd: isRoots ? ctx.homeFd('net') : ctx.spaceFd(id),
+      content: contentOf(other)!,
+      isMade: ctx.networksMade.has(id),
+    };
+  };
+  emitLinks(b, socket, content, { outerNamespace: outer, otherOf });
+  ctx.networksMade.add(namespace.id);
+  b.sys('close', [socket], 'close the netlink socket');
+  if (content.outerLinks.length > 0) {
+    const outside = ctx.namespaceFd('outerNetlink');
+    emitLinkStates(b, outside, content.outerLinks);
+    for (const address of content.outerAddresses) emitAddress(b, outside, address);
+  }
+  if (content.peers.length === 0) emitNetworkRest(b, namespace, ctx);
+}
+
+/** Settings, states, addresses, routes and rules, when every device stands. Runs inside the namespace. */
+export function emitNetworkRest(
+  b: ProgramBuilder,
+  namespace: Namespace,
+  ctx: CompileContext,
+): void {
+  const content = contentOf(namespace);
+  if (content === undefined) return;
+  const socket = emitSocket(b, NETLINK_ROUTE);
   emitSettings(b, namespace, ctx.namespaceFd('proc'));
   emitLinkStates(b, socket, content.links);
   emitAddresses(b, socket, namespace, { content, proc: ctx.namespaceFd('proc') });
@@ -61,10 +90,15 @@ export function emitNetwork(
   for (const neighbour of content.neighbours) emitNeighbour(b, socket, neighbour);
   b.sys('close', [socket], 'close the netlink socket');
   if (content.filters.length > 0) emitFilters(b, content.filters);
-  if (content.outerLinks.length === 0) return;
-  const outside = ctx.namespaceFd('outerNetlink');
-  emitLinkStates(b, outside, content.outerLinks);
-  for (const address of content.outerAddresses) emitAddress(b, outside, address);
+}
+
+/** Whether devices of it lead to other carried namespaces. */
+export function hasCarriedPeers(namespace: Namespace): boolean {
+  return (contentOf(namespace)?.peers.length ?? 0) > 0;
+}
+
+function contentOf(namespace: Namespace | undefined): NetworkNamespace | undefined {
+  return namespace?.content?.$case === 'net' ? namespace.content.value : undefined;
 }
 
 /** A tun or tap device whose network namespace is not carried, once its descriptor has made it. */

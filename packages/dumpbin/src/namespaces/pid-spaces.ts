@@ -1,5 +1,6 @@
 import { FerryError } from '@ferry/core';
 import type { Process, TreeImage } from '@ferry/image';
+import type { CompileContext } from '../compile-context.js';
 import { firstHolder } from '../files/deferred.js';
 import type { EmitContext } from '../files/emit.js';
 import type { ProgramBuilder } from '../program.js';
@@ -43,7 +44,17 @@ export class SpareNumbers {
   }
 }
 
-type SpaceContext = Pick<EmitContext, 'image' | 'spaceFd'>;
+type SpaceContext = Pick<EmitContext, 'image' | 'spaceFd'> & Pick<CompileContext, 'service'>;
+
+const O_PATH_DIRECTORY = 0o10200000;
+
+/** Keeps the /proc of the root's PID namespace, where all of the tree is found: another may soon be mounted over it. */
+export function emitKeepProc(b: ProgramBuilder, ctx: SpaceContext): void {
+  if (ctx.image.namespaces.every(({ type }) => type !== 'pid' && type !== 'time')) return;
+  const slot = b.slotFor('namespace');
+  b.sys('open', [b.cstr('/proc'), O_PATH_DIRECTORY, 0], "the root's /proc", { into: slot });
+  b.moveFd(slot, ctx.service('proc'), "the root's /proc");
+}
 
 /** How the child of a maker comes into its PID namespace. */
 export type Birth =
@@ -73,7 +84,8 @@ export function emitOpenSpaces(b: ProgramBuilder, process: Process, ctx: SpaceCo
   const { image } = ctx;
   const open = (path: string, space: number): void => {
     const slot = b.slotFor('namespace');
-    b.sys('open', [b.cstr(path), 0, 0], `open namespace ${space}`, { into: slot });
+    const args = [ctx.service('proc'), b.cstr(path), 0, 0];
+    b.sys('openat', args, `open namespace ${space}`, { into: slot });
     b.moveFd(slot, ctx.spaceFd(space), `namespace ${space}`);
   };
   const held = image.files.flatMap(({ id, kind }) => {
@@ -86,13 +98,13 @@ export function emitOpenSpaces(b: ProgramBuilder, process: Process, ctx: SpaceCo
   }
 }
 
-/** Where a namespace is found that a process of the tree makes; undefined for those that the root makes beforehand. */
+/** Where in /proc a namespace is found that a process of the tree makes; undefined for those that the root makes beforehand. */
 export function wayTo(image: TreeImage, space: number): string | undefined {
   if (space === 0) return undefined;
   const init = initOf(image, space);
-  if (init !== undefined && init.innerPids.length > 0) return `/proc/${init.pid}/ns/pid`;
+  if (init !== undefined && init.innerPids.length > 0) return `${init.pid}/ns/pid`;
   const maker = makerOfTime(image, space);
-  return maker === undefined ? undefined : `/proc/${maker.pid}/ns/time_for_children`;
+  return maker === undefined ? undefined : `${maker.pid}/ns/time_for_children`;
 }
 
 /** The next children of a process are born in another PID namespace: when all processes and threads are made. */
@@ -123,10 +135,16 @@ export function emitPidSpaceForChildren(
   b.sys('wait4', [child, 0, WAIT_CLONE, 0], `${step}: reap its first process`);
 }
 
-/** The caller's next children are born in the PID namespace that `path` names. */
-export function emitSetPidSpace(b: ProgramBuilder, path: string, step: string): void {
+/** The caller's next children are born in the PID namespace that `path`, below the root's /proc, names. */
+export function emitSetPidSpace(
+  b: ProgramBuilder,
+  ctx: Pick<CompileContext, 'service'>,
+  path: string,
+  step: string,
+): void {
   const slot = b.slotFor('PID namespace');
-  b.sys('open', [b.cstr(path), 0, 0], `${step}: open ${path}`, { into: slot });
+  const args = [ctx.service('proc'), b.cstr(path), 0, 0];
+  b.sys('openat', args, `${step}: open /proc/${path}`, { into: slot });
   b.sys('setns', [slot, CLONE.pid!], step);
   b.sys('close', [slot], step);
 }

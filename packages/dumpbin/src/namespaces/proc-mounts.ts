@@ -72,7 +72,7 @@ function emitInside(
   b.op('fork', [0, 0, 0], `${step}: helper`, { target: outside, into: child });
   b.op('jump', [0, 0], `${step}: go on as the root`, { target: after });
   b.place(outside);
-  emitSetPidSpace(b, `/proc/${init.pid}/ns/pid`, step);
+  emitSetPidSpace(b, ctx, `${init.pid}/ns/pid`, step);
   const numbers = numberArguments(b, 0, spares.take(init.innerPids.length));
   b.op('fork', [0, 0, 0, ...numbers], `${step}: in there`, { target: inside, into: child });
   b.sys('wait4', [child, 0, WAIT_ALL, 0], `${step}: reap the helper in there`);

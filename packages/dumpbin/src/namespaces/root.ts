@@ -13,6 +13,7 @@ import { emitTunDevice } from './network.js';
 
 /** What the root makes before anything else: its own namespaces, filled. Steps before `enter` run outside. */
 export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): DataRef | undefined {
+  ctx.networksMade.clear(); // programs are written twice: to be measured, then to be used
   const namespaces = rootNamespaces(ctx);
   if (namespaces.length === 0) {
     const { controlGroups, innerControlGroups } = ctx.process(ctx.image.rootPid);

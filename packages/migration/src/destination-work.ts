@@ -4,7 +4,7 @@ import { type Neighbour, parseTransfer, type Transfer } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
 import { hasTemporaryNames, TreeImage } from '@ferry/image';
 import { canWaitForPages } from '@ferry/linux';
-import { type PageChunk, type PageCounters, pageLimits, type SegmentTable } from '@ferry/pages';
+import type { PageCounters, SegmentTable } from '@ferry/pages';
 import type { Policy } from './convergence.js';
 import type { CutoverHistory } from './cutover-history.js';
 import type { CutoverTurns, Turn } from './cutover-turns.js';
@@ -13,8 +13,7 @@ import { type LaterProcess, laterProcesses } from './later-pages.js';
 import { compilePrograms, loaderProgram } from './loader.js';
 import type { Logger } from './logger.js';
 import { type DestinationHost, preflight } from './offer.js';
-import { Outbox } from './outbox.js';
-import { Pacer } from './pacer.js';
+import { NO_PAGES, type PageStream, pullPages } from './page-stream.js';
 import { PostCopy } from './post-copy.js';
 import { type PreCopyOutcome, preCopy } from './pre-copy.js';
 import type { ProgressReporter } from './progress.js';
@@ -507,37 +506,13 @@ export class DestinationWork {
     }
   }
 
-  /** Opens the stream of pages: from here on the source reads, and sends as far as the window goes. */
   #pullPages(segments: SegmentTable, round = 0): PageStream {
     if (segments.count === 0) return NO_PAGES;
     const { port, migrationId, policy, now } = this.#p;
-    const credits = new Outbox<number>();
     // Nothing is held back while the container stands.
-    const pacer = new Pacer(round === 0 ? 0 : policy.bytesPerSecond, now);
-    credits.push(pacer.window(pageLimits.windowBytes));
-    // Closed with the last page: the source ends the stream only then. A credit that crosses its end on the way would
-    // break the call (gRPC: "write after end").
-    const over = new AbortController();
-    const signal = AbortSignal.any([this.#stop.signal, over.signal]);
-    const iterator = port
-      .pullPages(migrationId, round, credits, { signal })
-      [Symbol.asyncIterator]();
-    const first = iterator.next();
-    first.catch(() => {}); // looked at by whoever reads the chunks
-    const chunks = (async function* () {
-      for (let next = await first; !next.done; next = await iterator.next()) yield next.value;
-    })();
-    const end = async () => {
-      credits.close();
-      over.abort();
-      await iterator.return?.();
-    };
-    const grant = (bytes: number) => {
-      const delay = pacer.delay(bytes);
-      if (delay > 0) setTimeout(() => credits.push(bytes), delay);
-      else credits.push(bytes);
-    };
-    return { chunks, grant, close: () => credits.close(), end };
+    const bytesPerSecond = round === 0 ? 0 : policy.bytesPerSecond;
+    const { signal } = this.#stop;
+    return pullPages(port, { migrationId, round, bytesPerSecond, signal, now });
   }
 
   async #write(
@@ -578,23 +553,6 @@ function policyFor(mode: MigrationMode, policy: Policy, mayFollow: boolean): Pol
   const way = onNoConvergence === 'post-copy' && !mayFollow ? 'stop-copy' : onNoConvergence;
   return { ...policy, onNoConvergence: way };
 }
-
-interface PageStream {
-  readonly chunks: AsyncIterable<PageChunk>;
-  /** So many bytes more may come. */
-  grant(bytes: number): void;
-  /** All has come. */
-  close(): void;
-  /** Repeatable. */
-  end(): Promise<void>;
-}
-
-const NO_PAGES: PageStream = {
-  chunks: (async function* () {})(),
-  grant: () => {},
-  close: () => {},
-  end: async () => {},
-};
 
 function changedFiles(cause?: unknown): FerryError {
   const why = cause === undefined ? '' : `: ${errorText(cause)}`;

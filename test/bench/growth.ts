@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { makeRunFolder, type RunFolder, removeRun } from '../support/run-folder.js';
 import { run, until } from '../support/shell.js';
+import { atMost, type Goal } from './figures.js';
 import { compile } from './memory-program.js';
 
 const RUNS = 5;
@@ -36,8 +37,20 @@ interface Report {
   readonly frozenMs: number;
 }
 
+/** What stopping and capturing all of them may take. */
+const FROZEN_MS_MAX: Partial<Record<keyof typeof SIZES, number>> = {
+  threads: 100,
+  descriptors: 300,
+  connections: 100,
+};
+/** What one costs among all of them, to what it costs among a quarter: 1 is linear. What does not grow at all makes it
+ *  less. */
+const STEEPER_MAX = 1.5;
+
 /** How the time of a freeze grows with the number of objects: `ferry dump --leave-running` of a program with so many. */
-export async function growth(say: (line: string) => void): Promise<GrowthRow[]> {
+export async function growth(
+  say: (line: string) => void,
+): Promise<{ rows: GrowthRow[]; goals: Goal[] }> {
   const folder = await makeRunFolder();
   try {
     const program = join(folder.path, 'many');
@@ -49,10 +62,30 @@ export async function growth(say: (line: string) => void): Promise<GrowthRow[]> 
         rows.push(await measure(folder, program, kind, count));
       }
     }
-    return rows;
+    return { rows, goals: goalsOf(rows) };
   } finally {
     await removeRun(folder.id);
   }
+}
+
+function goalsOf(rows: readonly GrowthRow[]): Goal[] {
+  return Object.entries(FROZEN_MS_MAX)
+    .flatMap(([kind, bound]) => {
+      const row = rows.findLast((each) => each.kind === kind);
+      if (row === undefined) return [];
+      return [atMost(`${row.count} ${kind} <= ${bound} ms`, row.stop_ms + row.capture_ms, bound)];
+    })
+    .concat(
+      Object.keys(SIZES).flatMap((kind) => {
+        const curve = rows.filter((row) => row.kind === kind);
+        const [first, last] = [curve[0], curve.at(-1)];
+        if (first === undefined || last === undefined) return [];
+        const steeper = last.us_each / first.us_each;
+        return [
+          atMost(`one of all ${kind} to one of a quarter <= ${STEEPER_MAX}`, steeper, STEEPER_MAX),
+        ];
+      }),
+    );
 }
 
 async function measure(

@@ -61,7 +61,7 @@ const benches: Record<string, (say: Say) => Promise<BenchResult>> = {
     goals: [],
   }),
   freeze: async (say) => ({ rows: await freeze(say), goals: [] }),
-  growth: async (say) => ({ rows: await growth(say), goals: [] }),
+  growth: async (say) => await growth(say),
 };
 const unknown = positionals.filter((name) => !(name in benches));
 if (unknown.length > 0) {

@@ -3,7 +3,10 @@
 #include <asm/ldt.h>
 #include <elf.h>
 #include <linux/if_ether.h>
+#include <linux/filter.h>
 #include <linux/if_packet.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <net/if.h>
 #include <sched.h>
@@ -202,6 +205,50 @@ static void dispatch(void) {
     CHECK_EQUAL(dispatched, 1, "intercepted calls");
 }
 
+/// No program may be executed any more.
+static void restrict_itself(void) {
+    struct landlock_ruleset_attr execute = {.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE};
+    int rules = (int)syscall(SYS_landlock_create_ruleset, &execute, sizeof execute, 0);
+    if (rules < 0) {
+        object_put_file("result", "SKIP no Landlock\n");
+        exit(0);
+    }
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    MUST(syscall(SYS_landlock_restrict_self, rules, 0));
+    close(rules);
+}
+
+static void check_restricted(void) {
+    int status = 0;
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        execl("/bin/true", "true", NULL);
+        _exit(errno == EACCES ? 7 : 1);
+    }
+    SABOTAGE(object_fail("broken on purpose"));
+    CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7, "status 0x%x", status);
+}
+
+static void landlock(void) {
+    restrict_itself();
+    object_ready_and_wait();
+    check_restricted();
+}
+
+/// The same, where a filter ends the process at the next call of that kind.
+static void landlock_seccomp(void) {
+    restrict_itself();
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_landlock_restrict_self, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {COUNT_OF(filter), filter};
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    object_ready_and_wait();
+    check_restricted();
+}
+
 int main(int argc, char **argv) {
     static const struct object_kind kinds[] = {{"sem-undo-shared", sem_undo_shared},
                                                {"packet-ring", packet_ring},
@@ -209,6 +256,8 @@ int main(int argc, char **argv) {
                                                {"shared-memory", shared_memory},
                                                {"minor-faults", minor_faults},
                                                {"compat", compat},
+                                               {"landlock", landlock},
+                                               {"landlock-seccomp", landlock_seccomp},
                                                {"segments", segments},
                                                {"dispatch", dispatch}};
     object_run_kinds(kinds, COUNT_OF(kinds), argc, argv);

@@ -50,6 +50,8 @@ const refused: readonly (readonly [string, RegExp])[] = [
   ['shared-memory', /memory shared with process \d+/],
   ['compat', /its code: it is a 32-bit program/],
   ['segments', /its local descriptor table: segments of its own/],
+  ['landlock', /its Landlock domain: the program has restricted itself/],
+  ['landlock-seccomp', /its Landlock domain: the program has restricted itself/],
   ['dispatch', /its system calls: the program intercepts its own system calls/],
   ['minor-faults', /mapping \S+ \([^)]*\(?[^)]*\)?\): the range is registered/],
 ];

@@ -20,6 +20,13 @@ export const localDescriptorTable: Refusal = {
   remedy: 'end what runs 16-bit or 32-bit code in the process (Wine, DOSEMU)',
 };
 
+export const landlocked: Refusal = {
+  code: 'process.landlock',
+  object: 'its Landlock domain',
+  reason: 'the program has restricted itself with Landlock, and the kernel does not show to what',
+  remedy: 'turn its sandbox off, or let it use seccomp or a container instead',
+};
+
 const userDispatch: Refusal = {
   code: 'process.syscallUserDispatch',
   object: 'its system calls',

@@ -24,7 +24,7 @@ import {
 } from '@ferry/linux';
 import { aioRings } from './aio.js';
 import { credentialsOf } from './credentials.js';
-import { localDescriptorTable, refused, refuseThread } from './frozen-blockers.js';
+import { landlocked, localDescriptorTable, refused, refuseThread } from './frozen-blockers.js';
 import type { FrozenProcess, FrozenThread } from './frozen-tree.js';
 import type { GadgetFinder } from './gadgets.js';
 import { type SavedThread, saveThread } from './injection.js';
@@ -178,7 +178,11 @@ function prepare(frozen: FrozenProcess, context: CaptureContext): PreparedProces
   const mappings = context.mappingsOf(hostPid);
   const { leftovers } = context;
   const semaphores = context.semaphoresOf(hostPid);
-  const query = { hostPid, saved, registers, xstates, mappings, leftovers, semaphores };
+  const status = procStatus(`/proc/${hostPid}/status`);
+  // Whoever had the privilege instead is not asked: that would be every process of root.
+  const mayBeLandlocked = leader.groupStop === 0 && status.get('NoNewPrivs') === '1';
+  const state = { saved, registers, xstates, mappings };
+  const query = { hostPid, ...state, leftovers, semaphores, mayBeLandlocked };
   return { frozen, stat, query };
 }
 
@@ -188,6 +192,7 @@ function captureProcess(
   context: CaptureContext,
 ): Process {
   const { hostPid, saved, registers, xstates, mappings } = query;
+  if (answers.landlockLayers > 0) throw refused(landlocked, hostPid, stat.comm);
   if (answers.hasLdt) throw refused(localDescriptorTable, hostPid, stat.comm);
   const status = procStatus(`/proc/${hostPid}/status`);
   const leader = reachedBy(frozen);

@@ -30,6 +30,7 @@ import {
   restoreThread,
   type SavedThread,
 } from './injection.js';
+import { LandlockProbe } from './landlock.js';
 import { imageRegisters } from './registers.js';
 import { UNDO_PROBE_BYTES, undoAdjustments } from './semaphore-undo.js';
 import type { Steps } from './steps.js';
@@ -65,6 +66,7 @@ const FRAME_ALTSTACK = 24;
 const STACK = 4096;
 /** struct sembuf */
 const SEMBUF_BYTES = 6;
+const THREAD_SLOTS = 9 + SPECULATION.length;
 /** Bytes of a thread's slots. */
 const SLOTS = 128;
 const QUERY_TIMEOUT_MS = 5000;
@@ -90,6 +92,7 @@ export interface ProcessAnswers {
   readonly memoryMerge: boolean;
   readonly ioFlusher: boolean;
   readonly semaphoreAdjustments: SemaphoreAdjustment[];
+  readonly landlockLayers: number;
   /** In the order of the threads asked. */
   readonly threads: ThreadAnswers[];
 }
@@ -113,6 +116,8 @@ export interface QueryInput {
   readonly registers: readonly Registers[];
   readonly xstates: readonly Buffer[];
   readonly mappings: readonly Mapping[];
+  /** It has what only privilege or no_new_privs (which stays) allows. */
+  readonly mayBeLandlocked: boolean;
   /** Those that it may have used with SEM_UNDO. */
   readonly semaphores: readonly SemaphoreValues[];
   /** To be carried out before the process runs on, and not at all where it never does: each takes two turns of the process
@@ -177,6 +182,9 @@ class QueryPlan {
   readonly #stacks: ZeroRef;
   readonly #threadEntry: number;
   readonly #resultSlot = this.program.slot();
+  /** As `#slotsOf` fills them. */
+  readonly #threadSlots = Array.from({ length: THREAD_SLOTS }, () => this.program.slot());
+  readonly #landlock: LandlockProbe | undefined;
   /** For the operations of `undoAdjustments`. */
   readonly room: DataRef;
 
@@ -196,7 +204,9 @@ class QueryPlan {
     this.#frames = b.reserve(count * this.#frameLength, 64);
     this.#stacks = b.zeroed(count * STACK, 16);
     this.room = b.reserve(input.semaphores.length > 0 ? UNDO_PROBE_BYTES : 0);
+    this.#landlock = input.mayBeLandlocked ? new LandlockProbe(b) : undefined;
     this.#emitProcess();
+    this.#landlock?.emit(b);
     this.#threadEntry = b.operationCount;
     this.#emitThread();
   }
@@ -205,9 +215,8 @@ class QueryPlan {
   #emitThread(): void {
     const b = this.program;
     const any = { expect: 'any' } as const;
-    const [altstack, frameAltstack, tidAddress, deathSignal] = [0, 0, 0, 0].map(() => b.slot());
-    const [securebits, timerSlack, personality, done, frame] = [0, 0, 0, 0, 0].map(() => b.slot());
-    const speculation = SPECULATION.map(() => b.slot());
+    const [altstack, frameAltstack, tidAddress, deathSignal, ...more] = this.#threadSlots;
+    const [securebits, timerSlack, personality, done, frame, ...speculation] = more;
     const timeout = b.words(2, 0);
     b.sys('sigaltstack', [0, altstack!], 'sigaltstack', any);
     // Into the frame as well, so that returning on its own keeps the alternate stack too.
@@ -310,8 +319,11 @@ class QueryPlan {
       }
       yield;
     }
+    const known = saved.map(({ traced }) => traced.tid);
+    const probe = this.#landlock;
+    const layers = probe === undefined ? 0 : yield* probe.layers(injected, hostPid, known);
     yield* injected.stop(saved);
-    return this.#answersFrom(injected);
+    return { ...this.#answersFrom(injected), landlockLayers: layers };
   }
 
   #allDone(injected: InjectedProgram): boolean {
@@ -332,7 +344,7 @@ class QueryPlan {
     return own.flags.includes('lf') ? MCL_FUTURE | MCL_ONFAULT : MCL_FUTURE;
   }
 
-  #answersFrom(injected: InjectedProgram): ProcessAnswers {
+  #answersFrom(injected: InjectedProgram): Omit<ProcessAnswers, 'landlockLayers'> {
     const start = this.#actions.offset;
     const all = injected.read(this.#actions, this.#done.offset - start);
     const from = (reference: DataRef): Buffer => all.subarray(reference.offset - start);

@@ -109,7 +109,8 @@ long clone_process(uint64_t pid, uint64_t flags, uint64_t exit_signal) {
     return clone_numbered(&number, pid ? 1 : 0, flags, exit_signal);
 }
 
-/* A thread of this process that runs the program from `target` on a stack and slots of its own. */
+/* A thread of this process that runs the program from `target` on a stack and slots of its own; under any number
+ * where none is given. */
 static long clone_thread(const uint64_t args[6], const struct plan_header *h, uint64_t target) {
     uint32_t set_tid = (uint32_t)args[0];
     uint64_t stack_top = args[1], slots = args[2];
@@ -117,8 +118,8 @@ static long clone_thread(const uint64_t args[6], const struct plan_header *h, ui
         .flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
         .stack = stack_top - 8192,
         .stack_size = 8192,
-        .set_tid = args[4] ? args[3] : (uint64_t)&set_tid,
-        .set_tid_size = args[4] ? args[4] : 1,
+        .set_tid = args[4] ? args[3] : args[0] ? (uint64_t)&set_tid : 0,
+        .set_tid_size = args[4] ? args[4] : args[0] != 0,
     };
     long r;
     register uint64_t rbx __asm__("rbx") = (uint64_t)h;

@@ -3,6 +3,10 @@
 #include <arpa/inet.h>
 #include <net/if.h>
 #include <sched.h>
+#include <sys/ipc.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -85,20 +89,57 @@ static void uts(void) {
     object_join(two);
 }
 
-static void ipc_child(void *argument) {
-    (void)argument;
+// Settings, a message queue and semaphores, under the same keys in every namespace.
+static void ipc_child(void *text) {
+    struct {
+        long type;
+        char text[64];
+    } message = {.type = 7};
     MUST(unshare(CLONE_NEWIPC));
     write_to("/proc/sys/kernel/msgmax", "4321");
+    for (int i = 0; i < 3; i++) {
+        MUST(msgget(1000 + i, IPC_CREAT | 0600)); // so that numbers are not those of a fresh namespace
+    }
+    MUST(msgctl(msgget(1000, 0), IPC_RMID, NULL));
+    int queue = MUST(msgget(77, IPC_CREAT | 0640)), set = MUST(semget(78, 3, IPC_CREAT | 0600));
+    strcpy(message.text, text);
+    MUST(msgsnd(queue, &message, sizeof message.text, 0));
+    message.type = 9;
+    MUST(msgsnd(queue, &message, 5, 0));
+    MUST(semctl(set, 1, SETVAL, 42));
     object_child_wait();
     SABOTAGE(write_to("/proc/sys/kernel/msgmax", "4322"));
     CHECK_EQUAL(read_number("/proc/sys/kernel/msgmax"), 4321, "msgmax");
+    CHECK_EQUAL(msgget(77, 0), queue, "number of the queue");
+    CHECK(msgget(1000, 0) < 0 && msgget(1001, 0) >= 0, "other queues");
+    CHECK_EQUAL(msgrcv(queue, &message, sizeof message.text, 9, IPC_NOWAIT), 5, "length of the second message");
+    CHECK_EQUAL(msgrcv(queue, &message, sizeof message.text, 0, IPC_NOWAIT), sizeof message.text, "length of the first");
+    CHECK(message.type == 7 && strcmp(message.text, text) == 0, "the first message is %s", message.text);
+    CHECK_EQUAL(semget(78, 3, 0), set, "number of the semaphores");
+    CHECK_EQUAL(semctl(set, 1, GETVAL), 42, "value");
 }
 
 static void ipc(void) {
     long before = read_number("/proc/sys/kernel/msgmax");
-    pid_t child = object_fork(ipc_child, NULL);
+    pid_t child = object_fork(ipc_child, "of one"), other = object_fork(ipc_child, "of another");
     object_ready_and_wait();
     CHECK_EQUAL(read_number("/proc/sys/kernel/msgmax"), before, "msgmax of the root");
+    object_join(child);
+    object_join(other);
+}
+
+static void segment_child(void *argument) {
+    (void)argument;
+    MUST(unshare(CLONE_NEWIPC));
+    int segment = MUST(shmget(77, PAGE, IPC_CREAT | 0600));
+    object_child_wait();
+    SABOTAGE(MUST(shmctl(segment, IPC_RMID, NULL)));
+    CHECK_EQUAL(shmget(77, PAGE, 0), segment, "number of the segment");
+}
+
+static void segment(void) {
+    pid_t child = object_fork(segment_child, NULL);
+    object_ready_and_wait();
     object_join(child);
 }
 
@@ -289,7 +330,7 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)(void);
     } kinds[] = {{"uts", uts},           {"ipc", ipc},   {"net", net},
-                 {"net-held", net_held}, {"mnt", mnt}, {"thread", thread}, {"named", named}, {"sharing", sharing}};
+                 {"net-held", net_held}, {"mnt", mnt}, {"thread", thread}, {"named", named}, {"sharing", sharing}, {"segment", segment}};
     object_start(argc, argv);
     for (size_t i = 0; i < COUNT_OF(kinds); i++) {
         if (strcmp(argv[2], kinds[i].name) == 0) {

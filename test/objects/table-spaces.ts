@@ -82,7 +82,7 @@ export const spacePrograms: readonly ObjectProgram[] = [
     args: [kind],
     hostOnly: withoutAdmin,
   })),
-  ...['thread', 'named', 'sharing'].map((kind) => ({
+  ...['thread', 'named', 'sharing', 'segment'].map((kind) => ({
     name: `nested-${kind}`,
     source: 'nested',
     args: [kind],
@@ -91,6 +91,7 @@ export const spacePrograms: readonly ObjectProgram[] = [
       thread: /thread \d+ in net:/,
       named: /it is a name of net:/,
       sharing: /shares its working directory/,
+      segment: /1 segments of System V/,
     }[kind]!,
   })),
   ...networks.map((kind) => ({

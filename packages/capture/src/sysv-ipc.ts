@@ -33,14 +33,21 @@ export function captureIpc(
   };
   const ipc = inIpcNamespace(rootHostPid, () => {
     captureSegments(objects, isOwn ? attached : undefined);
-    return {
-      ownNamespace: isOwn,
-      queues: isOwn ? rows('msg').map(captureQueue) : [],
-      semaphores: isOwn ? rows('sem').map(captureSemaphores) : [],
-      posixQueues: isOwn ? namedQueues() : [],
-    };
+    return isOwn
+      ? captureQueues()
+      : { ownNamespace: false, queues: [], semaphores: [], posixQueues: [] };
   });
   return { ipc, release };
+}
+
+/** Message queues and semaphores in the IPC namespace that the thread is in. Changes nothing. */
+export function captureQueues(): Ipc {
+  return {
+    ownNamespace: true,
+    queues: rows('msg').map(captureQueue),
+    semaphores: rows('sem').map(captureSemaphores),
+    posixQueues: namedQueues(),
+  };
 }
 
 /** A set of semaphores, with what its values are now. */

@@ -13,6 +13,7 @@ import {
   threadsOf,
   tryReadProc,
 } from '@ferry/linux';
+import { captureQueues } from '../sysv-ipc.js';
 import { addedMounts, type GivenMount } from './added-mounts.js';
 import { groupRoots } from './cgroups.js';
 import { parseMountInfo } from './mountinfo.js';
@@ -511,7 +512,12 @@ class NamespaceCapture {
       for (const each of leading) this.#leading.push({ ...each, namespace, process });
     }
     if (type === 'ipc' || type === 'net') namespace.settings = changedSettings(type, path);
-    if (type === 'ipc' && nested) refuse(inNamespace('ipc', path, () => nestedIpc(link)));
+    if (type === 'ipc' && nested) {
+      refuse(inNamespace('ipc', path, () => nestedSegments(link)));
+      if (!this.#options.scanning) {
+        namespace.content = { $case: 'ipc', value: inNamespace('ipc', path, captureQueues) };
+      }
+    }
     return namespace;
   }
 
@@ -621,20 +627,20 @@ function nestedBlocker(type: string, link: string): Found {
   };
 }
 
-/** System V objects of a nested IPC namespace. */
-function nestedIpc(link: string): Found[] {
-  return (['shm', 'msg', 'sem'] as const).flatMap((kind) => {
-    const [, ...rows] = readProc(`/proc/sysvipc/${kind}`).trim().split('\n');
-    if (rows.length === 0) return [];
-    return [
-      {
-        code: 'namespace.ipc',
-        object: `ipc namespace ${link}: ${rows.length} System V objects (${kind})`,
-        reason: 'System V objects of a nested IPC namespace are not carried yet',
-        remedy: 'remove them (ipcrm), or let the program use the IPC namespace of the tree',
-      },
-    ];
-  });
+/** System V shared memory of a nested IPC namespace. */
+function nestedSegments(link: string): Found[] {
+  const [, ...rows] = readProc('/proc/sysvipc/shm').trim().split('\n');
+  if (rows.length === 0) return [];
+  return [
+    {
+      code: 'namespace.ipc',
+      object: `ipc namespace ${link}: ${rows.length} segments of System V shared memory`,
+      reason: 'those of a nested IPC namespace are not carried yet',
+      remedy:
+        'remove them (ipcrm -m), let the program use the IPC namespace of the tree, or POSIX shared ' +
+        'memory (PostgreSQL: shared_memory_type=mmap)',
+    },
+  ];
 }
 
 function trimmed(text: Buffer): Buffer {

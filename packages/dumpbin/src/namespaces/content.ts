@@ -1,5 +1,6 @@
 import type { Namespace } from '@ferry/image';
 import type { CompileContext } from '../compile-context.js';
+import { emitIpc } from '../ipc-steps.js';
 import type { ProgramBuilder } from '../program.js';
 import { emitNetwork } from './network.js';
 import { emitSettings, emitUts } from './settings.js';
@@ -16,4 +17,5 @@ export function emitContent(
   if (content?.$case === 'uts') emitUts(b, content.value);
   if (content?.$case === 'net') emitNetwork(b, namespace, ctx, outerNetwork);
   else emitSettings(b, namespace, ctx.namespaceFd('proc'));
+  if (content?.$case === 'ipc') emitIpc(b, content.value);
 }

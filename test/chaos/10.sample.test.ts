@@ -12,6 +12,8 @@ const sample: readonly (readonly [harm: string, point: FaultPoint, path?: FaultP
   ['kill -9 of the source', 'source.before.recordReturn', 'given back'],
   ['kill -9 of Redis', 'source.before.freeze'],
   ['the agents cut off from each other', 'source.before.commit'],
+  ['kill -9 of the source', 'destination.before.fetch', 'memory follows'],
+  ['the disk of the destination is full', 'destination.before.recordWhole', 'memory follows'],
 ];
 const ARENAS = 2;
 

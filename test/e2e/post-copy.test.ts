@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict';
-import * as actions from '../support/actions.js';
-import type { ClientMachine } from '../support/client-machine.js';
-import { Cluster } from '../support/cluster.js';
+import type { Cluster } from '../support/cluster.js';
+import { RedisUnderLoad } from '../support/redis-under-load.js';
 import { sleep } from '../support/shell.js';
 
 const KEYS = 200_000;
-const COUNTER = 'counter';
 
 interface Later {
   readonly faults: number;
@@ -20,19 +18,12 @@ interface Moved {
 
 describe('a Redis container under load runs before its memory is there', function () {
   this.timeout(120_000);
+  let redis: RedisUnderLoad;
   let cluster: Cluster;
-  let client: ClientMachine;
-  let address: string;
-  let data: { keys: number; digest: string };
 
   before(async () => {
-    cluster = await Cluster.start({ hosts: ['h1', 'h2'] });
-    const rootfs = await actions.makeRootfsFolders(cluster.folder.path);
-    address = await actions.runRedis(cluster, { name: 'redis', node: 'h1', rootfs: rootfs.redis });
-    client = await cluster.client();
-    await client.call('fill', address, actions.REDIS_PORT, KEYS);
-    data = await actions.dataOf(client, address);
-    await client.call('startCounter', address, actions.REDIS_PORT, COUNTER);
+    redis = await RedisUnderLoad.start(KEYS);
+    cluster = redis.cluster;
   });
 
   afterEach(function () {
@@ -40,7 +31,7 @@ describe('a Redis container under load runs before its memory is there', functio
   });
 
   after(async () => {
-    await cluster?.remove();
+    await redis?.cluster.remove();
   });
 
   const migrate = async (to: string, ...options: string[]) => {
@@ -48,14 +39,7 @@ describe('a Redis container under load runs before its memory is there', functio
     return (await cluster.ferryJson<Moved>(args, 60_000)).operation.migration;
   };
 
-  async function goesOn(): Promise<void> {
-    const before = await client.call('counterReport');
-    await sleep(300);
-    const after = await client.call('counterReport');
-    assert.ok(after.replies > before.replies + 20, 'the client goes on counting');
-    assert.deepEqual(after.errors, []);
-    assert.deepEqual([after.lostWrites, after.duplicatedWrites], [0, 0]);
-  }
+  const goesOn = () => redis.countsThrough(async () => {});
 
   it('with what the rounds have not brought (hybrid)', async () => {
     const { mode, later } = await migrate('h2', '--mode', 'hybrid');
@@ -88,16 +72,7 @@ describe('a Redis container under load runs before its memory is there', functio
     await goesOn();
   });
 
-  it('and in the end the client has its connection, and Redis its data', async () => {
-    const { report, sameConnection } = await client.call('stopCounter', COUNTER);
-    assert.equal(sameConnection, true);
-    assert.deepEqual(report.errors, []);
-    assert.deepEqual([report.lostWrites, report.duplicatedWrites], [0, 0]);
-    await client.call('command', address, actions.REDIS_PORT, 'DEL', COUNTER);
-    assert.deepEqual(await actions.dataOf(client, address), data);
-    const wrong = await client.call('check', address, actions.REDIS_PORT, KEYS, 5000);
-    assert.deepEqual(wrong, []);
-  });
+  it('and in the end the client has its connection, and Redis its data', () => redis.isWhole());
 
   /** The operation that is under way, once the container runs at its destination. */
   async function fetching(): Promise<string> {

@@ -5,7 +5,8 @@ import { sleep } from '../support/shell.js';
 
 const FINAL = ['succeeded', 'failed', 'cancelled', 'in-doubt'];
 const LOOK_MS = 300;
-const BUSY = /container\.busy/;
+/** The container's last operation is not over, or the call was not answered in time: it is made again. */
+const AGAIN = /container\.busy|^rpc\./;
 
 const security = Security.open({ tls: process.env.FERRY_TLS, tokenFile: undefined });
 const cluster: ClusterClient = connectCluster(process.env.FERRY_CONTROLLER ?? '', { security });
@@ -14,17 +15,22 @@ const migrations = Number(process.env.FERRY_LOAD_MIGRATIONS);
 const ends: { state: string; error: string }[] = [];
 let queued = 0;
 
-/** A container takes one operation at a time: the next one is queued as soon as it is accepted. */
-async function begin(name: string): Promise<string> {
+async function answered<T>(call: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
-      const request = MigrateContainerRequest.fromPartial({ name, to: '' });
-      return (await cluster.migrateContainer(request)).id;
+      return await call();
     } catch (error) {
-      if (!BUSY.test(`${(error as { code?: string }).code}`)) throw error;
+      if (!AGAIN.test(`${(error as { code?: string }).code}`)) throw error;
       await sleep(LOOK_MS);
     }
   }
+}
+
+/** A container takes one operation at a time: the next one is queued as soon as it is accepted. */
+async function begin(name: string): Promise<string> {
+  const requestId = `load-${queued}`;
+  const request = MigrateContainerRequest.fromPartial({ name, to: '', requestId });
+  return (await answered(() => cluster.migrateContainer(request))).id;
 }
 
 async function moveOn(name: string): Promise<void> {
@@ -32,7 +38,7 @@ async function moveOn(name: string): Promise<void> {
     queued += 1;
     const id = await begin(name);
     for (;;) {
-      const { state, error } = await cluster.getOperation({ id });
+      const { state, error } = await answered(() => cluster.getOperation({ id }));
       if (FINAL.includes(state)) {
         ends.push({ state, error: error === undefined ? '' : `${error.code}: ${error.message}` });
         break;

@@ -120,7 +120,8 @@ export class ControllerSide {
     const found: Choice[] = [];
     const lost = d.rebooted || d.m?.phase === 'inDoubt';
     if (lost && d.copy === 'none' && s.up && s.m !== null && isHeld(s.m.phase)) {
-      if (s.told === null && s.copy === 'held') {
+      // Where both copies went with their hosts, that ends it all the same.
+      if (s.told === null && (s.copy === 'held' || s.copy === 'gone')) {
         found.push({
           ...{ name: 'operator: run on the source', fault: false },
           happen: (x) => {

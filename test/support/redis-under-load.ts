@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import * as actions from './actions.js';
 import type { ClientMachine } from './client-machine.js';
-import { Cluster } from './cluster.js';
+import { Cluster, type ClusterOptions } from './cluster.js';
 import { sleep } from './shell.js';
 
 const COUNTER = 'counter';
@@ -26,8 +26,11 @@ export class RedisUnderLoad {
     this.#data = filled.data;
   }
 
-  static async start(keys: number): Promise<RedisUnderLoad> {
-    const cluster = await Cluster.start({ hosts: ['h1', 'h2'] });
+  static async start(
+    keys: number,
+    options: Omit<ClusterOptions, 'hosts'> = {},
+  ): Promise<RedisUnderLoad> {
+    const cluster = await Cluster.start({ hosts: ['h1', 'h2'], ...options });
     try {
       const rootfs = await actions.makeRootfsFolders(cluster.folder.path);
       const where = { name: 'redis', node: 'h1', rootfs: rootfs.redis };

@@ -345,8 +345,10 @@ export class SourceWork {
    *  migration's to thaw. */
   async #hasGoneOn(): Promise<boolean> {
     const { source, container, epoch } = this.#p;
-    const record = (await source.host.find(container))?.record;
-    return record === undefined || BigInt(record.epoch) > epoch + 1n;
+    const found = await source.host.find(container);
+    // Its processes went with the host, when that was started anew.
+    if (found?.pid === undefined) return true;
+    return BigInt(found.record.epoch) > epoch + 1n;
   }
 
   /** Nothing is left to be done, by any agent that finds the entry. */

@@ -1,8 +1,8 @@
 import { strict as assert } from 'node:assert';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { run, until } from '../../../test/support/shell.js';
-import { tracesOf } from '../../../test/support/traces.js';
+import { powerOff } from '../../../test/support/power-off.js';
+import { until } from '../../../test/support/shell.js';
 import { CountedRedis } from './support/counted-redis.js';
 import { changed, FaultyPort } from './support/faulty-port.js';
 import type { TwoAgents } from './support/two-agents.js';
@@ -76,7 +76,7 @@ describe('agent: what one that starts again finds', function () {
       await until('it to run there', () => (decisions('h2').left === 'resumed' ? true : undefined));
       await killed;
       await redis.runs();
-      await powerOff('h1');
+      await powerOff(two.folder.id, 'h1', two.stateDir('h1'));
       if (journal === 'without its journal') {
         rmSync(join(two.stateDir('h1'), 'run'), { recursive: true });
       }
@@ -93,27 +93,5 @@ describe('agent: what one that starts again finds', function () {
       assert.deepEqual(await two.states('h1'), { redis: 'running' });
       await redis.runs();
     });
-  }
-
-  /** Every process of the host's containers ends at once, as with the host. */
-  async function powerOff(host: 'h1' | 'h2'): Promise<void> {
-    const own = `ferry-${two.folder.id}-${host}`;
-    const cgroups = tracesOf(two.folder.id).cgroups.filter((path) => path.includes(own));
-    const processes = () =>
-      cgroups.flatMap((path) => {
-        const file = join(path, 'cgroup.procs');
-        return existsSync(file) ? readFileSync(file, 'utf8').split('\n').filter(Boolean) : [];
-      });
-    for (const pid of new Set(processes())) process.kill(Number(pid), 'SIGKILL');
-    // What the first version's freezer holds is killed when it lets go.
-    for (const path of cgroups) {
-      const file = join(path, 'freezer.state');
-      if (existsSync(file)) writeFileSync(file, 'THAWED');
-    }
-    await until('them to end', () => (processes().length === 0 ? true : undefined));
-    const mounts = tracesOf(two.folder.id).mounts.filter((path) =>
-      path.includes(two.stateDir(host)),
-    );
-    for (const path of mounts) await run('umount', ['-l', path]);
   }
 });

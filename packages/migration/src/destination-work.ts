@@ -475,6 +475,8 @@ export class DestinationWork {
     await this.#lastFiles?.catch(() => {});
     await this.#lastRound?.catch(() => {});
     await this.#restore.remove();
+    // Of an agent before this one, which had not come to let the container go.
+    if (this.#postCopy === undefined && this.hasPager) await this.adoptPager();
     await this.#postCopy?.abandon();
   }
 

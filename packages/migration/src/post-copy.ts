@@ -154,11 +154,15 @@ export class PostCopy {
 
   /** Whether a pager may be there; `adopt` tells. */
   get isLikely(): boolean {
-    return existsSync(this.#socket());
+    return existsSync(this.#path);
+  }
+
+  get #path(): string {
+    return join(this.#p.folder, `${this.#p.migrationId}.sock`);
   }
 
   #socket(): string {
-    const path = join(this.#p.folder, `${this.#p.migrationId}.sock`);
+    const path = this.#path;
     if (path.length <= SOCKET_PATH_MAX) return path;
     throw new FerryError('migrate.path', `${dirname(path)} is too long for a socket`, {
       remedy: 'give the agent a shorter --run-dir',

@@ -1,7 +1,9 @@
 import { strict as assert } from 'node:assert';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { PageChunk } from '@ferry/pages';
+import { until } from '../../../test/support/shell.js';
+import { tracesOf } from '../../../test/support/traces.js';
 import { FaultyPort } from './support/faulty-port.js';
 import { compiled, says } from './support/said.js';
 import { type HostName, TwoAgents } from './support/two-agents.js';
@@ -161,5 +163,34 @@ describe('agent: containers whose memory follows them', function () {
     await two.startAgent('h2');
     await whole('h2', 'churn');
     await intact('h2', 'churn');
+  });
+
+  it('leave no pager where the agent of their destination was killed before they ran', async () => {
+    const from: HostName = 'churn' in (await two.states('h2')) ? 'h2' : 'h1';
+    const to: HostName = from === 'h2' ? 'h1' : 'h2';
+    const points = join(two.folder.path, 'points');
+    mkdirSync(points);
+    writeFileSync(join(points, 'at.destination.before.resume'), '');
+    await two.stopAgent(to);
+    await two.startProgram(to, '127.0.0.1:0', { FERRY_FAULT_DIR: points });
+    const { address } = two.reach(to);
+    const moved = move('churn', from, to, { mode: 'post-copy' });
+    moved.catch(() => {}); // the call breaks with the agent
+    await until('it to be about to run', () => existsSync(join(points, 'reached')) || undefined, {
+      timeoutMs: 60_000,
+    });
+    const pagers = () =>
+      tracesOf(two.folder.id).processes.filter(({ what }) => what.includes('ferry-pager'));
+    assert(pagers().length > 0);
+    await two.killProgram(to);
+    await two.startProgram(to, address);
+    await until('no pager', () => pagers().length === 0 || undefined, { timeoutMs: 60_000 });
+    await until('the container to be given back', async () => {
+      const { state } = await two.reach(to).client.queryMigration({
+        migrationId: `later-${moves}`,
+      });
+      return state === 'failed' || undefined;
+    });
+    await intact(from, 'churn');
   });
 });

@@ -79,7 +79,14 @@ static const struct {
      "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/ipv4/conf/*/forwarding "
      "/proc/sys/net/ipv4/ip_local_port_range /proc/sys/net/ipv6/conf/d0/disable_ipv6 /proc/sys/net/core/somaxconn",
      "echo 0 > /proc/sys/net/ipv4/ip_forward"},
-    {"nexthop", "ip link set lo up && ip nexthop add id 5 dev lo && ip route add 10.9.0.0/16 nhid 5", "ip nexthop; ip route", "ip nexthop flush"},
+    {"nexthop",
+     "ip link set lo up && ip link add d0 type veth peer name p0 && ip link set d0 up && ip link set p0 up && "
+     "ip addr add 10.1.2.3/24 dev d0 && ip -6 addr add fd00::5/64 dev d0 nodad && "
+     "ip nexthop add id 5 dev d0 && ip nexthop add id 6 via 10.1.2.9 dev d0 && ip nexthop add id 7 via 10.1.2.10 dev d0 && "
+     "ip nexthop add id 3 group 6,3/7 && ip nexthop add id 8 blackhole && ip nexthop add id 9 via fd00::9 dev d0 && "
+     "ip route add 10.9.0.0/16 nhid 5 && ip route add 10.10.0.0/16 nhid 3 && ip route add 10.11.0.0/16 nhid 8 && "
+     "ip -6 route add fd01::/64 nhid 9",
+     "ip nexthop; ip route show table all | sort; ip -6 route | sort", "ip nexthop flush"},
     {"qdisc", "ip link set lo up && tc qdisc add dev lo root tbf rate 1mbit burst 10k latency 10ms", "tc qdisc",
      "tc qdisc del dev lo root"},
     {"ipsec", "ip xfrm policy add src 10.0.0.0/8 dst 10.1.0.0/16 dir out action block", "ip xfrm policy", "ip xfrm policy flush"},

@@ -31,7 +31,6 @@ export function networkRefusals(
   filters: readonly Uint8Array[],
 ): Refusal[] {
   return [
-    ...nexthops(),
     ...queueing(links),
     ...ipsec(),
     ...addressSets(),
@@ -54,19 +53,9 @@ function dump(protocol: number, type: number, payload: Buffer): Buffer[] {
   }
 }
 
-/** ip-nexthop(8) */
-function nexthops(): Refusal[] {
-  const found = dump(NETLINK.route, RTM.getNexthop, Buffer.alloc(8));
-  if (found.length === 0) return [];
-  return [
-    {
-      code: 'network.nexthop',
-      object: `${found.length} nexthop objects`,
-      reason: 'nexthop objects and the routes that use them cannot be carried yet',
-      remedy:
-        'name the gateways in the routes (ip route add ... via), and flush them: ip nexthop flush',
-    },
-  ];
+/** ip-nexthop(8); none on a kernel that has no such objects. */
+export function nexthops(): Buffer[] {
+  return dump(NETLINK.route, RTM.getNexthop, Buffer.alloc(8));
 }
 
 /** tc(8): what the kernel attaches by itself has no handle (net/sched/sch_generic.c). */

@@ -12,7 +12,7 @@ import {
   sys,
 } from '@ferry/linux';
 import { attribute, indexOf, kindOf, nameOf, type Refusal } from './network-links.js';
-import { networkRefusals } from './network-refusals.js';
+import { networkRefusals, nexthops } from './network-refusals.js';
 
 const NETLINK_ROUTE = 0;
 const NETLINK_NETFILTER = 12;
@@ -53,6 +53,7 @@ export function captureNetwork(
   const content = inNamespace('net', path, (): NetworkNamespace => {
     return {
       ...routing(),
+      nexthops: nexthops(),
       filters: filters(),
       connections: [],
       outerLinks: [],

@@ -9,6 +9,7 @@ import {
   CHANGE,
   emitChange,
   emitSocket,
+  only,
   type Parsed,
   parseMessage,
   without,
@@ -22,6 +23,7 @@ const RTM = {
   newNeighbour: 28,
   newRule: 32,
   deleteRule: 33,
+  newNexthop: 104,
 } as const;
 const AF_INET6 = 10;
 const LOOPBACK = 1;
@@ -30,7 +32,12 @@ const IFA_F_STATE = 0x40 | 0x8 | 0x80 | 0x1; // tentative, failed, permanent, se
 const RTPROT_KERNEL = 2;
 const RTM_F_CLONED = 0x200;
 const RTNH_F_ONLINK = 4;
-const RTA = { gateway: 5, multipath: 9, cacheInfo: 12, via: 18, expires: 23 } as const;
+const RTA = {
+  ...{ gateway: 5, multipath: 9, cacheInfo: 12, via: 18, expires: 23, nexthop: 30 },
+  where: [4, 5, 9, 18, 21, 22], // RTA_OIF, GATEWAY, MULTIPATH, VIA, ENCAP_TYPE, ENCAP
+} as const;
+/** NHA_ID, GROUP, GROUP_TYPE, BLACKHOLE, OIF, GATEWAY, ENCAP_TYPE, ENCAP, FDB. */
+const NHA = { group: 2, settable: [1, 2, 3, 4, 5, 6, 7, 8, 11] } as const;
 const NUD_PERMANENT = 0x80;
 const FRA = { priority: 6, table: 15 } as const;
 /** Rules that every new namespace has: family, priority, table. */
@@ -85,6 +92,7 @@ export function emitNetworkRest(
   emitSettings(b, namespace, ctx.namespaceFd('proc'));
   emitLinkStates(b, socket, content.links);
   emitAddresses(b, socket, namespace, { content, proc: ctx.namespaceFd('proc') });
+  emitNexthops(b, socket, content);
   emitRoutes(b, socket, content);
   emitRules(b, socket, content);
   for (const neighbour of content.neighbours) emitNeighbour(b, socket, neighbour);
@@ -163,6 +171,23 @@ function isLoopback({ fixed, attributes }: Parsed): boolean {
   return address === '7f000001' || address === `${'0'.repeat(31)}1`;
 }
 
+/** ip-nexthop(8): single ones before groups of them. */
+function emitNexthops(b: ProgramBuilder, socket: Slot, { nexthops }: NetworkNamespace): void {
+  const parsed = nexthops.map((nexthop) => parseMessage(nexthop, 8));
+  const isGroup = (nexthop: Parsed): number => (attributeOf(nexthop, NHA.group) ? 1 : 0);
+  for (const nexthop of parsed.toSorted((x, y) => isGroup(x) - isGroup(y))) {
+    // struct nhmsg: family, scope, protocol, flags; the scope is the kernel's to find.
+    nexthop.fixed.writeUInt8(0, 1);
+    nexthop.fixed.writeUInt32LE(nexthop.fixed.readUInt32LE(4) & RTNH_F_ONLINK, 4);
+    emitChange(b, socket, {
+      type: RTM.newNexthop,
+      flags: CHANGE.replace,
+      payload: Buffer.concat([nexthop.fixed, only(nexthop, NHA.settable)]),
+      step: 'nexthop',
+    });
+  }
+}
+
 /** Routes that the kernel makes itself come with their addresses. */
 function emitRoutes(
   b: ProgramBuilder,
@@ -181,10 +206,16 @@ function emitRoutes(
     emitChange(b, socket, {
       type: RTM.newRoute,
       flags,
-      payload: Buffer.concat([route.fixed, without(route, [RTA.cacheInfo, RTA.expires])]),
+      payload: Buffer.concat([route.fixed, without(route, left(route))]),
       step: 'route',
     });
   }
+}
+
+/** What a route is not made with: a nexthop object says where it leads. */
+function left(route: Parsed): number[] {
+  const always = [RTA.cacheInfo, RTA.expires];
+  return attributeOf(route, RTA.nexthop) === undefined ? always : [...always, ...RTA.where];
 }
 
 function emitRules(b: ProgramBuilder, socket: Slot, { rules }: NetworkNamespace): void {

@@ -4,7 +4,10 @@ import { once } from 'node:events';
 import { captureNamespaces } from '../src/namespaces/namespaces.js';
 
 /** Codes of what stands in the way of a container whose network was changed by a command. */
-async function refused(command: string): Promise<string[]> {
+async function refused(
+  command: string,
+  tunDevices: ReadonlySet<string> = new Set(),
+): Promise<string[]> {
   const child = spawn('unshare', ['-n', 'sh', '-c', 'echo ready; exec sleep 60'], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -17,7 +20,7 @@ async function refused(command: string): Promise<string[]> {
       rootGiven: true,
       givenSettings: { 'net/ipv4/ip_default_ttl': '77' },
       held: [],
-      tunDevices: new Set(),
+      tunDevices,
     });
     assert.equal(namespaces.length, 0);
     return blockers.map(({ code, object }) => `${code}: ${object}`);
@@ -43,6 +46,18 @@ describe('the network that a container is given', () => {
   it('blocks with a device that was made inside', async () => {
     assert.deepEqual(await refused('ip link add br7 type bridge'), [
       'network.added: network device br7 (bridge)',
+    ]);
+  });
+
+  it('blocks with a tun device that was made inside, unless it comes with a descriptor', async () => {
+    const command = 'ip tuntap add dev t7 mode tun';
+    assert.deepEqual(await refused(command), ['network.added: network device t7 (tun)']);
+    assert.deepEqual(await refused(command, new Set(['t7'])), []);
+  });
+
+  it('blocks with nexthop objects that were made inside', async () => {
+    assert.deepEqual(await refused('ip link set lo up && ip nexthop add id 5 dev lo'), [
+      'network.added: 1 nexthop objects',
     ]);
   });
 

@@ -98,6 +98,15 @@ export function givenNetworkRefusals(path: string, carried: ReadonlySet<string>)
         remedy: `remove it (ip link del ${nameOf(link)}), or make it in a network namespace below the container's`,
       });
     }
+    const hops = nexthops().length;
+    if (hops > 0) {
+      refusals.push({
+        code: 'network.added',
+        object: `${hops} nexthop objects`,
+        reason: 'they were made inside the container, whose network its host makes anew',
+        remedy: 'name the gateways in the routes, and remove them: ip nexthop flush',
+      });
+    }
     if (tables > 0) {
       refusals.push({
         code: 'network.added',

@@ -537,8 +537,9 @@ export class TreeCapture implements Disposable {
   #putIntoGroups(process: Process, groups: ControlGroups): void {
     const { hostPid, threads } = process;
     if (hostPid === this.#root) {
-      process.innerControlGroups = groups.ofRootInside();
-      if (!(this.#options.namespacesGiven ?? false)) process.controlGroups = groups.ofRoot();
+      const isGiven = this.#options.namespacesGiven ?? false;
+      if (isGiven || groups.isApart) process.innerControlGroups = groups.ofRootInside();
+      if (!isGiven) process.controlGroups = groups.ofRoot();
     } else process.controlGroups = groups.of(hostPid);
     for (const thread of threads.slice(1)) {
       thread.controlGroups = groups.ofThread(hostPid, thread.hostTid);

@@ -92,11 +92,13 @@ export class ControlGroups {
 
   /** Of the root itself, where it has left the groups that its container begins in. */
   ofRootInside(): ControlGroup[] {
-    const top = this.#inside(this.#root).map(({ controllers }) => {
+    const inside = this.#inside(this.#root);
+    if (inside.every(({ path }) => path === '/')) return [];
+    const top = inside.map(({ controllers }) => {
       const { root = '/' } = this.#rootView().hierarchies.get(keyOf(controllers)) ?? {};
       return { controllers, path: root };
     });
-    const groups = describe(this.#inside(this.#root), top, () => this.#rootView());
+    const groups = describe(inside, top, () => this.#rootView());
     return groups.map((group) => (group.unified ? this.#withTop(group) : group));
   }
 
@@ -114,6 +116,12 @@ export class ControlGroups {
     return describe(this.#inside(task), this.#inside(hostPid), () => this.#rootView());
   }
 
+  /** Whether the root sees other groups as the first ones than we do. */
+  get isApart(): boolean {
+    const path = `/proc/${this.#root}/ns/cgroup`;
+    return tryReadLink(path) !== tryReadLink('/proc/self/ns/cgroup');
+  }
+
   #rootView(): View {
     this.#view ??= {
       hierarchies: hierarchiesIn(this.#asRoot(() => readProc(`/proc/${this.#root}/mountinfo`))),
@@ -128,9 +136,8 @@ export class ControlGroups {
 
   /** Paths of groups depend on the namespace of whoever reads them. */
   #asRoot<T>(action: () => T): T {
-    const path = `/proc/${this.#root}/ns/cgroup`;
-    if (tryReadLink(path) === tryReadLink('/proc/self/ns/cgroup')) return action();
-    return inNamespace('cgroup', path, action);
+    if (!this.isApart) return action();
+    return inNamespace('cgroup', `/proc/${this.#root}/ns/cgroup`, action);
   }
 
   /** What the first group of a container hands on to those below it, once nothing is in it any more. */

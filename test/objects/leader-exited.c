@@ -1,6 +1,7 @@
 // The main thread has ended (it shows as a zombie), others carry on. argv[2] = family: three of
 // them, one with a timer, of a user without privileges, with a child that is like it.
 #include <sys/prctl.h>
+#include <sys/sem.h>
 
 #include "support/object.h"
 
@@ -76,6 +77,8 @@ static void *family(void *argument) {
     MUST(setgid(1234));
     MUST(setuid(1234));
     pid_t made = object_fork(child, argument);
+    // Where there is one, it is looked at who may have used it, and how.
+    int semaphore = MUST(semget(IPC_PRIVATE, 1, IPC_CREAT | 0600));
     signal(SIGALRM, on_tick);
     timer_t timer;
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
@@ -85,6 +88,7 @@ static void *family(void *argument) {
     struct stat was, is;
     MUST(stat("/proc/self", &was)); // as its first thread was
     object_ready_and_wait();
+    semctl(semaphore, 0, IPC_RMID);
     SABOTAGE(timer_delete(timer));
     int before = ticks;
     object_sleep_ms(200);

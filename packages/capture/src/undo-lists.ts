@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { type Blocker, SysError } from '@ferry/core';
-import { readLink, sys, threadsOf } from '@ferry/linux';
+import { livingTask, readLink, sys, threadsOf } from '@ferry/linux';
 import { semaphoreSets } from './sysv-ipc.js';
 
 const KCMP_SYSVSEM = 6;
@@ -64,7 +64,9 @@ export function undoListBlockers(processes: readonly Candidate[]): Blocker[] {
       const others = users.filter((other) => other !== user).map((other) => other.hostPid);
       if (others.some((other) => compare(hostPid, other) === 0)) return 'together with others';
       const threads = ifPresent(() => threadsOf(hostPid)) ?? [];
-      return threads.some((tid) => compare(hostPid, tid) > 0) ? 'in single threads' : undefined;
+      // One that has ended while others run on has no list any more.
+      const differs = (tid: number) => compare(hostPid, tid) > 0 && livingTask(tid) === tid;
+      return threads.some(differs) ? 'in single threads' : undefined;
     };
     for (const user of users) {
       const reason = why(user);

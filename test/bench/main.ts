@@ -2,6 +2,7 @@
 // With --json each prints one line, {"bench":NAME,"rows":[…]}.
 import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
+import { capture } from './capture.js';
 import type { BenchResult } from './figures.js';
 import { freeze } from './freeze.js';
 import { growth } from './growth.js';
@@ -19,6 +20,8 @@ import { throughput } from './throughput.js';
 const { values, positionals } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
+    /** Of `capture`: only what has this in its name. */
+    case: { type: 'string' },
     /** Sizes, in MiB, in place of a benchmark's own. */
     mib: { type: 'string' },
     /** Writes a second, of Redis. */
@@ -61,6 +64,10 @@ const benches: Record<string, (say: Say) => Promise<BenchResult>> = {
     goals: [],
   }),
   freeze: async (say) => ({ rows: await freeze(say), goals: [] }),
+  capture: async (say) => ({
+    rows: await capture({ runs: runs(100), only: values.case }, say),
+    goals: [],
+  }),
   growth: async (say) => await growth(say),
 };
 const unknown = positionals.filter((name) => !(name in benches));

@@ -157,7 +157,10 @@ async function measured(
 ): Promise<Measured[]> {
   const found: Measured[] = [];
   for (let i = 0; i < tracers; i++) {
-    const tracer = Tracer.spawn({ execArgv: (process.env.TRACER_ARGS ?? '').split(' ').filter((x) => x), script: TRACER });
+    const tracer = Tracer.spawn({
+      execArgv: (process.env.TRACER_ARGS ?? '').split(' ').filter((x) => x),
+      script: TRACER,
+    });
     try {
       for (let rehearsal = 0; rehearsal < REHEARSALS; rehearsal++)
         await tracer.ask({ method: 'rehearse' });

@@ -1,10 +1,8 @@
 import type { Credentials } from '@ferry/image';
+import type { ProcStatus } from '@ferry/linux';
 
 /** Credentials of one thread, from its /proc/PID/task/TID/status and its own securebits. */
-export function credentialsOf(
-  status: ReadonlyMap<string, string>,
-  securebits: number,
-): Credentials {
+export function credentialsOf(status: Pick<ProcStatus, 'get'>, securebits: number): Credentials {
   const numbers = (name: string): number[] =>
     (status.get(name) ?? '')
       .split(/\s+/)

@@ -11,8 +11,8 @@ import {
 } from '@ferry/linux';
 import type { FrozenProcess, FrozenTree } from './frozen-tree.js';
 import { CallPlace, remoteSyscall, restoreThread, saveThread } from './injection.js';
-import { privateRuns } from './memory.js';
 import { PageSet } from './page-set.js';
+import { type CarriedPages, pageRuns, privatePages } from './private-pages.js';
 import type { PageSegment } from './segments.js';
 import {
   type SharedPages,
@@ -21,7 +21,7 @@ import {
   type TreeView,
 } from './shared-tracker.js';
 import { runAlone } from './steps.js';
-import { pageRuns, TrackedSpace } from './tracked-space.js';
+import { TrackedSpace } from './tracked-space.js';
 
 /** Notes which pages of a tree's processes are written, from a moment on in which all of it stood. Ending it, and the end
  *  of the process that does it, leave nothing behind in the tree. */
@@ -111,16 +111,16 @@ export class DirtyTracker implements Disposable {
 
   /** With the tree stopped: the same for one process, which is `vmas` now. One that is new, or runs another program than
    *  it did, is sent whole. */
-  finish(hostPid: number, pid: number, vmas: readonly Vma[]): PageRun[] {
+  finish(hostPid: number, pid: number, vmas: readonly Vma[]): CarriedPages {
     const space = this.#spaces.get(hostPid);
     if (space?.isAlive()) return space.finish(vmas);
     const owed = new PageSet();
-    for (const run of privateRuns(hostPid, vmas))
-      owed.add({ start: run.address, end: run.address + run.pages * 4096n });
+    const { runs, guards } = privatePages(hostPid, vmas);
+    for (const run of runs) owed.add({ start: run.address, end: run.address + run.pages * 4096n });
     for (const former of this.#spaces.values()) {
       if (former.pid === pid) for (const range of former.sentWithin(vmas)) owed.add(range);
     }
-    return pageRuns(owed.all());
+    return { runs: pageRuns(owed.all()), guards };
   }
 
   #living(): TrackedSpace[] {

@@ -22,8 +22,19 @@ interface Offsets {
 /** Finds gadgets, remembering per mapped file where they are: code does not move inside a file. */
 export class GadgetFinder {
   readonly #known = new Map<string, Offsets>();
+  /** By list: what stands in a stopped process does not change. */
+  readonly #found = new WeakMap<readonly Mapping[], Gadgets>();
 
+  /** @param mappings  of a process that runs, or as they are in this stop of it */
   find(hostPid: number, mappings: readonly Mapping[]): Gadgets {
+    const known = this.#found.get(mappings);
+    if (known !== undefined) return known;
+    const gadgets = this.#find(hostPid, mappings);
+    this.#found.set(mappings, gadgets);
+    return gadgets;
+  }
+
+  #find(hostPid: number, mappings: readonly Mapping[]): Gadgets {
     let syscallReturn = 0n;
     let sigreturn = 0n;
     const code = mappings.filter((m) => m.execute && m.read && !m.name.startsWith('[v'));

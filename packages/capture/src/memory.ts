@@ -1,12 +1,10 @@
 import { readdirSync } from 'node:fs';
 import type { FileReference, Mm, PageRun, Vma } from '@ferry/image';
 import {
-  type AddressRange,
   call,
   cString,
   type Mapping,
   OwnedFd,
-  Pagemap,
   type ProcStat,
   readLink,
   readProcBytes,
@@ -15,7 +13,6 @@ import {
 import type { MemoryObjects } from './memory-objects.js';
 
 const PAGE = 4096n;
-const ADDRESS_END = 0x7ffffffff000n;
 const PROT = { read: 1, write: 2, execute: 4 } as const;
 const DELETED = ' (deleted)';
 const KERNEL_AREAS: Record<string, string> = {
@@ -146,33 +143,6 @@ function anonName(mapping: Mapping): string {
   return /^\[anon:(.*)\]$/.exec(mapping.name)?.[1] ?? '';
 }
 
-/** Runs of private pages with content of their own. */
-export function privateRuns(hostPid: number, vmas: readonly Vma[]): PageRun[] {
-  using pagemap = new Pagemap(hostPid);
-  const runs: PageRun[] = [];
-  const push = (range: AddressRange): void => {
-    runs.push({
-      address: range.start,
-      pages: (range.end - range.start) / PAGE,
-    });
-  };
-  for (const vma of vmas) {
-    if (vma.kind === 'aio') push(vma);
-    if (vma.shared || !['anonymous', 'file', 'shared'].includes(vma.kind)) continue;
-    for (const range of pagemap.privatePages(vma.start, vma.end)) push(range);
-  }
-  return runs;
-}
-
-/** Guard pages of a process, wherever they are. */
-function guardRuns(hostPid: number): PageRun[] {
-  using pagemap = new Pagemap(hostPid);
-  return pagemap.guardPages(0n, ADDRESS_END).map(({ start, end }) => ({
-    address: start,
-    pages: (end - start) / PAGE,
-  }));
-}
-
 /** Data of a shared memory object, from its own holes (lseek(2) SEEK_DATA): what any process wrote, mapped or not. */
 export function sharedRuns(path: string, size: bigint): PageRun[] {
   using fd = new OwnedFd(call('open', cString(path), 0o2000000, 0));
@@ -194,7 +164,7 @@ export function dataRuns(fd: OwnedFd, size: bigint): PageRun[] {
   return runs;
 }
 
-/** The process's memory layout and its mappings, without the runs of pages. */
+/** The process's memory layout and its mappings, without its pages. */
 export function describeMm(hostPid: number, stat: ProcStat, brk: bigint, vmas: Vma[]): Mm {
   return {
     startCode: stat.startCode,
@@ -215,6 +185,6 @@ export function describeMm(hostPid: number, stat: ProcStat, brk: bigint, vmas: V
     mlockFuture: 0,
     syscallReturnAddress: 0n,
     sigreturnAddress: 0n,
-    guards: guardRuns(hostPid),
+    guards: [],
   };
 }

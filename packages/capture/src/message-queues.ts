@@ -87,11 +87,16 @@ function sendAgain(queue: OwnedFd, { text, priority }: PosixMessage): void {
   );
 }
 
-/** Every queue that has a name in the IPC namespace of the calling thread: through a mount of its own. */
-export function namedQueues(): PosixQueue[] {
+/** A mount of our own of the queues of the calling thread's IPC namespace. To close it may take as long as an RCU
+ *  grace period (fs/namespace.c: namespace_unlock), a millisecond and more: not what a freeze has time for. */
+export function mountQueues(): OwnedFd {
   using fs = new OwnedFd(call('fsopen', cString('mqueue'), 1));
   call('fsconfig', fs.number, FSCONFIG_CMD_CREATE, null, null, 0);
-  using mount = new OwnedFd(call('fsmount', fs.number, FSMOUNT_CLOEXEC, 0));
+  return new OwnedFd(call('fsmount', fs.number, FSMOUNT_CLOEXEC, 0));
+}
+
+/** Every queue that has a name. */
+export function namedQueues(mount: OwnedFd): PosixQueue[] {
   const folder = `/proc/self/fd/${mount.number}`;
   return listDirectory(folder).map((name) => {
     using queue = openQueue(`${folder}/${name}`);

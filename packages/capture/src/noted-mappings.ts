@@ -1,5 +1,5 @@
 import { SysError } from '@ferry/core';
-import { type Mapping, parseMappings, procStatus, readProc } from '@ferry/linux';
+import { type Mapping, type ProcStatus, parseMappings, procStatus, readProc } from '@ferry/linux';
 import { showsNoFile } from './memory.js';
 
 /** A process with less memory than this is asked for its flags whenever they are wanted. */
@@ -52,11 +52,11 @@ export class NotedMappings {
   }
 }
 
-function residentBytes(status: ReadonlyMap<string, string>): bigint {
+function residentBytes(status: ProcStatus): bigint {
   return BigInt(/^\d+/.exec(status.get('VmRSS') ?? '')?.[0] ?? 0) * 1024n;
 }
 
-function lockedOf(status: ReadonlyMap<string, string>): string {
+function lockedOf(status: ProcStatus): string {
   return status.get('VmLck') ?? '';
 }
 

@@ -1,4 +1,4 @@
-import { tryReadProc } from '@ferry/linux';
+import { ProcStatus, tryReadProc } from '@ferry/linux';
 
 export type NumberName = 'NStgid' | 'NSpgid' | 'NSsid';
 
@@ -6,7 +6,7 @@ export type NumberName = 'NStgid' | 'NSpgid' | 'NSsid';
  *  it. /proc/PID/status lists them from ours inward (proc_pid_status(5)). Lives for one look at the tree, in which none of
  *  them changes. */
 export class PidView {
-  readonly #texts = new Map<number, string>();
+  readonly #statuses = new Map<number, ProcStatus>();
   /** How far inward the root's number stands. */
   readonly #level: number;
 
@@ -32,8 +32,16 @@ export class PidView {
   }
 
   #list(hostPid: number, name: NumberName): string {
-    const text = this.#texts.get(hostPid) ?? tryReadProc(`/proc/${hostPid}/status`) ?? '';
-    this.#texts.set(hostPid, text);
-    return new RegExp(`^${name}:\\s+(.*)$`, 'm').exec(text)?.[1] ?? '';
+    return this.status(hostPid).get(name) ?? '';
+  }
+
+  /** What /proc/PID/status says, the first time that it is asked; nothing of a process that is gone. */
+  status(hostPid: number): ProcStatus {
+    let status = this.#statuses.get(hostPid);
+    if (status === undefined) {
+      status = new ProcStatus(tryReadProc(`/proc/${hostPid}/status`) ?? '');
+      this.#statuses.set(hostPid, status);
+    }
+    return status;
   }
 }

@@ -1,7 +1,6 @@
 import { FerryError } from '@ferry/core';
 import {
   type FileReference,
-  type PageRun,
   type PendingSignal,
   type Process,
   type Rlimit,
@@ -28,9 +27,10 @@ import { landlocked, localDescriptorTable, refused, refuseThread } from './froze
 import type { FrozenProcess, FrozenThread } from './frozen-tree.js';
 import type { GadgetFinder } from './gadgets.js';
 import { type SavedThread, saveThread } from './injection.js';
-import { describeMapping, describeMm, privateRuns } from './memory.js';
+import { describeMapping, describeMm } from './memory.js';
 import type { MemoryObjects } from './memory-objects.js';
 import type { PidView } from './pid-view.js';
+import type { CarriedPages } from './private-pages.js';
 import { type ProcessAnswers, type QueryInput, queryProcess, type ThreadAnswers } from './query.js';
 import { imageRegisters } from './registers.js';
 import { restartedRegisters } from './restart.js';
@@ -70,8 +70,8 @@ export interface CaptureContext {
   readonly pids: PidView;
   /** The semaphores that a process may have used with SEM_UNDO. */
   readonly semaphoresOf: (hostPid: number) => readonly SemaphoreValues[];
-  /** The pages of a process to be carried; by default all that have content of their own. */
-  readonly runsOf?: (hostPid: number, pid: number, vmas: Vma[]) => PageRun[];
+  /** The pages of a process to be carried. */
+  readonly pagesOf: (hostPid: number, pid: number, vmas: Vma[]) => CarriedPages;
 }
 
 /** A zombie: all that is left of it. */
@@ -194,7 +194,7 @@ function captureProcess(
   const { hostPid, saved, registers, xstates, mappings } = query;
   if (answers.landlockLayers > 0) throw refused(landlocked, hostPid, stat.comm);
   if (answers.hasLdt) throw refused(localDescriptorTable, hostPid, stat.comm);
-  const status = procStatus(`/proc/${hostPid}/status`);
+  const status = context.pids.status(hostPid);
   const leader = reachedBy(frozen);
   const vmas = mappings.map((m) =>
     describeMapping(hostPid, m, context.objects, context.references),
@@ -204,8 +204,7 @@ function captureProcess(
   const { syscallReturn, sigreturn } = context.gadgets.find(hostPid, mappings);
   mm.syscallReturnAddress = syscallReturn;
   mm.sigreturnAddress = sigreturn;
-  mm.runs =
-    context.runsOf?.(hostPid, context.pids.outer(hostPid), vmas) ?? privateRuns(hostPid, vmas);
+  Object.assign(mm, context.pagesOf(hostPid, context.pids.outer(hostPid), vmas));
   const threads = saved.map((thread, i) =>
     captureThread(hostPid, context, {
       saved: thread,
@@ -294,7 +293,11 @@ interface AskedThread {
 function captureThread(hostPid: number, context: CaptureContext, thread: AskedThread): Thread {
   const { saved, registers, xstate, answers } = thread;
   const { traced } = saved;
-  const status = procStatus(`/proc/${hostPid}/task/${traced.tid}/status`);
+  // Of the first thread both files say the same (fs/proc/array.c: proc_pid_status).
+  const status =
+    traced.tid === hostPid
+      ? context.pids.status(hostPid)
+      : procStatus(`/proc/${hostPid}/task/${traced.tid}/status`);
   const tids = context.pids.split(status.get('NSpid') ?? '');
   const rseq = traced.rseq();
   const robust = Buffer.alloc(16);

@@ -20,6 +20,7 @@ import {
   parseMappings,
   type Registers,
   readProc,
+  sys,
   tryReadProc,
   writeMemory,
 } from '@ferry/linux';
@@ -67,6 +68,8 @@ const STACK = 4096;
 /** struct sembuf */
 const SEMBUF_BYTES = 6;
 const THREAD_SLOTS = 9 + SPECULATION.length;
+/** Threads in one look at whether they are done. */
+const LOOKED_AT_ONCE = 64;
 /** Bytes of a thread's slots. */
 const SLOTS = 128;
 const QUERY_TIMEOUT_MS = 5000;
@@ -185,6 +188,8 @@ class QueryPlan {
   /** As `#slotsOf` fills them. */
   readonly #threadSlots = Array.from({ length: THREAD_SLOTS }, () => this.program.slot());
   readonly #landlock: LandlockProbe | undefined;
+  /** So many of the first ones. */
+  #doneThreads = 0;
   /** For the operations of `undoAdjustments`. */
   readonly room: DataRef;
 
@@ -313,10 +318,12 @@ class QueryPlan {
     }
     yield;
     const deadline = performance.now() + QUERY_TIMEOUT_MS;
-    while (!this.#allDone(injected)) {
+    for (let looks = 0; !this.#allDone(injected); looks++) {
       if (performance.now() > deadline) {
         throw new FerryError('capture.query', `Process ${hostPid} did not answer its queries`);
       }
+      // The process may need the very processor that this runs on.
+      if (looks > 20) sys('sched_yield');
       yield;
     }
     const known = saved.map(({ traced }) => traced.tid);
@@ -326,10 +333,17 @@ class QueryPlan {
     return { ...this.#answersFrom(injected), landlockLayers: layers };
   }
 
+  /** Those that are known to be done are not looked at again. */
   #allDone(injected: InjectedProgram): boolean {
     const count = this.#input.saved.length;
-    const words = injected.read(this.#done, count * 8);
-    for (let i = 0; i < count; i++) if (words[i * 8] !== 1) return false;
+    while (this.#doneThreads < count) {
+      const left = Math.min(count - this.#doneThreads, LOOKED_AT_ONCE);
+      const words = injected.read(this.#done.plus(this.#doneThreads * 8), left * 8);
+      let i = 0;
+      while (i < left && words[i * 8] === 1) i++;
+      this.#doneThreads += i;
+      if (i < left) return false;
+    }
     return true;
   }
 

@@ -3,6 +3,7 @@ import { type AddressRange, call, type OwnedFd, Pagemap, type WriteTracking } fr
 import { dataRuns } from './memory.js';
 import { ObjectWatches } from './object-watch.js';
 import { PageSet } from './page-set.js';
+import { pageRuns } from './private-pages.js';
 import type { PageSegment } from './segments.js';
 import {
   foundObjects,
@@ -13,7 +14,6 @@ import {
   shownParts,
   stillShown,
 } from './shared-mappings.js';
-import { pageRuns } from './tracked-space.js';
 
 const PAGE = 4096n;
 /** Kinds of which each way to be written is known. */

@@ -1,7 +1,7 @@
 import type { Ipc, IpcPermissions, Message, MessageQueue, SemaphoreSet } from '@ferry/image';
 import { call, cString, OwnedFd, readLink, readProc, sys, sysError } from '@ferry/linux';
 import type { MemoryObjects } from './memory-objects.js';
-import { namedQueues } from './message-queues.js';
+import { mountQueues, namedQueues } from './message-queues.js';
 
 const CLONE_NEWIPC = 0x08000000;
 const O_RDONLY_CLOEXEC = 0o2000000;
@@ -19,14 +19,43 @@ const TYPE_LENGTH = 8;
 /** One line of /proc/sysvipc/{shm,msg,sem} by column name. */
 type Row = ReadonlyMap<string, number>;
 
+/** Mounts of message queues, by IPC namespace, kept from before a freeze until nobody waits for their closing. */
+export class QueueMounts implements Disposable {
+  readonly #mounts = new Map<string, OwnedFd>();
+
+  /** That of the namespace that the thread is in. @param link  "ipc:[4026531839]" */
+  of(link: string): OwnedFd {
+    let mount = this.#mounts.get(link);
+    if (mount === undefined) {
+      mount = mountQueues();
+      this.#mounts.set(link, mount);
+    }
+    return mount;
+  }
+
+  /** Makes that of a process which runs, if it is in another namespace than this one. */
+  prepare(hostPid: number): void {
+    const link = readLink(`/proc/${hostPid}/ns/ipc`);
+    if (link === readLink('/proc/self/ns/ipc') || this.#mounts.has(link)) return;
+    inIpcNamespace(hostPid, () => this.of(link));
+  }
+
+  [Symbol.dispose](): void {
+    for (const mount of this.#mounts.values()) mount[Symbol.dispose]();
+    this.#mounts.clear();
+  }
+}
+
 /** System V IPC of a tree, seen from inside its namespace. Segments become shared memory objects: those that the tree
  *  has attached are known by now, the others are added when the namespace is the tree's own.
  *  Changes nothing: messages are copied (MSG_COPY), segments attached read-only and let go by `release`. */
 export function captureIpc(
   rootHostPid: number,
   objects: MemoryObjects,
+  mounts: QueueMounts,
 ): { ipc: Ipc; release: () => void } {
-  const isOwn = readLink(`/proc/${rootHostPid}/ns/ipc`) !== readLink('/proc/self/ns/ipc');
+  const link = readLink(`/proc/${rootHostPid}/ns/ipc`);
+  const isOwn = link !== readLink('/proc/self/ns/ipc');
   const attached: bigint[] = [];
   const release = (): void => {
     for (const address of attached.splice(0)) sys('shmdt', address);
@@ -34,19 +63,20 @@ export function captureIpc(
   const ipc = inIpcNamespace(rootHostPid, () => {
     captureSegments(objects, isOwn ? attached : undefined);
     return isOwn
-      ? captureQueues()
+      ? captureQueues(mounts.of(link))
       : { ownNamespace: false, queues: [], semaphores: [], posixQueues: [] };
   });
   return { ipc, release };
 }
 
-/** Message queues and semaphores in the IPC namespace that the thread is in. Changes nothing. */
-export function captureQueues(): Ipc {
+/** Message queues and semaphores in the IPC namespace that the thread is in. Changes nothing.
+ *  @param mount  of its message queues */
+export function captureQueues(mount: OwnedFd): Ipc {
   return {
     ownNamespace: true,
     queues: rows('msg').map(captureQueue),
     semaphores: rows('sem').map(captureSemaphores),
-    posixQueues: namedQueues(),
+    posixQueues: namedQueues(mount),
   };
 }
 

@@ -8,6 +8,7 @@ import {
 } from '@ferry/image';
 import {
   type AddressRange,
+  type OwnPages,
   Pagemap,
   parseMappings,
   procStat,
@@ -17,8 +18,18 @@ import {
 import { describeMapping } from './memory.js';
 import { MemoryObjects } from './memory-objects.js';
 import { PageSet } from './page-set.js';
+import {
+  type CarriedPages,
+  contentsOf,
+  groups,
+  isPrivate,
+  pageRuns,
+  within,
+} from './private-pages.js';
 
 const PAGE = 4096n;
+/** Of more memory than this only what changed is listed, not all that there is. */
+const LARGE = 4n << 20n;
 
 /** One process's address space whose writes are noted, from the layout that a skeleton of it has.
  *
@@ -95,38 +106,57 @@ export class TrackedSpace implements Disposable {
   }
 
   /** With the process stopped, all that a skeleton lacks once its mappings have been made those of `vmas`. */
-  finish(vmas: readonly Vma[]): PageRun[] {
+  finish(vmas: readonly Vma[]): CarriedPages {
     const owed = new PageSet();
     const kept = keptMemory(this.#layout, { vmas: [...vmas] });
+    const fresh = groups(vmas.filter(isPrivate), vmas).flatMap(({ start, end }) =>
+      this.#pagemap.untracked(start, end),
+    );
+    const isLarge = (vma: Vma) =>
+      isPrivate(vma) &&
+      vma.kind === 'anonymous' &&
+      vma.end - vma.start > LARGE &&
+      within(kept, vma).some(({ start, end }) => start === vma.start && end === vma.end) &&
+      within(fresh, vma).length === 0;
+    const large = new Set(vmas.filter(isLarge));
+    const wanted = vmas.filter((vma) => isPrivate(vma) && !large.has(vma));
+    const { own, guards } = contentsOf(this.#pagemap, wanted, vmas, large);
     for (const vma of vmas) {
       if (vma.kind === 'aio') owed.add(vma);
-      if (vma.shared || !['anonymous', 'file', 'shared'].includes(vma.kind)) continue;
-      for (const part of split(vma, kept)) {
-        if (part.kept) this.#finishKept(vma, part, owed);
-        else for (const range of this.#pagemap.privatePages(part.start, part.end)) owed.add(range);
-      }
+      if (large.has(vma)) guards.push(...this.#finishLarge(vma, owed));
+      else if (isPrivate(vma)) this.#finishOne(vma, { kept, fresh, own }, owed);
     }
-    return pageRuns(owed.all());
+    return { runs: pageRuns(owed.all()), guards: pageRuns(inOrder(guards)) };
   }
 
-  #finishKept(vma: Vma, part: AddressRange, owed: PageSet): void {
-    const fresh = this.#pagemap.untracked(part.start, part.end);
-    for (const range of fresh) {
-      for (const page of this.#pagemap.privatePages(range.start, range.end)) owed.add(page);
-      for (const page of this.#sent.within(range)) owed.add(page);
-    }
-    if (vma.kind === 'anonymous') {
-      const { written, empty } = this.#pagemap.changes(part);
-      for (const range of written) owed.add(range);
-      for (const range of empty) for (const page of this.#sent.within(range)) owed.add(page);
-      return;
-    }
-    const options = { rearm: false, anonymous: false };
-    for (const range of this.#pagemap.writtenPages(part, options)) owed.add(range);
-    const own = new PageSet();
-    for (const range of this.#pagemap.privatePages(part.start, part.end)) own.add(range);
-    for (const range of this.#sent.within(part)) {
-      for (const gone of without(range, own.within(range))) owed.add(gone);
+  /** @returns its guard pages */
+  #finishLarge(vma: Vma, owed: PageSet): AddressRange[] {
+    const { written, empty, guards } = this.#pagemap.changes(vma);
+    for (const range of written) owed.add(range);
+    for (const range of empty) for (const page of this.#sent.within(range)) owed.add(page);
+    return guards;
+  }
+
+  #finishOne(
+    vma: Vma,
+    found: {
+      readonly kept: readonly AddressRange[];
+      readonly fresh: readonly AddressRange[];
+      readonly own: readonly OwnPages[];
+    },
+    owed: PageSet,
+  ): void {
+    for (const part of split(vma, found.kept)) {
+      const own = within(found.own, part);
+      for (const range of own) if (range.written || !part.kept) owed.add(range);
+      if (!part.kept) continue;
+      // Before Linux 6.14 a mapping that was moved shows its pages as unwritten (mm/mremap.c).
+      for (const range of within(found.fresh, part)) {
+        for (const page of within(own, range)) owed.add(page);
+      }
+      for (const range of this.#sent.within(part)) {
+        for (const gone of without(range, within(own, range))) owed.add(gone);
+      }
     }
   }
 
@@ -135,14 +165,6 @@ export class TrackedSpace implements Disposable {
     this.#tracking[Symbol.dispose]();
     this.#pagemap[Symbol.dispose]();
   }
-}
-
-/** In the form of the image. */
-export function pageRuns(ranges: readonly AddressRange[]): PageRun[] {
-  return ranges.map(({ start, end }) => ({
-    address: start,
-    pages: (end - start) / PAGE,
-  }));
 }
 
 /** The parts of private mappings that `layout` has room for. */
@@ -171,6 +193,10 @@ function split(
   }
   if (at < whole.end) parts.push({ start: at, end: whole.end, kept: false });
   return parts;
+}
+
+function inOrder(ranges: readonly AddressRange[]): AddressRange[] {
+  return [...ranges].sort((a, b) => (a.start < b.start ? -1 : a.start > b.start ? 1 : 0));
 }
 
 /** `whole` without `holes`, which lie in it. */

@@ -42,7 +42,6 @@ import { passingBlockers } from './files/passing-blockers.js';
 import { FrozenTree } from './frozen-tree.js';
 import { gadgetFinder } from './gadgets.js';
 import { finishConnects } from './interrupted-connect.js';
-import { privateRuns } from './memory.js';
 import { MemoryObjects } from './memory-objects.js';
 import type { GivenMount } from './namespaces/added-mounts.js';
 import { ControlGroups } from './namespaces/cgroups.js';
@@ -54,12 +53,13 @@ import {
 } from './namespaces/namespaces.js';
 import { NotedMappings } from './noted-mappings.js';
 import { PidView } from './pid-view.js';
+import { privatePages } from './private-pages.js';
 import { type CaptureContext, captureProcesses } from './process.js';
 import { type PageSegment, pageSegments } from './segments.js';
 import { leaveOwed, type SharedPages, type TreeView } from './shared-tracker.js';
 import { sharingBlockers } from './sharing.js';
 import { runTogether } from './steps.js';
-import { captureIpc, type SemaphoreValues, semaphoreSets } from './sysv-ipc.js';
+import { captureIpc, QueueMounts, type SemaphoreValues, semaphoreSets } from './sysv-ipc.js';
 import { UndoLists, undoListBlockers } from './undo-lists.js';
 
 /** What a look at a running tree tells, without stopping it. */
@@ -103,6 +103,7 @@ export class TreeCapture implements Disposable {
   readonly #options: TreeCaptureOptions;
   readonly #gadgets = gadgetFinder;
   readonly #noted = new NotedMappings();
+  readonly #queueMounts = new QueueMounts();
   /** What queries have left in the stopped processes. */
   readonly #leftovers: CaptureContext['leftovers'] = [];
   #frozen: FrozenTree | undefined;
@@ -178,6 +179,7 @@ export class TreeCapture implements Disposable {
       }
     }
     if (processes.length > 0) blockers.push(...this.#sharedBlockers(processes));
+    if (isLiving(this.#root)) this.#queueMounts.prepare(this.#root);
     return {
       // A process that ended meanwhile blocks nothing: what was half gone when it was looked at is gone now.
       blockers: blockers.filter(({ pid }) => isLiving(pid)),
@@ -193,7 +195,7 @@ export class TreeCapture implements Disposable {
     const collected = collectDescriptors(processes, { scanning: true });
     const spaces = this.#namespaces(processes, collected, true);
     const files = captureFiles(collected, {
-      ...this.#fileOptions(true, new MemoryObjects()),
+      ...this.#fileOptions(true, { objects: new MemoryObjects(), pids: new PidView(this.#root) }),
       namespaceId: spaces.idOf,
     });
     files.release('thawed');
@@ -283,7 +285,11 @@ export class TreeCapture implements Disposable {
 
   #layoutOf(frozen: FrozenTree): TreeImage {
     this.#mayPass = false;
-    const context = { ...this.#context(), runsOf: () => [] };
+    const pagesOf: CaptureContext['pagesOf'] = (hostPid, _pid, vmas) => ({
+      ...privatePages(hostPid, vmas),
+      runs: [],
+    });
+    const context = { ...this.#context(), pagesOf };
     const processes = captureProcesses(this.#ordered(frozen), context);
     return this.#imageOf(processes, [], context.objects);
   }
@@ -333,7 +339,7 @@ export class TreeCapture implements Disposable {
     const spaces = this.#namespaces(everybody, collected, false);
     const { namespaces } = spaces;
     const files = captureFiles(collected, {
-      ...this.#fileOptions(false, context.objects),
+      ...this.#fileOptions(false, context),
       awaitsReaders,
       namespaceId: spaces.idOf,
     });
@@ -402,7 +408,7 @@ export class TreeCapture implements Disposable {
 
   /** Before the shared memory objects are finished: it adds segments to them. */
   #captureIpc(objects: MemoryObjects): Ipc {
-    const { ipc, release } = captureIpc(this.#root, objects);
+    const { ipc, release } = captureIpc(this.#root, objects, this.#queueMounts);
     const releaseFiles = this.#release;
     this.#release = (outcome) => {
       release();
@@ -478,6 +484,7 @@ export class TreeCapture implements Disposable {
   [Symbol.dispose](): void {
     this.untrack();
     this.thaw();
+    this.#queueMounts[Symbol.dispose]();
   }
 
   #closeSources(): void {
@@ -518,17 +525,17 @@ export class TreeCapture implements Disposable {
       leftovers: this.#leftovers,
       mappingsOf: (hostPid) => this.#noted.of(hostPid),
       references: new Map(),
-      runsOf: (hostPid, pid, vmas) =>
-        this.#tracker?.finish(hostPid, pid, vmas) ?? privateRuns(hostPid, vmas),
+      pagesOf: (hostPid, pid, vmas) =>
+        this.#tracker?.finish(hostPid, pid, vmas) ?? privatePages(hostPid, vmas),
       pids: new PidView(this.#root),
       semaphoresOf: () => [],
     };
   }
 
-  #fileOptions(scanning: boolean, objects: MemoryObjects) {
+  #fileOptions(scanning: boolean, { objects, pids }: Pick<CaptureContext, 'objects' | 'pids'>) {
     return {
       scanning,
-      pids: new PidView(this.#root),
+      pids,
       externalInodes: this.#options.externalInodes ?? [],
       sharedMemoryId: objects.forDescriptor.bind(objects),
     };

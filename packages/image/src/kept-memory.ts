@@ -61,3 +61,15 @@ export function overlapOf(a: KeptRange, b: KeptRange): KeptRange {
   const [earlier] = a.end < b.end ? [a, b] : [b, a];
   return { start: later.start, end: earlier.end };
 }
+
+/** Where among ascending, disjoint ranges the first one stands that ends after an address. */
+export function firstAfter(ranges: readonly KeptRange[], address: bigint): number {
+  let low = 0;
+  let high = ranges.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (ranges[middle]!.end <= address) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}

@@ -25,6 +25,11 @@ export interface AddressRange {
   readonly end: bigint;
 }
 
+/** Pages with content of their own; `written`: since they were last taken, or never taken. */
+export interface OwnPages extends AddressRange {
+  readonly written: boolean;
+}
+
 /** Pages that match: bits of `mask` must all be set, and one of `anyOf`, after those of `inverted` were turned over. */
 interface Want {
   readonly inverted: bigint;
@@ -44,6 +49,11 @@ const OWN = {
   anyOf: PAGE_IS.present | PAGE_IS.swapped,
 };
 
+// Room for a question and its answer, reused: calls are synchronous, and what is returned is a copy.
+const ARGUMENT = Buffer.alloc(ARGUMENT_SIZE);
+const VECTOR = Buffer.alloc(REGIONS_MAX * REGION_WORDS * 8);
+const WORDS = new BigUint64Array(VECTOR.buffer, VECTOR.byteOffset, REGIONS_MAX * REGION_WORDS);
+
 function knowsGuards(): boolean {
   const fd = sys('open', cString('/proc/self/pagemap'), 0o2000000, 0);
   if (fd < 0) return false;
@@ -60,13 +70,6 @@ function knowsGuards(): boolean {
 export class Pagemap implements Disposable {
   readonly #fd: OwnedFd;
   readonly #pid: number;
-  readonly #argument = Buffer.alloc(ARGUMENT_SIZE);
-  readonly #vector = Buffer.alloc(REGIONS_MAX * REGION_WORDS * 8);
-  readonly #words = new BigUint64Array(
-    this.#vector.buffer,
-    this.#vector.byteOffset,
-    REGIONS_MAX * REGION_WORDS,
-  );
 
   constructor(pid: number) {
     this.#pid = pid;
@@ -129,28 +132,48 @@ export class Pagemap implements Disposable {
     return this.#ranges(start, end, { inverted: mask, mask, anyOf: 0n, returned: PAGE_IS.tracked });
   }
 
-  /** One look at anonymous memory of a stopped process: pages written since they were last taken, and those that hold no
-   *  content of their own (any more), whether they ever did or not. */
-  changes({ start, end }: AddressRange): { written: AddressRange[]; empty: AddressRange[] } {
+  /** One look at anonymous memory of a stopped process: pages written since they were last taken, those that hold no
+   *  content of their own (any more), whether they ever did or not, and guard pages, which are among the latter.
+   *  (To look first for what is not noted as unwritten, for which the kernel has a faster way, would miss memory that was
+   *  given back together with its page table.) */
+  changes({ start, end }: AddressRange): {
+    written: AddressRange[];
+    empty: AddressRange[];
+    guards: AddressRange[];
+  } {
     const { present, written: isWritten, swapped, pfnZero } = PAGE_IS;
     const written: AddressRange[] = [];
     const empty: AddressRange[] = [];
-    this.#scan(
-      start,
-      end,
-      {
-        inverted: present,
-        mask: 0n,
-        anyOf: isWritten | present,
-        returned: isWritten | present | swapped | pfnZero | GUARD,
-      },
-      (from, to, found) => {
-        const content = (found & (present | swapped)) !== 0n && (found & (pfnZero | GUARD)) === 0n;
-        if (!content) push(empty, from, to);
-        else if ((found & isWritten) !== 0n) push(written, from, to);
-      },
-    );
-    return { written, empty };
+    const guards: AddressRange[] = [];
+    const want = {
+      inverted: present,
+      mask: 0n,
+      anyOf: isWritten | present,
+      returned: isWritten | present | swapped | pfnZero | GUARD,
+    };
+    this.#scan(start, end, want, (from, to, found) => {
+      const content = (found & (present | swapped)) !== 0n && (found & (pfnZero | GUARD)) === 0n;
+      if ((found & GUARD) !== 0n) push(guards, from, to);
+      if (!content) push(empty, from, to);
+      else if ((found & isWritten) !== 0n) push(written, from, to);
+    });
+    return { written, empty, guards };
+  }
+
+  /** One look at private memory of any kind of a stopped process: pages with content of their own, and guard pages. */
+  contents(start: bigint, end: bigint): { own: OwnPages[]; guards: AddressRange[] } {
+    const own: { start: bigint; end: bigint; written: boolean }[] = [];
+    const guards: AddressRange[] = [];
+    const mask = PAGE_IS.file | PAGE_IS.pfnZero;
+    const returned = PAGE_IS.written | GUARD;
+    this.#scan(start, end, { ...OWN, inverted: mask, mask, returned }, (from, to, found) => {
+      if ((found & GUARD) !== 0n) {
+        push(guards, from, to);
+        return;
+      }
+      own.push({ start: from, end: to, written: (found & PAGE_IS.written) !== 0n });
+    });
+    return { own, guards };
   }
 
   #ranges(start: bigint, end: bigint, want: Want): AddressRange[] {
@@ -165,14 +188,14 @@ export class Pagemap implements Disposable {
     want: Want,
     visit: (start: bigint, end: bigint, categories: bigint) => void,
   ): void {
-    const argument = this.#argument;
+    const argument = ARGUMENT;
     for (let at = start; at < end; ) {
       argument.fill(0);
       argument.writeBigUInt64LE(BigInt(ARGUMENT_SIZE), 0);
       argument.writeBigUInt64LE(want.rearm === true ? WP_MATCHING : 0n, 8);
       argument.writeBigUInt64LE(at, 16);
       argument.writeBigUInt64LE(end, 24);
-      argument.writeBigUInt64LE(addressOf(this.#vector), 40);
+      argument.writeBigUInt64LE(addressOf(VECTOR), 40);
       argument.writeBigUInt64LE(BigInt(REGIONS_MAX), 48);
       argument.writeBigUInt64LE(want.inverted, 64);
       argument.writeBigUInt64LE(want.mask, 72);
@@ -180,11 +203,10 @@ export class Pagemap implements Disposable {
       argument.writeBigUInt64LE(want.returned ?? PAGE_IS.present, 88);
       const n = sys('ioctl', this.#fd.number, PAGEMAP_SCAN, argument);
       if (n < 0) throw sysError('ioctl PAGEMAP_SCAN', -n, `process ${this.#pid}`);
-      const words = this.#words;
-      for (let i = 0; i < n * REGION_WORDS; i += REGION_WORDS) {
-        visit(words[i]!, words[i + 1]!, words[i + 2]!);
-      }
       at = argument.readBigUInt64LE(32);
+      for (let i = 0; i < n * REGION_WORDS; i += REGION_WORDS) {
+        visit(WORDS[i]!, WORDS[i + 1]!, WORDS[i + 2]!);
+      }
     }
   }
 

@@ -68,17 +68,29 @@ export function procStat(pid: number): ProcStat {
   return parseStat(readProc(`/proc/${pid}/stat`));
 }
 
-/** /proc/PID/status (or of one thread) as a table of its lines. */
-export function procStatus(path: string): Map<string, string> {
-  const table = new Map<string, string>();
-  for (const line of readProc(path).split('\n')) {
-    const colon = line.indexOf(':');
-    if (colon < 0) continue;
-    const name = line.slice(0, colon);
-    // A command may begin or end with blanks.
-    table.set(name, name === 'Name' ? line.slice(colon + 2) : line.slice(colon + 1).trim());
+/** The lines of /proc/PID/status (or of one thread) by name. Each is looked for when it is asked for: some sixty there
+ *  are, of which few are ever wanted. */
+export class ProcStatus {
+  readonly #text: string;
+
+  constructor(text: string) {
+    this.#text = `\n${text}`;
   }
-  return table;
+
+  get(name: string): string | undefined {
+    const label = `\n${name}:`;
+    const at = this.#text.indexOf(label);
+    if (at < 0) return undefined;
+    const start = at + label.length;
+    const end = this.#text.indexOf('\n', start);
+    const value = this.#text.slice(start, end < 0 ? undefined : end);
+    // A command may begin or end with blanks.
+    return name === 'Name' ? value.slice(1) : value.trim();
+  }
+}
+
+export function procStatus(path: string): ProcStatus {
+  return new ProcStatus(readProc(path));
 }
 
 /** Thread ids of a process, the leader first. */
@@ -135,21 +147,42 @@ export interface Mapping {
 
 const MAPS_LINE = /^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
 
+const VM_FLAGS = '\nVmFlags: ';
+
+function isCapital(code: number): boolean {
+  return code >= 65 && code <= 90;
+}
+
+/** A mapping's name, from its bytes; the kernel writes a newline as four characters. */
+function nameOf(latin1: string): string {
+  if (latin1 === '' || /^[\x20-\x5b\x5d-\x7e]+$/.test(latin1)) return latin1;
+  return Buffer.from(latin1, 'latin1').toString('utf8').replace(/\\012/g, '\n');
+}
+
 /** Parses /proc/PID/maps or /proc/PID/smaps. */
 export function parseMappings(text: string): Mapping[] {
   const mappings: (Mapping & { flags: readonly string[] })[] = [];
-  for (const line of text.split('\n')) {
-    if (line.startsWith('VmFlags:')) {
-      const last = mappings.at(-1);
-      if (last !== undefined) last.flags = line.slice(8).trim().split(' ');
-      continue;
-    }
-    const match = MAPS_LINE.exec(line);
+  let end = 0;
+  for (let at = 0; at < text.length; at = end + 1) {
+    end = text.indexOf('\n', at);
+    if (end < 0) end = text.length;
+    const match = MAPS_LINE.exec(text.slice(at, end));
     if (match === null) continue;
-    const [, start, end, perms, offset, device, inode, name] = match as unknown as string[];
+    const [, start, last, perms, offset, device, inode, name] = match as unknown as string[];
+    let flags: readonly string[] = [];
+    // In smaps some twenty lines about it follow, each with a capital letter first; its flags are the last.
+    const from = isCapital(text.charCodeAt(end + 1)) ? text.indexOf(VM_FLAGS, end) : -1;
+    if (from >= 0) {
+      end = text.indexOf('\n', from + 1);
+      if (end < 0) end = text.length;
+      flags = text
+        .slice(from + VM_FLAGS.length, end)
+        .trim()
+        .split(' ');
+    }
     mappings.push({
       start: BigInt(`0x${start}`),
-      end: BigInt(`0x${end}`),
+      end: BigInt(`0x${last}`),
       read: perms![0] === 'r',
       write: perms![1] === 'w',
       execute: perms![2] === 'x',
@@ -157,8 +190,8 @@ export function parseMappings(text: string): Mapping[] {
       offset: BigInt(`0x${offset}`),
       device: device!,
       inode: BigInt(inode!),
-      name: Buffer.from(name!, 'latin1').toString('utf8').replace(/\\012/g, '\n'),
-      flags: [],
+      name: nameOf(name!),
+      flags,
     });
   }
   return mappings;

@@ -2,7 +2,15 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { hash64, parseMappings, parseStat, procStat, readProc, sys } from '@ferry/linux';
+import {
+  hash64,
+  ProcStatus,
+  parseMappings,
+  parseStat,
+  procStat,
+  readProc,
+  sys,
+} from '@ferry/linux';
 
 describe('parsers of /proc', () => {
   it('read a command with spaces and parentheses', () => {
@@ -32,6 +40,14 @@ describe('parsers of /proc', () => {
     );
     assert.deepEqual(second?.flags, ['rd', 'wr', 'sh', 'lo']);
     assert.equal(second?.shared, true);
+  });
+
+  it('read single lines of a status file, with blanks in a command', () => {
+    const status = new ProcStatus('Name:\t a b \nTracerPid:\t7\nPid:\t42\nNSpid:\t42\t1\n');
+    assert.equal(status.get('Name'), ' a b ');
+    assert.equal(status.get('Pid'), '42');
+    assert.equal(status.get('NSpid'), '42\t1');
+    assert.equal(status.get('Seccomp'), undefined);
   });
 
   it('read the mappings of this process without a gap in what is known of each', () => {

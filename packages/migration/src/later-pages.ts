@@ -1,5 +1,12 @@
 import { type Range, without } from '@ferry/dumpbin';
-import type { PageRun, Process, Thread, TreeImage, Vma } from '@ferry/image';
+import {
+  firstAfter,
+  type PageRun,
+  type Process,
+  type Thread,
+  type TreeImage,
+  type Vma,
+} from '@ferry/image';
 import type { Segment, SegmentTable } from '@ferry/pages';
 
 /** Which memory may come after a container runs again (post-copy), and which must be there before. */
@@ -113,18 +120,6 @@ function* cut(
     if (to > at) yield piece(to, true);
   }
   if (at < end) yield piece(end, false);
-}
-
-/** The first of ascending ranges that ends after an address. */
-function firstAfter(ranges: readonly Range[], address: bigint): number {
-  let low = 0;
-  let high = ranges.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (ranges[middle]!.end <= address) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 /** Memory of one process that comes later. */

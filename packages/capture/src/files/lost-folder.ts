@@ -1,9 +1,8 @@
-import { statSync } from 'node:fs';
 import { call, cString, OwnedFd, readLink } from '@ferry/linux';
 import { O_CLOEXEC, statFd } from './common.js';
 import type { Descriptor, FileContext, FileOwnerProcess } from './context.js';
 import { mountPrefix } from './mount-prefix.js';
-import { lstatPath } from './read-descriptors.js';
+import { lstatPath, statPath } from './read-descriptors.js';
 
 const O_PATH_DIRECTORY = 0o10200000;
 const DELETED = ' (deleted)';
@@ -49,9 +48,9 @@ function blockHidden(
   { name, path, link }: { name: 'cwd' | 'root'; path: string; link: string },
   ctx: FileContext,
 ): void {
-  const { dev, ino } = statSync(path, { bigint: true });
+  const own = statPath(path);
   const found = lstatPath(mountPrefix({ process, info: '' }, ctx) + link);
-  if (found?.device === dev && found.inode === ino) return;
+  if (found !== undefined && found.device === own?.device && found.inode === own.inode) return;
   // It may have ended, or gone on, since it was looked at.
   if (found === undefined && !isStillThere(path, link)) return;
   const blocker = {

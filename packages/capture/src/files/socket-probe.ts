@@ -77,11 +77,19 @@ function nameFact(name: 'getsockname' | 'getpeername'): Fact {
   return { size: ADDRESS_SIZE, call: (value, length) => ({ name, args: [value, length] }) };
 }
 
+interface ProbedKind {
+  readonly domain: number;
+  readonly type: number;
+  readonly protocol: number;
+}
+
+/** By kind. */
+const idleProbes = new Map<string, SocketProbe[]>();
+
 /** Looks at sockets of one kind in one network namespace, with one step into native code for each. A fresh socket tells
  *  what the kind has when nobody has set anything: only what a program has set is carried, and what the host's settings
  *  decide is left to the destination's. */
 export class SocketProbe {
-  readonly cookie: bigint;
   readonly #options: CarriedOption[];
   readonly #batch: SyscallBatch;
   /** For each option OPTION_WORDS words, and its length; then the facts'. */
@@ -94,8 +102,23 @@ export class SocketProbe {
   readonly #facts: Buffer;
   readonly #bytes: Buffer;
 
-  /** @param fd  a fresh socket of the kind, in the network namespace in question */
-  constructor(fd: number, kind: { domain: number; type: number; protocol: number }) {
+  /** One that is used for nothing else until `onRelease` says so: to make one takes as long as many looks.
+   *  @param fd  a fresh socket of the kind, in the network namespace in question */
+  static borrow(
+    fd: number,
+    kind: ProbedKind,
+    onRelease: (giveBack: () => void) => void,
+  ): SocketProbe {
+    const key = `${kind.domain}/${kind.type}/${kind.protocol}`;
+    const idle = idleProbes.get(key) ?? [];
+    idleProbes.set(key, idle);
+    const probe = idle.pop() ?? new SocketProbe(kind);
+    probe.#learn(fd);
+    onRelease(() => idle.push(probe));
+    return probe;
+  }
+
+  private constructor(kind: ProbedKind) {
     this.#options = carriedOptions(kind);
     const { length } = this.#options;
     const facts = [
@@ -116,12 +139,20 @@ export class SocketProbe {
         return fact.call(at, lengths.subarray(i * 4));
       }),
     );
+    this.#freshValues = new Uint32Array(this.#values.length);
+    this.#freshLengths = new Uint32Array(length);
+    this.#lacking = this.#options.map(() => true);
+  }
+
+  /** What a fresh socket has. */
+  #learn(fd: number): void {
+    const { length } = this.#options;
+    this.#values.fill(0);
     this.#lengths.set(this.#sizes);
     this.#batch.run(fd);
-    this.#freshValues = this.#values.slice();
-    this.#freshLengths = this.#lengths.slice(0, length);
-    this.#lacking = this.#options.map((_, i) => this.#batch.result(i) < 0);
-    this.cookie = this.#facts.readBigUInt64LE(this.#at('cookie'));
+    this.#freshValues.set(this.#values);
+    this.#freshLengths.set(this.#lengths.subarray(0, length));
+    for (let i = 0; i < length; i++) this.#lacking[i] = this.#batch.result(i) < 0;
   }
 
   /** Buffers of the result are good until the next look. */

@@ -81,21 +81,24 @@ export class NetworkTable {
   #packet: Map<number, PacketDiag> | undefined;
   readonly #inet = new Map<number, InetDiag[]>();
 
-  private constructor(where: number | string) {
+  readonly #onRelease: FileContext['onRelease'];
+
+  private constructor(where: number | string, ctx: FileContext) {
     this.#where = where;
+    this.#onRelease = (action) => ctx.onRelease(action);
   }
 
   /** The table of the network namespace that a socket belongs to. */
   static of(descriptor: Descriptor, ctx: FileContext): NetworkTable {
     const network = ctx.networks.of(descriptor);
     if (network !== undefined) {
-      return ctx.shared(`network:${network.link}`, () => new NetworkTable(network.path));
+      return ctx.shared(`network:${network.link}`, () => new NetworkTable(network.path, ctx));
     }
     const { process } = descriptor;
     // What is in flight was taken into this process; it belongs to the tree's namespace.
     const hostPid = process.hostPid === ourPid ? ctx.processes[0]!.hostPid : process.hostPid;
     const namespace = ctx.shared(`networkOf:${hostPid}`, () => readLink(`/proc/${hostPid}/ns/net`));
-    return ctx.shared(`network:${namespace}`, () => new NetworkTable(hostPid));
+    return ctx.shared(`network:${namespace}`, () => new NetworkTable(hostPid, ctx));
   }
 
   /** What looks at sockets of a kind.
@@ -108,7 +111,7 @@ export class NetworkTable {
         this.#where,
         () => new OwnedFd(call('socket', kind.domain, kind.type | SOCK.cloexec, kind.protocol)),
       );
-      probe = new SocketProbe(fresh.number, kind);
+      probe = SocketProbe.borrow(fresh.number, kind, this.#onRelease);
       this.#probes.set(key, probe);
     }
     return probe;

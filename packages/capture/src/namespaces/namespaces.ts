@@ -13,6 +13,7 @@ import {
   threadsOf,
   tryReadProc,
 } from '@ferry/linux';
+import { mountQueues } from '../message-queues.js';
 import { captureQueues } from '../sysv-ipc.js';
 import { addedMounts, type GivenMount } from './added-mounts.js';
 import { groupRoots } from './cgroups.js';
@@ -120,11 +121,13 @@ class NamespaceCapture {
   readonly #rootLinks: ReadonlyMap<NamespaceType, string>;
   readonly #ourLinks = new Map(TYPES.map((type) => [type, linkOf('self', type)]));
 
+  readonly #links = new Map<string, string>();
+
   constructor(processes: readonly NamespaceProcess[], options: NamespaceOptions) {
     this.#processes = processes;
     this.#options = options;
     this.#root = processes[0]!;
-    this.#rootLinks = new Map(TYPES.map((type) => [type, linkOf(this.#root.hostPid, type)]));
+    this.#rootLinks = new Map(TYPES.map((type) => [type, this.#linkOf(this.#root.hostPid, type)]));
   }
 
   run(): CapturedNamespaces {
@@ -159,10 +162,21 @@ class NamespaceCapture {
     };
   }
 
+  /** As linkOf; asked for once each. */
+  #linkOf(hostPid: number | string, name: string): string {
+    const key = `${hostPid} ${name}`;
+    let link = this.#links.get(key);
+    if (link === undefined) {
+      link = linkOf(hostPid, name);
+      this.#links.set(key, link);
+    }
+    return link;
+  }
+
   #membership(process: NamespaceProcess): number[] {
     const ids: number[] = [];
     for (const type of TYPES) {
-      const link = linkOf(process.hostPid, type);
+      const link = this.#linkOf(process.hostPid, type);
       if (link === '') continue;
       const ofRoot = link === this.#rootLinks.get(type);
       const ours = link === this.#ourLinks.get(type);
@@ -186,10 +200,11 @@ class NamespaceCapture {
   }
 
   #pidForChildren(process: NamespaceProcess): number {
-    const link = linkOf(process.hostPid, 'pid_for_children');
+    const link = this.#linkOf(process.hostPid, 'pid_for_children');
     // A PID namespace has no name before its first process is born (kernel/pid_namespace.c: pidns_for_children_get).
-    const isUnborn = link === '' && linkOf('self', 'pid_for_children') !== '' && isLiving(process);
-    if (link === linkOf(process.hostPid, 'pid') || (link === '' && !isUnborn)) {
+    const isUnborn =
+      link === '' && this.#linkOf('self', 'pid_for_children') !== '' && isLiving(process);
+    if (link === this.#linkOf(process.hostPid, 'pid') || (link === '' && !isUnborn)) {
       return 0;
     }
     const known = this.#known.get(isUnborn ? `unborn of ${process.hostPid}` : link);
@@ -215,11 +230,11 @@ class NamespaceCapture {
   }
 
   #timeForChildren(process: NamespaceProcess): number {
-    const link = linkOf(process.hostPid, 'time_for_children');
-    if (link === '' || link === linkOf(process.hostPid, 'time')) return 0;
+    const link = this.#linkOf(process.hostPid, 'time_for_children');
+    if (link === '' || link === this.#linkOf(process.hostPid, 'time')) return 0;
     const path = `/proc/${process.hostPid}/ns/time_for_children`;
     const { id } = this.#capture({ type: 'time', link, process, path });
-    const isNested = linkOf(process.hostPid, 'time') !== this.#rootLinks.get('time');
+    const isNested = this.#linkOf(process.hostPid, 'time') !== this.#rootLinks.get('time');
     const isAlone = threadsOf(process.hostPid).length === 1;
     if (link === this.#rootLinks.get('time') || isNested || !isAlone) {
       this.#block(process, {
@@ -263,12 +278,13 @@ class NamespaceCapture {
   }
 
   #findParents(): void {
+    if (this.#parents.size === 0) return;
     const inits = new Set(
       this.#processes
         .filter(({ hostPid }) =>
           /^NSpid:.*\s1$/m.test(tryReadProc(`/proc/${hostPid}/status`) ?? ''),
         )
-        .map(({ hostPid }) => linkOf(hostPid, 'pid')),
+        .map(({ hostPid }) => this.#linkOf(hostPid, 'pid')),
     );
     for (const [link, namespace] of this.#known) {
       const parent = this.#parents.get(namespace.id);
@@ -317,12 +333,12 @@ class NamespaceCapture {
       });
     }
     for (const process of this.#processes) {
-      const user = this.#known.get(linkOf(process.hostPid, 'user'));
+      const user = this.#known.get(this.#linkOf(process.hostPid, 'user'));
       if (user === undefined || !isLiving(process)) continue;
-      if (linkOf(process.hostPid, 'user') === this.#rootLinks.get('user')) continue;
+      if (this.#linkOf(process.hostPid, 'user') === this.#rootLinks.get('user')) continue;
       if (threadsOf(process.hostPid).length === 1) continue;
       this.#block(process, {
-        ...nestedBlocker('user', linkOf(process.hostPid, 'user')),
+        ...nestedBlocker('user', this.#linkOf(process.hostPid, 'user')),
         reason: 'threads in a nested user namespace would get other numbers than they have',
       });
     }
@@ -355,8 +371,8 @@ class NamespaceCapture {
     for (const tid of tasks) {
       const task = `${process.hostPid}/task/${tid}`;
       for (const name of THREADS_OWN) {
-        const link = linkOf(task, name);
-        if (link === '' || link === linkOf(process.hostPid, name)) continue;
+        const link = this.#linkOf(task, name);
+        if (link === '' || link === this.#linkOf(process.hostPid, name)) continue;
         this.#block(process, {
           code: 'namespace.thread',
           object: `thread ${tid} in ${link}`,
@@ -468,7 +484,9 @@ class NamespaceCapture {
     }
     if (type === 'time') {
       // /proc/PID/timens_offsets is about the namespace for children, which for most is their own.
-      const member = this.#processes.find((p) => linkOf(p.hostPid, 'time_for_children') === link);
+      const member = this.#processes.find(
+        (p) => this.#linkOf(p.hostPid, 'time_for_children') === link,
+      );
       if (member === undefined) refuse([outsideBlocker(type, link)]);
       else namespace.content = { $case: 'time', value: timeOffsets(member.hostPid) };
     }
@@ -515,7 +533,11 @@ class NamespaceCapture {
     if (type === 'ipc' && nested) {
       refuse(inNamespace('ipc', path, () => nestedSegments(link)));
       if (!this.#options.scanning) {
-        namespace.content = { $case: 'ipc', value: inNamespace('ipc', path, captureQueues) };
+        const value = inNamespace('ipc', path, () => {
+          using mount = mountQueues();
+          return captureQueues(mount);
+        });
+        namespace.content = { $case: 'ipc', value };
       }
     }
     return namespace;
@@ -528,7 +550,7 @@ class NamespaceCapture {
   #isUsed(link: string, path: string): boolean {
     const isBelow = (name: string) => name === path || name.startsWith(`${path}/`);
     return this.#processes.some(({ hostPid }) => {
-      if (linkOf(hostPid, 'mnt') !== link) return false;
+      if (this.#linkOf(hostPid, 'mnt') !== link) return false;
       const proc = `/proc/${hostPid}`;
       const maps = tryReadProc(`${proc}/maps`) ?? '';
       const links = ['cwd', 'root', ...namesIn(`${proc}/fd`).map((fd) => `fd/${fd}`)];
@@ -539,7 +561,7 @@ class NamespaceCapture {
   /** A process in a mount namespace that sees all of it, not confined to a directory. */
   #wholeMember(link: string): number | undefined {
     return this.#processes.find(
-      ({ hostPid }) => linkOf(hostPid, 'mnt') === link && isWhole(hostPid),
+      ({ hostPid }) => this.#linkOf(hostPid, 'mnt') === link && isWhole(hostPid),
     )?.hostPid;
   }
 }

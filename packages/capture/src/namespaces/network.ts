@@ -83,7 +83,7 @@ const FALLBACK = new Set([
  *  @param carried  names of devices that come with their descriptors */
 export function givenNetworkRefusals(path: string, carried: ReadonlySet<string>): Refusal[] {
   return inNamespace('net', path, () => {
-    const { links } = routing();
+    const links = route(RTM.getLink, everyLink());
     const found = filters();
     const tables = found.filter((message) => (message.readUInt16LE(4) & 0xff) === 0).length;
     const refusals = networkRefusals(links, found);
@@ -119,14 +119,19 @@ export function givenNetworkRefusals(path: string, carried: ReadonlySet<string>)
   });
 }
 
-function routing() {
-  const route = (type: number, payload: Buffer): Buffer[] =>
-    netlinkDump(NETLINK_ROUTE, { type, payload });
+function route(type: number, payload: Buffer): Buffer[] {
+  return netlinkDump(NETLINK_ROUTE, { type, payload });
+}
+
+function everyLink(): Buffer {
   const mask = Buffer.alloc(4);
   mask.writeUInt32LE(SKIP_STATISTICS);
-  const all = Buffer.concat([Buffer.alloc(16), netlinkAttribute(IFLA.extMask, mask)]);
+  return Buffer.concat([Buffer.alloc(16), netlinkAttribute(IFLA.extMask, mask)]);
+}
+
+function routing() {
   return {
-    links: route(RTM.getLink, all),
+    links: route(RTM.getLink, everyLink()),
     addresses: route(RTM.getAddress, Buffer.alloc(8)),
     routes: route(RTM.getRoute, Buffer.alloc(12)),
     rules: route(RTM.getRule, Buffer.alloc(12)),

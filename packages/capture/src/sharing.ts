@@ -1,4 +1,4 @@
-import type { Blocker } from '@ferry/core';
+import { type Blocker, SysError } from '@ferry/core';
 import { procStat, readLink, sys, tryReadProc } from '@ferry/linux';
 import { awaitBorrowers } from './borrowed-memory.js';
 
@@ -68,7 +68,8 @@ function isJailed({ hostPid }: SharingProcess): boolean {
   try {
     return readLink(`/proc/${hostPid}/root`) !== '/';
   } catch (error) {
-    if (tryReadProc(`/proc/${hostPid}/maps`) === undefined) return false;
+    // It is about to end, and has none any more.
+    if (error instanceof SysError && ['ENOENT', 'ESRCH'].includes(error.errno)) return false;
     throw error;
   }
 }

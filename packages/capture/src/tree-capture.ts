@@ -22,6 +22,7 @@ import {
   type Mapping,
   OwnedFd,
   parseMappings,
+  parseStat,
   procStat,
   readLink,
   readMemory,
@@ -91,6 +92,8 @@ const LOOKS_AGAIN = 2;
 const READER_PAUSES = 2;
 /** A process that is about to end does so when it gets a processor. */
 const ENDING_MS_MAX = 5000;
+/** include/linux/sched.h, as proc_pid_stat(5) shows it. */
+const PF_EXITING = 4;
 
 type Phase = 'running' | 'frozen' | 'done';
 
@@ -178,7 +181,7 @@ export class TreeCapture implements Disposable {
         if (isLiving(livingTask(leaderHostPid))) throw error;
       }
     }
-    if (processes.length > 0) blockers.push(...this.#sharedBlockers(processes));
+    blockers.push(...this.#sharedBlockers(processes));
     if (isLiving(this.#root)) this.#queueMounts.prepare(this.#root);
     return {
       // A process that ended meanwhile blocks nothing: what was half gone when it was looked at is gone now.
@@ -190,8 +193,20 @@ export class TreeCapture implements Disposable {
     };
   }
 
-  /** What cannot be carried of what processes have together. */
+  /** Of those that live: when one of them ends meanwhile, of the others, from the beginning. */
   #sharedBlockers(processes: { hostPid: number; pid: number; command: string }[]): Blocker[] {
+    const living = processes.filter(({ hostPid }) => isLiving(hostPid));
+    if (living.length === 0) return [];
+    try {
+      return this.#blockersOfAll(living);
+    } catch (error) {
+      if (living.every(({ hostPid }) => isLiving(hostPid))) throw error;
+      return this.#sharedBlockers(living);
+    }
+  }
+
+  /** What cannot be carried of what processes have together. */
+  #blockersOfAll(processes: { hostPid: number; pid: number; command: string }[]): Blocker[] {
     const collected = collectDescriptors(processes, { scanning: true });
     const spaces = this.#namespaces(processes, collected, true);
     const files = captureFiles(collected, {
@@ -604,10 +619,12 @@ function vdsoHash(hostPid: number, mappings: readonly Mapping[]): bigint {
   return hash64(readMemory(hostPid, vdso.start, Number(vdso.end - vdso.start)));
 }
 
-/** Still there, and not a zombie. */
+/** Still there, and neither a zombie nor about to be one: it gives up its memory and files one after the other. */
 function isLiving(hostPid: number): boolean {
-  const status = tryReadProc(`/proc/${hostPid}/status`);
-  return status !== undefined && !/^State:\s+[ZX]/m.test(status);
+  const text = tryReadProc(`/proc/${hostPid}/stat`);
+  if (text === undefined) return false;
+  const { state, flags } = parseStat(text);
+  return state !== 'Z' && state !== 'X' && (flags & PF_EXITING) === 0;
 }
 
 let knownCpuFlags: string[] | undefined;

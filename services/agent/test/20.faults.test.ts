@@ -1,6 +1,7 @@
 import { strict as assert } from 'node:assert';
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ClientMachine } from '../../../test/support/client-machine.js';
 import { changed, type Faults, FaultyPort } from './support/faulty-port.js';
 import { TwoAgents } from './support/two-agents.js';
@@ -33,6 +34,8 @@ describe('agent: migrations that fail', function () {
     assert.deepEqual(await two.at('h2').agent.host.list(), []);
     const groups = execFileSync('find', [
       '/sys/fs/cgroup',
+      // Others make and remove groups meanwhile.
+      '-ignore_readdir_race',
       '-path',
       `*ferry-${two.folder.id}-h2/*`,
       '-type',
@@ -147,9 +150,9 @@ describe('agent: migrations that fail', function () {
     two.wrapSource = (port) =>
       new FaultyPort(port, {
         pages: (chunks) =>
-          changed(chunks, (chunk, i) => {
-            if (i === 1)
-              process.kill(tracerOf(two.at('h1').agent.host.cgroupPath('redis')), 'SIGKILL');
+          changed(chunks, async (chunk, i) => {
+            // Held back until it has gone: with all memory read and sent it would be missed by nobody.
+            if (i === 0) await killed(tracerOf(two.at('h1').agent.host.cgroupPath('redis')));
             return chunk;
           }),
       });
@@ -226,6 +229,12 @@ describe('agent: migrations that fail', function () {
     assert.deepEqual([report.errors, report.lostWrites, report.duplicatedWrites], [[], 0, 0]);
   });
 });
+
+/** Kills a process and waits until it is nobody's any more. */
+async function killed(pid: number): Promise<void> {
+  process.kill(pid, 'SIGKILL');
+  while (existsSync(`/proc/${pid}`)) await sleep(5);
+}
 
 /** The process that holds the tasks of a cgroup by ptrace. */
 function tracerOf(cgroup: string): number {

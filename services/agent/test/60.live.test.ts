@@ -60,8 +60,9 @@ describe('agent: containers that move while they run', function () {
       const result = await move('churn', from, to);
       assert.equal(result.mode, 'pre-copy', result.warnings.join('; '));
       assert(result.rounds >= 2, `${result.rounds} rounds`);
-      assert(result.bytesRaw > 4096n * 4096n, `${result.bytesRaw} bytes`);
-      assert((result.predicted?.bytes ?? 0n) > 4096n * 4096n);
+      // Some of its pages are given up at any moment.
+      assert(result.bytesRaw > 4000n * 4096n, `${result.bytesRaw} bytes`);
+      assert((result.predicted?.bytes ?? 0n) > 4000n * 4096n);
       await says(two, { host: to, name: 'churn' });
       await untouched(to, 'churn');
     }

@@ -55,11 +55,11 @@ export interface Faults {
 /** Passes on what comes until `change` says otherwise: undefined ends the stream. */
 export async function* changed<T>(
   items: AsyncIterable<T>,
-  change: (item: T, index: number) => T | undefined,
+  change: (item: T, index: number) => Promise<T> | T | undefined,
 ) {
   let index = 0;
   for await (const item of items) {
-    const next = change(item, index++);
+    const next = await change(item, index++);
     if (next === undefined) return;
     yield next;
   }

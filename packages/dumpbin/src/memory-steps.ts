@@ -1,5 +1,5 @@
 import { FerryError } from '@ferry/core';
-import type { FileReference, Process, SharedMemory, TreeImage, Vma } from '@ferry/image';
+import type { FileReference, Mm, Process, SharedMemory, TreeImage, Vma } from '@ferry/image';
 import { emitAioRings } from './aio-steps.js';
 import type { CompileContext } from './compile-context.js';
 import { type Range, vdsoStart } from './layout-difference.js';
@@ -116,6 +116,7 @@ export function emitMemory(
 ): void {
   const mm = process.mm!;
   const protection = options.protection ?? buildProtection(process);
+  emitEarlyLayout(b, mm);
   emitAioRings(b, process);
   emitAttachments(b, process, ctx);
   emitMappings(
@@ -386,6 +387,27 @@ export function isExecutable(image: TreeImage, object: SharedMemory): boolean {
   );
 }
 
+/** Where arguments and environment will be, before anything is mapped: whoever reads /proc/PID/cmdline meanwhile would
+ *  otherwise touch the place where the restorer had its own, and a stack that lies above it would grow to there
+ *  (`__access_remote_vm`, mm/memory.c). */
+function emitEarlyLayout(b: ProgramBuilder, mm: Mm): void {
+  const map = layoutMap(mm);
+  const args = [PR_SET_MM, PR_SET_MM_MAP, b.bytes(map), map.length, 0];
+  b.sys('prctl', args, 'set the memory layout, without executable');
+}
+
+/** `struct prctl_mm_map` (linux/prctl.h) without auxv and executable. */
+function layoutMap(mm: Mm): Buffer {
+  const map = Buffer.alloc(104);
+  const { startCode, endCode, startData, endData, startBrk, brk, startStack } = mm;
+  const words = [startCode, endCode, startData, endData, startBrk, brk, startStack];
+  [...words, mm.argStart, mm.argEnd, mm.envStart, mm.envEnd].forEach((word, i) => {
+    map.writeBigUInt64LE(word, i * 8);
+  });
+  map.writeInt32LE(-1, 100);
+  return map;
+}
+
 /** The memory layout that /proc shows: code, data, brk, stack, arguments, environment, auxv and the executable. */
 export function emitLayout(b: ProgramBuilder, process: Process, ctx: CompileContext): void {
   const mm = process.mm!;
@@ -394,23 +416,7 @@ export function emitLayout(b: ProgramBuilder, process: Process, ctx: CompileCont
   const path =
     deleted === undefined ? mm.exe?.path : `/proc/self/fd/${ctx.sharedMemoryFd(deleted.id)}`;
   const auxv = b.bytes(mm.auxv);
-  const map = Buffer.alloc(104);
-  const words = [
-    mm.startCode,
-    mm.endCode,
-    mm.startData,
-    mm.endData,
-    mm.startBrk,
-    mm.brk,
-    mm.startStack,
-    mm.argStart,
-    mm.argEnd,
-    mm.envStart,
-    mm.envEnd,
-  ];
-  words.forEach((word, i) => {
-    map.writeBigUInt64LE(word, i * 8);
-  });
+  const map = layoutMap(mm);
   map.writeUInt32LE(mm.auxv.length, 96);
   map.writeInt32LE(path === undefined ? -1 : exeFd, 100);
   const at = b.bytes(map);

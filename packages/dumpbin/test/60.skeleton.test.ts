@@ -48,6 +48,7 @@ describe('compileSkeleton', () => {
     inOrder(names(made.get(1)), [
       'close foreign descriptors',
       'make process 2 (process2), child of 1',
+      'set the memory layout, without executable',
       'map 600000-601000',
       'keep the memory out of forks',
       'wait until every process has its memory',
@@ -55,7 +56,11 @@ describe('compileSkeleton', () => {
       "wait for the agent's F",
       'load the next program',
     ]);
-    inOrder(names(made.get(2)), ['map 600000-601000', 'wait for the next program']);
+    inOrder(names(made.get(2)), [
+      'set the memory layout, without executable',
+      'map 600000-601000',
+      'wait for the next program',
+    ]);
     for (const found of made.values()) assert.equal(found.at(-1)!.kind, KIND.chain);
   });
 

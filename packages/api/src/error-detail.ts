@@ -40,8 +40,34 @@ const statusBySuffix: Readonly<Record<string, number>> = {
   limit: status.RESOURCE_EXHAUSTED,
   unimplemented: status.UNIMPLEMENTED,
   internal: status.INTERNAL,
+  noSpace: status.RESOURCE_EXHAUSTED,
+  noMemory: status.RESOURCE_EXHAUSTED,
+  noDescriptors: status.RESOURCE_EXHAUSTED,
   denied: status.PERMISSION_DENIED,
   unauthenticated: status.UNAUTHENTICATED,
+};
+
+/** What a host has run out of, as errno(3) says it, and what to do about it. */
+const exhausted: Readonly<Record<string, { code: string; remedy: string }>> = {
+  ENOSPC: {
+    code: 'host.noSpace',
+    remedy:
+      "free space on the host's disk (df -h; the agent's --state-dir and --run-dir), then try again",
+  },
+  EDQUOT: {
+    code: 'host.noSpace',
+    remedy: "raise the disk quota of the agent's folders, then try again",
+  },
+  EROFS: {
+    code: 'host.readOnly',
+    remedy:
+      "mount the file system of the agent's --state-dir and --run-dir read-write, then try again",
+  },
+  ENOMEM: { code: 'host.noMemory', remedy: 'free memory on the host, then try again' },
+  EMFILE: {
+    code: 'host.noDescriptors',
+    remedy: "raise the agent's limit of open files (LimitNOFILE, ulimit -n), then start it again",
+  },
 };
 
 interface ErrorLike {
@@ -55,6 +81,8 @@ interface ErrorLike {
 export function toErrorDetail(error: unknown): ErrorDetail {
   if (!(error instanceof Error)) return failure('internal', String(error), undefined, []);
   const like = error as ErrorLike;
+  const host = exhausted[String(like.code)];
+  if (host !== undefined) return failure(host.code, errorText(error), host.remedy, []);
   // Not `instanceof FerryError`: a second copy of the package has another class.
   const known =
     typeof like.code === 'string' && /^[a-z][A-Za-z]*(\.[A-Za-z0-9]+)*$/.test(like.code);

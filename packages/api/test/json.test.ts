@@ -74,6 +74,16 @@ describe('api: errors as status', () => {
     const error = Object.assign(new Error('no such file'), { code: 'ENOENT' });
     assert.equal(toErrorDetail(error).code, 'internal');
   });
+  it('says of a full disk what to do about it', () => {
+    const error = Object.assign(new Error('ENOSPC: no space left on device, write'), {
+      code: 'ENOSPC',
+    });
+    const { code, message, remedy } = toErrorDetail(error);
+    assert.equal(code, 'host.noSpace');
+    assert.match(message, /no space left on device/);
+    assert.match(remedy, /free space/);
+    assert.equal(toStatus(error).code, 8);
+  });
   it('keeps the detail small enough for a header', () => {
     const text = 'x'.repeat(900);
     const problems = Array.from({ length: 50 }, () => ({ code: text, object: text }));

@@ -732,7 +732,7 @@ function isWordOfSource(error: unknown, phase: DestinationState['phase']): boole
   if (!isCancellable(phase)) {
     return FINAL_WORDS.includes(code);
   }
-  return code !== '' && !/^(rpc|migrate\.lost)/.test(code) && code !== 'internal';
+  return code !== '' && !/^(rpc|host|migrate\.lost)/.test(code) && code !== 'internal';
 }
 
 function errorOf(detail: Parameters<typeof fromErrorDetail>[0] | undefined): Error {

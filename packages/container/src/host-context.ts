@@ -173,6 +173,9 @@ export class HostContext {
     this.#records.delete(name);
     this.#removals += 1;
     await rm(this.places(name).folder, { recursive: true, force: true });
+    // Again: whoever looked while it went may have read the record and remembered it.
+    this.#records.delete(name);
+    this.#removals += 1;
   }
 
   /** One operation that changes a container at a time; those that come meanwhile wait. */

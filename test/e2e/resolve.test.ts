@@ -85,6 +85,13 @@ describe('an operator decides about a migration in doubt', function () {
     const folder = join(cluster.stateDir(host), 'containers');
     const isEmpty = () => (readdirSync(folder).length === 0 ? true : undefined);
     await until(`nothing to be left on ${host}`, isEmpty, WAIT);
+    // Known again it is at once, ready with its first heartbeat.
+    const isReady = async () => {
+      const { stdout } = await cluster.ferry(['node', 'ls', '--json']);
+      const { nodes } = JSON.parse(stdout) as { nodes: { name: string; state: string }[] };
+      return nodes.find(({ name }) => name === host)?.state === 'ready' ? true : undefined;
+    };
+    await until(`${host} to be ready`, isReady, WAIT);
   }
 
   it('whose destination is gone: the source runs it', async () => {

@@ -144,6 +144,23 @@ describe('cleanup', () => {
     }
   });
 
+  it('forgets what is removed while others look at it', async function () {
+    this.timeout(30_000);
+    const host = hosts.host();
+    for (let round = 0; round < 3; round++) {
+      await host.run(shellSpec('looked-at', 'sleep 100'));
+      let isGoing = true;
+      const look = async () => {
+        while (isGoing) await host.get('looked-at').catch(() => undefined);
+      };
+      const looks = Array.from({ length: 8 }, look);
+      await host.remove('looked-at');
+      isGoing = false;
+      await Promise.all(looks);
+      await assert.rejects(host.get('looked-at'), { code: 'container.notFound' });
+    }
+  });
+
   it('removes what an agent had half made when it crashed', async () => {
     const config = hosts.configs[0] as HostConfig;
     const before = await inventory(hosts, config);

@@ -166,33 +166,37 @@ describe('agent: containers that move while they run', function () {
   }
 
   it('run on as before when a downtime is asked for that cannot be had', async () => {
+    const churn = compiled(two, 'churn');
+    const rootfs = await two.rootfs([churn]);
+    // Of one that pauses, a look can find nothing written, which is as good as any downtime.
+    await two.run('h1', { name: 'restless', rootfs, args: [churn, '4096', '0', 'restless'] });
     const policy = {
       ...{ maxDowntimeMs: 1, maxRounds: 3, roundsTimeoutMs: 0, bandwidthBytesPerSecond: 0n },
       onNoConvergence: 'abort',
     };
-    await assert.rejects(move('churn', 'h1', 'h2', { policy }), {
+    await assert.rejects(move('restless', 'h1', 'h2', { policy }), {
       code: 'migrate.noConvergence',
     });
     assert.deepEqual(await two.at('h2').agent.host.list(), []);
-    await says(two, { host: 'h1', name: 'churn' });
-    await untouched('h1', 'churn');
+    await says(two, { host: 'h1', name: 'restless' });
+    await untouched('h1', 'restless');
   });
 
   it('are slowed down when their memory changes too fast, and get their CPU time back', async () => {
-    const quota = () => two.at('h1').agent.host.cpuQuota('churn');
+    const quota = () => two.at('h1').agent.host.cpuQuota('restless');
     const policy = {
       ...{ maxDowntimeMs: 1, maxRounds: 0, roundsTimeoutMs: 0, bandwidthBytesPerSecond: 0n },
       onNoConvergence: 'throttle',
     };
     const standing = quota();
     await standing.remember();
-    const result = await move('churn', 'h1', 'h2', { policy });
+    const result = await move('restless', 'h1', 'h2', { policy });
     assert.match(result.warnings.join(), /slowed down/);
-    const moved = two.at('h2').agent.host.cpuQuota('churn');
+    const moved = two.at('h2').agent.host.cpuQuota('restless');
     await moved.remember();
     const values = (files: typeof moved.before) => files.map(({ text }) => text);
     assert.deepEqual(values(moved.before), values(standing.before));
-    await says(two, { host: 'h2', name: 'churn' });
+    await says(two, { host: 'h2', name: 'restless' });
   });
 
   it('bring files that they write all the time', async () => {

@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { FerryError } from '@ferry/core';
 import type { TreeChanges } from './archive/tree-state.js';
 import type { Cgroups } from './cgroups.js';
@@ -54,6 +55,8 @@ interface Options {
 
 const FREEZE_TIMEOUT_MS = 5000;
 const STOP_TIMEOUT_MS = 10_000;
+const KILLED_WITHIN_MS = 10_000;
+const KILLED_LOOK_MS = 5;
 
 /** The containers of one host. Operations that change a container wait for each other; reading ones
  *  do not.
@@ -176,6 +179,20 @@ export class ContainerHost {
   async kill(name: string, signalName: string, options: Options = {}): Promise<void> {
     await this.#context.load(name);
     await this.#context.runtime.kill(name, signalName, options);
+  }
+
+  /** Kills all its processes; returns when none is left.
+   *  @throws FerryError container.state when they do not end */
+  async killAll(name: string): Promise<void> {
+    const { group } = this.#context.places(name);
+    for (let waitedMs = 0; ; waitedMs += KILLED_LOOK_MS) {
+      await this.#context.cgroups.killAll(group);
+      if ((await this.#context.cgroups.pids(group)).length === 0) return;
+      if (waitedMs > KILLED_WITHIN_MS) {
+        throw new FerryError('container.state', `Processes of ${name} do not end`);
+      }
+      await sleep(KILLED_LOOK_MS);
+    }
   }
 
   /** Removes a container in whatever state, killing it if need be; none of that name is no error.

@@ -25,7 +25,8 @@ enum plan_kind {
     PLAN_THREAD,   /* args: tid, stack top, slots address; further as PLAN_FORK; the thread starts at `target` */
     PLAN_CHAIN,    /* args: descriptor, offset of a dump file: run its program instead of this one */
     PLAN_BARRIER,  /* args: index of the counter in the shared page, how many tasks meet, 1 for one that waits for
-                      these without being counted */
+                      these without being counted, 1 for the meeting at which the tree begins to run: of that
+                      one the counter is `gone` */
     PLAN_READ,     /* args: descriptor, address, length, offset: pread(2) until all is there */
     PLAN_STORE,    /* args: address, value, width in bytes */
     PLAN_JUMP,     /* args: a, b: goes on at `target` when a == b */
@@ -143,12 +144,16 @@ enum plan_service {
 };
 
 #define PLAN_COUNTERS 512
+#define PLAN_FAILED 0x40000000u
 
 /* The shared page at the region's end. */
 struct plan_shared {
     uint32_t failed;
     uint32_t resumed;
     uint32_t mapped; /* the root's user namespace has its id maps */
+    uint32_t goes;   /* how many tasks have to meet for the tree to run; 0: none has come there */
+    uint32_t gone;   /* how many have: the tree runs once these are as many, and nothing of it before. Counted on by
+                        PLAN_FAILED when the restore fails */
     uint32_t counters[PLAN_COUNTERS];
 };
 

@@ -27,9 +27,10 @@ static void wake_all(uint32_t *word) { sc(__NR_futex, (uint64_t)word, 1 /* FUTEX
 static __attribute__((noreturn)) void give_up(const struct plan_header *h) {
     struct plan_shared *s = shared_of(h);
     __atomic_store_n(&s->failed, 1, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < PLAN_COUNTERS; i++) {
-        __atomic_fetch_add(&s->counters[i], 0x40000000, __ATOMIC_SEQ_CST);
-        wake_all(&s->counters[i]);
+    for (int i = -1; i < PLAN_COUNTERS; i++) {
+        uint32_t *counter = i < 0 ? &s->gone : &s->counters[i];
+        __atomic_fetch_add(counter, PLAN_FAILED, __ATOMIC_SEQ_CST);
+        wake_all(counter);
     }
     sc(__NR_exit_group, STATUS_STEP_FAILED, 0, 0, 0, 0);
     __builtin_unreachable();
@@ -70,9 +71,12 @@ static __attribute__((noreturn)) void step_failed(const struct plan_header *h, u
     give_up(h);
 }
 
-static void barrier(const struct plan_header *h, uint64_t index, uint64_t total, int only_waits) {
+static void barrier(const struct plan_header *h, const uint64_t args[6]) {
     struct plan_shared *s = shared_of(h);
-    uint32_t *counter = &s->counters[index % PLAN_COUNTERS];
+    uint64_t index = args[0], total = args[1];
+    int only_waits = args[2] != 0, is_go = args[3] != 0;
+    uint32_t *counter = is_go ? &s->gone : &s->counters[index % PLAN_COUNTERS];
+    if (is_go) __atomic_store_n(&s->goes, (uint32_t)total, __ATOMIC_SEQ_CST);
     uint32_t now = __atomic_add_fetch(counter, only_waits ? 0 : 1, __ATOMIC_SEQ_CST);
     if (!only_waits && now == total) wake_all(counter);
     while (now < total) {
@@ -240,7 +244,7 @@ __attribute__((noreturn, used)) void run_program(const struct plan_header *h, ui
             if (result < 0) break;
             index = ~0ull;
             continue;
-        case PLAN_BARRIER: barrier(h, a[0], a[1], a[2] != 0); break;
+        case PLAN_BARRIER: barrier(h, a); break;
         case PLAN_READ: result = read_fully(a[0], a[1], a[2], a[3]); break;
         case PLAN_STORE: store(a[0], a[1], a[2]); break;
         case PLAN_JUMP:

@@ -8,9 +8,9 @@ int report_fd = -1;
 
 struct options {
     int info, verify_only, skip_pages, detach, new_pid_namespace, keep_namespaces;
-    int folder_fd, control_fd, report_fd;
+    int folder_fd, control_fd, report_fd, fate_fd;
 };
-static struct options options = {.folder_fd = -1, .control_fd = -1, .report_fd = -1};
+static struct options options = {.folder_fd = -1, .control_fd = -1, .report_fd = -1, .fate_fd = -1};
 
 static const char usage[] =
     "A Ferry dump binary: executing it restores the process it was made of.\n"
@@ -67,6 +67,7 @@ static void parse(struct options *o, long argc, char **argv) {
         else if (same(a, "--keep-namespaces")) o->keep_namespaces = 1;
         else if (same(a, "--folder-fd") && i + 1 < argc) o->folder_fd = number_of(argv[++i]);
         else if (same(a, "--control-fd") && i + 1 < argc) o->control_fd = number_of(argv[++i]);
+        else if (same(a, "--fate-fd") && i + 1 < argc) o->fate_fd = number_of(argv[++i]);
         else if (same(a, "--report-fd") && i + 1 < argc) report_fd = o->report_fd = number_of(argv[++i]);
         else {
             int help = same(a, "--help") || same(a, "-h");
@@ -115,11 +116,15 @@ static void service(const struct plan_header *h, int which, int from) {
     if (r < 0) fail(STATUS_STEP_FAILED, "not enough descriptors (raise RLIMIT_NOFILE) to restore", "", r);
 }
 
-/* The shared page exists before the first fork, so that a proxy sees how the restore ends. */
-static struct plan_shared *map_shared(const struct plan_header *h) {
+/* The shared page exists before the first fork, so that a proxy sees how the restore ends. In a file it outlives the tree:
+ * whoever has that file learns from it whether the tree ever ran, however it ended. */
+static struct plan_shared *map_shared(const struct plan_header *h, int fd) {
     long r = sc6(__NR_mmap, (long)(h->region + h->region_length - PLAN_PAGE), (long)PLAN_PAGE, 3,
-                 0x100021 /* MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE */, -1, 0);
+                 fd < 0 ? 0x100021 /* MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE */
+                        : 0x100001 /* MAP_SHARED | MAP_FIXED_NOREPLACE */,
+                 fd, 0);
     if (r < 0) fail(STATUS_STEP_FAILED, "the restorer's address range is taken", "", r);
+    if (fd >= 0) sc(__NR_close, (uint64_t)fd, 0, 0, 0, 0);
     return (struct plan_shared *)r;
 }
 
@@ -306,7 +311,7 @@ static __attribute__((noreturn)) void load(const struct options *o) {
     uint64_t blob = (uint64_t)(blob_end - blob_start);
     n = read_fully((uint64_t)o->folder_fd, (uint64_t)&h, sizeof h, offset + PLAN_PAGE + blob);
     if (n < 0 || h.magic != PLAN_MAGIC || h.blob_length != blob) fail(STATUS_DAMAGED, "no program in the store", "", n);
-    map_shared(&h);
+    map_shared(&h, o->fate_fd);
     service(&h, SERVICE_ERROR, 2);
     service(&h, SERVICE_STDIN, 0);
     service(&h, SERVICE_STDOUT, 1);
@@ -345,8 +350,8 @@ __attribute__((noreturn, used)) void start(uint64_t *stack) {
         quit(0);
     }
     uint64_t entry = entry_of(h);
-    if (h->namespaces == 0 || entry != 0) take_pid(h, &options, map_shared(h));
-    else map_shared(h);
+    if (h->namespaces == 0 || entry != 0) take_pid(h, &options, map_shared(h, -1));
+    else map_shared(h, -1);
     service(h, SERVICE_ERROR, report_fd < 0 ? 2 : report_fd);
     service(h, SERVICE_STDIN, 0);
     service(h, SERVICE_STDOUT, 1);

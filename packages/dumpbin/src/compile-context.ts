@@ -24,6 +24,7 @@ export const BARRIER = {
   tableFilled: 11,
   tableUnused: 12,
   tableClosed: 13,
+  granted: 14,
 } as const;
 
 const NAMESPACE_FD = { proc: 0, oldRoot: 1, network: 2, outerNetlink: 3, spaces: 8 } as const;

@@ -1,7 +1,7 @@
 import { FerryError } from '@ferry/core';
 import type { FileObject, Process, Vma } from '@ferry/image';
 import { emitControlGroups, emitThreadGroups, emitThreadJoin } from './cgroup-steps.js';
-import type { CompileContext } from './compile-context.js';
+import { BARRIER, type CompileContext } from './compile-context.js';
 import type { Draft } from './draft.js';
 import type { FileEmitter } from './files/emit.js';
 import { emitProcessLocks, emitQueueNotices, fileEmitters } from './files/registry.js';
@@ -235,6 +235,16 @@ export function emitHear(b: ProgramBuilder, ctx: CompileContext, letter: string)
   b.sys('read', args, `wait for the agent's ${letter}`, { expect: { value: 1 } });
 }
 
+/** The meeting after which the tree runs. Nobody comes there before the agent has given the right to run: so that a task
+ *  that is killed while it waits for that is missed, and nothing runs. */
+function emitGo(b: ProgramBuilder, ctx: CompileContext, isKeeper = false): void {
+  if (ctx.pages === 'external') {
+    const meeting = isKeeper ? [BARRIER.granted, 1] : [BARRIER.granted, 1, 1];
+    b.op('barrier', meeting, 'wait for the right to run');
+  }
+  b.op('barrier', [...ctx.meeting('go', ctx.taskCount), 0, 1], 'go');
+}
+
 /** The keeper is a short-lived child of the root that keeps every description and privilege until the tree may go. */
 function emitKeeper(b: ProgramBuilder, ctx: CompileContext): void {
   const keeper = b.label();
@@ -249,7 +259,7 @@ function emitKeeper(b: ProgramBuilder, ctx: CompileContext): void {
     emitHear(b, ctx, 'G');
   }
   for (const file of ctx.filesCreatedBy(ctx.image.rootPid)) emitterOf(file).resume?.(b, file, ctx);
-  b.op('barrier', ctx.meeting('go', ctx.taskCount), 'go');
+  emitGo(b, ctx, true);
   b.op('exit', [0], 'the keeper is done');
   b.place(after);
 }
@@ -269,7 +279,7 @@ function emitEnd({ process, program: b }: Draft, ctx: CompileContext): EndedThre
     b.store(b.slotFor('keeper'), ended.keeper, 8, 'who reaps the keeper');
   }
   b.op('barrier', ctx.meeting('ready', ctx.taskCount), 'wait until everything is restored');
-  b.op('barrier', ctx.meeting('go', ctx.taskCount), 'go');
+  emitGo(b, ctx);
   emitLastPrivileges(b, thread);
   b.sys('set_tid_address', [ended.word], `thread ${thread.tid}: tell of the end`);
   b.sys('exit', [(thread.exitStatus >> 8) & 0xff], `thread ${thread.tid} ends`);
@@ -300,7 +310,7 @@ function emitMain(
   const isRoot = process.pid === ctx.image.rootPid;
   emitThreadAttributes(b, process, leader, { entered: userSpaceOf(ctx.image, process) !== 0 });
   b.op('barrier', ctx.meeting('ready', ctx.taskCount), 'wait until everything is restored');
-  b.op('barrier', ctx.meeting('go', ctx.taskCount), 'go');
+  emitGo(b, ctx);
   if (ended !== undefined) emitAwaitEnd(b, ended);
   if (isRoot) b.sys('wait4', [b.slotFor('keeper'), 0, WAIT_CLONE, 0], 'reap the keeper');
   else {
@@ -353,7 +363,7 @@ function emitThread(
   const { thread, leaves, one } = options;
   emitThreadAttributes(b, process, thread, { entered: userSpaceOf(ctx.image, process) !== 0 });
   b.op('barrier', ctx.meeting('ready', ctx.taskCount), 'wait until everything is restored');
-  b.op('barrier', ctx.meeting('go', ctx.taskCount), 'go');
+  emitGo(b, ctx);
   emitLastPrivileges(b, thread);
   if (!leaves) {
     b.op('return', [emitLocalFrame(b, process, thread)], 'return to the saved registers');

@@ -36,13 +36,6 @@ export async function findCopy(
   }
 }
 
-/** Whether the restored processes run, once their restorer has let go of its socket: all of them have it open until they
- *  go, or end. */
-export async function hasGone(host: ContainerHost, name: string): Promise<boolean> {
-  const pid = await host.initPid(name).catch(() => undefined);
-  return pid !== undefined && hasMemory(pid);
-}
-
 async function endedCopy(host: ContainerHost, name: string): Promise<FoundCopy> {
   const exit = await host.waitExit(name);
   if (exit === undefined) return 'lost';

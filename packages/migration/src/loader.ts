@@ -21,11 +21,22 @@ const AF_UNIX = 1;
 const SOCK_STREAM_CLOEXEC = 0o2000001;
 const O_RDONLY_CLOEXEC = 0o2000000;
 
-/** What PID 1 of the container is started as: descriptors 3, 4 and 5 are `Loader.fds`. */
+/** Tasks that all wait to be let go are gone within milliseconds. */
+const GO_PATIENCE_MS = 3000;
+
+/** What PID 1 of the container is started as: descriptors 3, 4, 5 and 6 are `Loader.fds`. */
 export const loaderCommand = {
   entry: '/proc/self/fd/3',
-  args: ['--folder-fd', '5', '--control-fd', '4'],
+  args: ['--folder-fd', '5', '--control-fd', '4', '--fate-fd', '6'],
 } as const;
+
+/** struct plan_shared of plan.h: how many tasks have to meet for the tree to run, how many have, and what a failure adds. */
+const FATE_BYTES = 4096;
+const FATE_GOES = 12;
+const FATE_GONE = 16;
+const FATE_FAILED = 0x40000000;
+/** The tasks of a tree of one thread: it, and the root's helper. */
+const ONE_AND_KEEPER = 2;
 
 /** Dump files of a tree, one after the other, and where the root's begins. */
 export interface ProgramStore {
@@ -55,14 +66,16 @@ export function compilePrograms(image: Buffer): ProgramStore {
 export class Loader {
   readonly #ends: OwnedFd[];
   readonly #store: OwnedFd;
+  readonly #fate: OwnedFd;
   readonly #control: Socket;
   #received = '';
   #ended = false;
   #wake: () => void = () => {};
 
-  private constructor(ends: OwnedFd[], store: OwnedFd, control: Socket) {
+  private constructor(ends: OwnedFd[], kept: { store: OwnedFd; fate: OwnedFd }, control: Socket) {
     this.#ends = ends;
-    this.#store = store;
+    this.#store = kept.store;
+    this.#fate = kept.fate;
     this.#control = control;
     control.on('data', (data) => {
       this.#received += data.toString('latin1');
@@ -86,13 +99,14 @@ export class Loader {
     call('socketpair', AF_UNIX, SOCK_STREAM_CLOEXEC, 0, pair);
     const theirs = new OwnedFd(pair.readInt32LE(4));
     const store = memfd(LOADER_STORE, Buffer.alloc(0), MFD_CLOEXEC);
+    const fate = memfd('ferry-fate', Buffer.alloc(FATE_BYTES), MFD_CLOEXEC);
     const control = new Socket({ fd: pair.readInt32LE(0), readable: true, writable: true });
-    return new Loader([executable, theirs], store, control);
+    return new Loader([executable, theirs], { store, fate }, control);
   }
 
-  /** For descriptors 3, 4, 5 of the container's first process. */
+  /** For descriptors 3 to 6 of the container's first process. */
   get fds(): number[] {
-    return [...this.#ends.map((end) => end.number), this.#store.number];
+    return [...this.#ends, this.#store, this.#fate].map((end) => end.number);
   }
 
   /** Ours of the descriptors that the process now has: its end of the socket must close with it. */
@@ -147,10 +161,29 @@ export class Loader {
     await this.#hear('R', signal);
   }
 
-  /** Lets it run; returns when the restorer has gone out of its way. */
-  async go(signal?: AbortSignal): Promise<void> {
+  /** Lets it run; returns when the restorer has gone out of its way, or ended (`ran` tells which).
+   *  @throws FerryError restore.stuck: one of its processes has been killed, and the others wait for it. Some may yet be
+   *  let go: nothing is certain before all of them have ended */
+  async go(): Promise<void> {
     await this.#say('G');
-    while (!this.#ended) await this.#change(signal);
+    const patience = AbortSignal.timeout(GO_PATIENCE_MS);
+    try {
+      while (!this.#ended) await this.#change(patience);
+    } catch {
+      const message = 'A restored process was killed before it was let go';
+      throw new FerryError('restore.stuck', message, { remedy: 'see whether memory ran out' });
+    }
+  }
+
+  /** Whether anything of the tree has run, or runs, once the restorer has gone or ended: exact, however that came. */
+  get ran(): boolean {
+    const page = Buffer.alloc(FATE_BYTES);
+    call('pread64', this.#fate.number, page, page.length, 0);
+    const goes = page.readUInt32LE(FATE_GOES);
+    const gone = page.readUInt32LE(FATE_GONE);
+    // The last steps come after the meeting. Who fails at them has not run; others may have.
+    const failedAlone = gone >= FATE_FAILED && goes === ONE_AND_KEEPER;
+    return goes > 0 && gone % FATE_FAILED >= goes && !failedAlone;
   }
 
   get hasEnded(): boolean {
@@ -161,6 +194,7 @@ export class Loader {
   close(): void {
     this.closeChildEnds();
     this.#store[Symbol.dispose]();
+    this.#fate[Symbol.dispose]();
     this.#control.destroy();
   }
 

@@ -2,7 +2,6 @@ import type { ContainerHost, FirstPacketWatch, Neighbour, Transfer } from '@ferr
 import { FerryError } from '@ferry/core';
 import { type PageChunk, type PageCounters, PageWriter, type SegmentTable } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
-import { findCopy, hasGone } from './found-copy.js';
 import type { LaterProcess } from './later-pages.js';
 import { Loader, loaderCommand, type ProgramStore } from './loader.js';
 import { finishOf, type Skeleton, type SkeletonPrograms, skeletonOf } from './skeleton-programs.js';
@@ -163,16 +162,23 @@ export class RestoreWork {
     });
   }
 
-  /** Lets it run. Only with the right to (a grant, or a checkpoint that nobody else runs).
-   *  @throws FerryError restore.failed: nothing of it has run, and nothing will */
+  /** Lets it run. Only with the right to (a grant, or a checkpoint that nobody else runs). What runs may have ended again.
+   *  @throws FerryError restore.failed, restore.stuck: nothing of it has run, and nothing will */
   async go(): Promise<void> {
     const loader = this.#running();
     this.#firstPacket?.start();
-    await this.#explained(() => loader.go());
+    const stuck = await this.#explained(() => loader.go()).catch(async (error: unknown) => {
+      if ((error as { code?: unknown }).code !== 'restore.stuck') throw error;
+      await this.#host.killAll(this.name);
+      return error;
+    });
+    const { ran } = loader;
     loader.close();
-    if (await hasGone(this.#host, this.name)) return;
-    if ((await findCopy(this.#host, this.name)) !== 'none') return;
-    const error = new FerryError('restore.failed', 'The restorer ended before anything ran');
+    if (ran) return;
+    if (stuck !== undefined) throw stuck;
+    const error = new FerryError('restore.failed', 'The restorer ended before anything ran', {
+      remedy: 'see whether memory ran out; the container still runs at its source',
+    });
     await this.#explained(() => Promise.reject(error));
   }
 

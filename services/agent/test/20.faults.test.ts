@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClientMachine } from '../../../test/support/client-machine.js';
+import { until } from '../../../test/support/shell.js';
 import { changed, type Faults, FaultyPort } from './support/faulty-port.js';
 import { TwoAgents } from './support/two-agents.js';
 
@@ -145,6 +146,58 @@ describe('agent: migrations that fail', function () {
     await runsOnH1();
     await nothingOnH2();
   });
+
+  for (const mode of ['', 'post-copy']) {
+    it(`by no memory for what may run in a moment (${mode || 'auto'})`, async () => {
+      await killsAtGrant('redis', (pids) => pids, `grave-${mode}`, mode);
+      await runsOnH1();
+      await nothingOnH2();
+    });
+  }
+
+  it('by no memory for one of the processes that may run in a moment: the others do not run either', async () => {
+    const args = ['/bin/bash', '-c', 'coproc { read x; }; read y <&"$COPROC"'];
+    await two.run('h1', { name: 'pair', rootfs: `${two.folder.path}/rootfs`, args });
+    await until('both', async () =>
+      (await two.at('h1').agent.host.pids('pair')).length === 2 ? true : undefined,
+    );
+    await killsAtGrant('pair', ([, child = 0]) => [child], 'half', '');
+    const { host } = two.at('h1').agent;
+    assert.equal((await two.states('h1')).pair, 'running');
+    assert.equal((await host.pids('pair')).length, 2);
+    await nothingOnH2();
+    const request = { operationId: 'stop-pair', name: 'pair', graceMs: 100, remove: true };
+    await two.at('h1').client.stopContainer(request);
+    await runsOnH1();
+  });
+
+  /** Kills processes of the destination's copy when the grant comes, and does not wait until they have ended. */
+  async function killsAtGrant(
+    name: string,
+    chosen: (pids: number[]) => number[],
+    id: string,
+    mode: string,
+  ): Promise<void> {
+    let killedOnes = 0;
+    two.wrapSource = (port) =>
+      new FaultyPort(port, {
+        session: (answers) =>
+          changed(answers, async (answer) => {
+            if (answer.message?.$case !== 'grant' || killedOnes > 0) return answer;
+            for (const pid of chosen(await two.at('h2').agent.host.pids(name))) {
+              process.kill(pid, 'SIGKILL');
+              killedOnes += 1;
+            }
+            return answer;
+          }),
+      });
+    const code = /^restore\.(failed|stuck)$/;
+    await assert.rejects(two.migrate(name, 'h1', 'h2', id, { mode }), (error: { code: string }) =>
+      code.test(error.code),
+    );
+    two.wrapSource = undefined;
+    assert(killedOnes > 0);
+  }
 
   it('by a tracer that is killed while all is frozen', async () => {
     two.wrapSource = (port) =>

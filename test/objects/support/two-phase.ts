@@ -1,3 +1,4 @@
+import { strict as assert } from 'node:assert';
 import { closeSync, openSync, readSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type PageSegment, TreeCapture } from '@ferry/capture';
@@ -183,7 +184,8 @@ class Prepared implements Disposable {
     this.#write(last, target);
     await this.#loader.pagesWritten();
     await this.#loader.ready(signal);
-    await this.#loader.go(signal);
+    await this.#loader.go();
+    assert(this.#loader.ran, 'it ended before anything ran');
   }
 
   /** Pages of private memory that were written and that the image does not have. */

@@ -308,6 +308,9 @@ class QueryPlan {
       injected.patch(this.#slots.plus(i * SLOTS), this.#slotsOf(i, injected));
     }
     injected.store();
+    const probe = this.#landlock;
+    const [leader] = saved;
+    if (probe !== undefined) leader?.traced.followClones(true);
     for (const [i, thread] of saved.entries()) {
       injected.start(
         thread,
@@ -319,6 +322,7 @@ class QueryPlan {
     yield;
     const deadline = performance.now() + QUERY_TIMEOUT_MS;
     for (let looks = 0; !this.#allDone(injected); looks++) {
+      if (leader !== undefined) probe?.take(leader.traced, injected, hostPid);
       if (performance.now() > deadline) {
         throw new FerryError('capture.query', `Process ${hostPid} did not answer its queries`);
       }
@@ -326,9 +330,7 @@ class QueryPlan {
       if (looks > 20) sys('sched_yield');
       yield;
     }
-    const known = saved.map(({ traced }) => traced.tid);
-    const probe = this.#landlock;
-    const layers = probe === undefined ? 0 : yield* probe.layers(injected, hostPid, known);
+    const layers = probe === undefined ? 0 : yield* probe.layers(injected);
     yield* injected.stop(saved);
     return { ...this.#answersFrom(injected), landlockLayers: layers };
   }

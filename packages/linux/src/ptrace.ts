@@ -7,6 +7,8 @@ const PTRACE = {
   singleStep: 9,
   detach: 17,
   syscall: 24,
+  setOptions: 0x4200,
+  getEventMessage: 0x4201,
   getRegSet: 0x4204,
   setRegSet: 0x4205,
   seize: 0x4206,
@@ -23,10 +25,12 @@ const PTRACE = {
 const NT_PRSTATUS = 1;
 const NT_X86_XSTATE = 0x202;
 const PTRACE_O_TRACESYSGOOD = 1;
+const PTRACE_O_TRACECLONE = 8;
 const PTRACE_O_SUSPEND_SECCOMP = 1 << 21;
 const WNOHANG = 1;
 const WAIT_EXACT = 0x40000000 | 0x20000000; // __WALL | __WNOTHREAD
 const SIGTRAP = 5;
+const EVENT_CLONE = 3;
 const EVENT_STOP = 128;
 
 /** struct user_regs_struct of x86-64: 27 words, by position. */
@@ -97,6 +101,8 @@ export type Stop =
     }
   /** About to make a system call, or at its end: see `toSyscall`. */
   | { readonly kind: 'syscall' }
+  /** It has made a thread: see `followClones`. */
+  | { readonly kind: 'cloned' }
   | { readonly kind: 'signal'; readonly signal: number }
   | { readonly kind: 'exited'; readonly status: number };
 
@@ -136,17 +142,37 @@ function must(
 /** A seized thread. Every request must come from the OS thread that seized it (ptrace(2)). */
 export class TracedThread {
   readonly tid: number;
-  constructor(tid: number) {
+  readonly #options: number;
+
+  private constructor(tid: number, options: number) {
     this.tid = tid;
+    this.#options = options;
   }
 
   /** PTRACE_SEIZE: does not stop it. Filters of seccomp are suspended where we may (CAP_SYS_ADMIN). */
   static seize(tid: number): TracedThread {
-    const options = PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
+    let options = PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
     let result = request('seize', tid, 0, options);
-    if (result < 0) result = request('seize', tid, 0, PTRACE_O_TRACESYSGOOD);
+    if (result < 0) {
+      options = PTRACE_O_TRACESYSGOOD;
+      result = request('seize', tid, 0, options);
+    }
     if (result < 0) throw sysError('ptrace seize', -result, `thread ${tid}`);
-    return new TracedThread(tid);
+    return new TracedThread(tid, options);
+  }
+
+  /** While it stands: a thread that it makes is seized, as it is itself, and stands before its first instruction; it stops
+   *  for that as well (`cloned`). */
+  followClones(follow: boolean): void {
+    const options = this.#options | (follow ? PTRACE_O_TRACECLONE : 0);
+    must('setOptions', this.tid, 0, options);
+  }
+
+  /** In the stop `cloned`: the new thread. */
+  cloned(): TracedThread {
+    const message = Buffer.alloc(8);
+    must('getEventMessage', this.tid, 0, message);
+    return new TracedThread(Number(message.readBigUInt64LE(0)), this.#options);
   }
 
   interrupt(): void {
@@ -321,6 +347,7 @@ function decodeStop(status: number): Stop {
   const event = status >> 16;
   if (event === EVENT_STOP)
     return { kind: 'stopped', group: signal !== SIGTRAP, groupSignal: signal, event: true };
+  if (event === EVENT_CLONE) return { kind: 'cloned' };
   if (signal === SIGTRAP && event === 0)
     return { kind: 'stopped', group: false, groupSignal: 0, event: false };
   if (signal === (SIGTRAP | 0x80)) return { kind: 'syscall' };

@@ -34,12 +34,18 @@ export const morePrograms: readonly ObjectProgram[] = [
     later: passes,
     blocker: /urgent data/,
   })),
+  { name: 'tcp-unaccepted-closed', source: 'tcp-states', args: ['unaccepted-closed'] },
+  ...['stream', 'packets', 'waiting', 'tcp', 'tcp6', 'tcp-full'].map((kind) => ({
+    name: `unaccepted-${kind}`,
+    source: 'unaccepted',
+    args: [kind],
+  })),
   {
-    name: 'tcp-unaccepted-closed',
-    source: 'tcp-states',
-    args: ['unaccepted-closed'],
+    name: 'unaccepted-rights',
+    source: 'unaccepted',
+    args: ['rights'],
     later: passes,
-    blocker: /wait to be accepted/,
+    blocker: /nobody has accepted yet/,
   },
   ...['freebind', 'freebind6', 'headers', 'udp-reuseport', 'filter-locked'].map((kind) => ({
     name: `socket-${kind}`,

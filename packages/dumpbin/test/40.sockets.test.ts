@@ -148,6 +148,61 @@ describe('sockets in programs', () => {
     );
   });
 
+  it('clients that wait send again what they had sent, and those that had closed close again', () => {
+    const address = Buffer.from('\0name');
+    const message = (text: string) => ({
+      data: Buffer.from(text),
+      fileIds: [],
+      sourceAddress: Buffer.alloc(0),
+      credentials: undefined,
+    });
+    const waiting = ['first', 'second'].map((text) => ({
+      messages: [message(text)],
+      clientAddress: Buffer.alloc(0),
+      credentials: undefined,
+    }));
+    const pendingInodes = [0n, 4n];
+    const { create, connect } = phases([
+      unix({ inode: 1n, state: STATE.listen, address, backlog: 3, pendingInodes, waiting }),
+      unix({ inode: 4n, state: STATE.established, pendingOnInode: 1n }),
+    ]);
+    const closed = 'a client of listening UNIX socket 1';
+    ok(
+      ascends(order(create!, 'listen(116', `connect ${closed}`, 'message of 5', `close ${closed}`)),
+    );
+    ok(ascends(order(create!, `close ${closed}`, 'connect(117')));
+    order(connect!, 'sendto(117');
+  });
+
+  it('a client that waits sends what has come, then what was still under way', () => {
+    const server = Buffer.alloc(16);
+    const waiting = [
+      { data: Buffer.from('come'), receiveSequence: 104, client: server, server },
+      { data: Buffer.from('all'), receiveSequence: 9, client: Buffer.from([2, ...server]), server },
+    ];
+    const client = tcp(
+      { state: STATE.established, ...remote, inode: 7n },
+      // Its last two bytes have not come; its first two were not acknowledged yet.
+      { sendSequence: 102, sendQueue: Buffer.from('meon') },
+    );
+    const { connect } = phases([
+      tcp({ state: STATE.listen, backlog: 5, pendingInodes: [7n, 0n], waiting }),
+      client,
+    ]);
+    ok(
+      ascends(
+        order(
+          connect!,
+          'listen(116',
+          'connect(117',
+          'sendto(117, &48, 6',
+          'connect a closed',
+          'close a closed',
+        ),
+      ),
+    );
+  });
+
   it('a name whose path is gone is bound where nobody can see it', () => {
     const address = Buffer.from('/run/gone');
     const { create } = phases([unix({ inode: 1n, state: STATE.listen, address })]);

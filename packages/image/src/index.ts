@@ -72,6 +72,7 @@ export {
 export {
   Datagram,
   InetSocket,
+  InetWaiting,
   Membership,
   SocketBuffers,
   SocketOption,
@@ -80,6 +81,7 @@ export {
   UnixMessage,
   UnixPath,
   UnixSocket,
+  UnixWaiting,
 } from './generated/ferry/image/v1/socket.js';
 export {
   BpfMap,

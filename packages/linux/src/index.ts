@@ -1,6 +1,9 @@
 export * from './batch.js';
+export * from './btf.js';
 export * from './buffer-memory.js';
 export * from './fd.js';
+export * from './kernel-memory.js';
+export * from './kernel-pages.js';
 export * from './namespace.js';
 export type { SyscallArgument } from './native.js';
 export * from './netlink.js';

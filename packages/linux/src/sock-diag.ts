@@ -33,6 +33,8 @@ export interface InetDiag {
   readonly inode: number;
   readonly received: number;
   readonly shutdown: number;
+  /** The kernel's name for it, which no other socket ever has. */
+  readonly cookie: bigint;
 }
 
 /** A packet socket: packet_diag. */
@@ -176,5 +178,6 @@ function parseInet(message: Buffer): InetDiag {
     received: message.readUInt32LE(56),
     inode: message.readUInt32LE(68),
     shutdown,
+    cookie: message.readBigUInt64LE(44),
   };
 }

@@ -3,7 +3,7 @@ export const AREAS: readonly (readonly [string, RegExp])[] = [
   ['Namespaces and control groups', /^(namespaces|nested|network|mounts|cgroups|chroot)$/],
   ['Memory', /^(memory|mappings|madvise|mlock|heap|stack|aio|vdso)/],
   ['Signals and time', /^(signal|sigaltstack|itimers|posix-timers|timerfd|blocked|counting)/],
-  ['Sockets', /^(tcp|udp|unix|socket)/],
+  ['Sockets', /^(tcp|udp|unix|socket|unaccepted)/],
   ['IPC', /^(sysv|posix-queues)/],
   ['Security contexts', /^(credentials|seccomp)/],
   [

@@ -1,7 +1,6 @@
 import type { Datagram, InetSocket, SocketOption } from '@ferry/image';
 import {
   AF,
-  type InetDiag,
   ioctlInt,
   POLL,
   peekStream,
@@ -18,9 +17,11 @@ import { membershipsOf } from './multicast.js';
 import { readPacketFilter, type SocketFacts } from './socket-probe.js';
 import { peekDatagrams, withoutPeekOffset } from './socket-queue.js';
 import { refuseFilter, refuseUrgent } from './socket-refusals.js';
-import { isTreeSocket, NetworkTable, socketKind } from './socket-table.js';
+import { NetworkTable, socketKind } from './socket-table.js';
 import { checkPair } from './tcp-pairs.js';
-import { captureTcpState, parseTcpInfo, silence, TCP, type TcpInfo } from './tcp-state.js';
+import { captureTcpState, parseTcpInfo, silence, TCP } from './tcp-state.js';
+import { captureListening } from './tcp-waiting.js';
+import { UnacceptedReader } from './unaccepted.js';
 
 const IPPROTO = { icmp: 1, tcp: 6, udp: 17, icmpv6: 58, udpLite: 136, mptcp: 262 } as const;
 /** Datagrams of these that wait can be sent again as packets. */
@@ -90,6 +91,7 @@ function common(descriptor: Descriptor, ctx: FileContext): Looked | undefined {
     memberships: [],
     foreignAddress: false,
     wasRefused: false,
+    waiting: [],
   };
   if (!ctx.scanning && local.port !== 0 && remote.port === 0) {
     socket.foreignAddress = isForeign(descriptor, { socket, facts }, ctx);
@@ -145,10 +147,11 @@ function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | unde
   const state = info?.state ?? TCP.close;
   const isMptcp = socket.protocol === IPPROTO.mptcp;
   if (isMptcp && state !== TCP.listen && state !== TCP.close) return refuseMptcp(descriptor, ctx);
+  if (ctx.scanning && state === TCP.listen && info!.waiting > 0) UnacceptedReader.prepare();
   if (ctx.scanning || info === undefined) return socket;
   socket.state = state;
   if (isMptcp) dropRepeated(socket);
-  if (state === TCP.listen) return listening(descriptor, socket, info, ctx);
+  if (state === TCP.listen) return captureListening(descriptor, { socket, info }, ctx);
   if (state === TCP.close) return closed(descriptor, socket);
   if (state === TCP.synSent) return connecting(descriptor, looked, ctx);
   if (state === TCP.synReceived) {
@@ -173,59 +176,6 @@ function refuseMptcp(descriptor: Descriptor, ctx: FileContext): undefined {
 /** An MPTCP socket shows options of its first subflow that it does not take. */
 function dropRepeated(socket: InetSocket): void {
   socket.options = socket.options.filter(({ level }) => level !== SOL.tcp);
-}
-
-function listening(
-  descriptor: Descriptor,
-  socket: InetSocket,
-  info: TcpInfo,
-  ctx: FileContext,
-): InetSocket | undefined {
-  socket.backlog = info.backlog;
-  if (info.waiting === 0) return socket;
-  const all = NetworkTable.of(descriptor, ctx).inet(IPPROTO.tcp);
-  const children = all.filter((entry) => entry.inode === 0 && isChildOf(entry, socket));
-  const clients = children.map((child) => all.find((entry) => isOtherEnd(entry, child)));
-  const lost = clients.filter(
-    (client, i) =>
-      client === undefined ||
-      !isTreeSocket(client.inode, descriptor, ctx) ||
-      children[i]!.received > 0,
-  );
-  if (lost.length > 0 || children.length < info.waiting) {
-    return refuse(descriptor, ctx, {
-      code: 'socket.tcpPending',
-      reason: `${info.waiting} connections wait to be accepted, which the kernel does not show`,
-      remedy: 'try again once the program has accepted them',
-    });
-  }
-  socket.pendingInodes = clients.map((client) => BigInt(client!.inode));
-  return socket;
-}
-
-function isChildOf(entry: InetDiag, listener: InetSocket): boolean {
-  if (entry.localPort !== listener.localPort) return false;
-  const isAny = listener.localAddress.every((byte) => byte === 0);
-  return isAny || entry.localAddress.equals(listener.localAddress);
-}
-
-/** Addresses of both families compare equal when they are the same over IPv4. */
-function isOtherEnd(entry: InetDiag, child: InetDiag): boolean {
-  return (
-    entry.inode !== 0 &&
-    entry.localPort === child.remotePort &&
-    entry.remotePort === child.localPort &&
-    plain(entry.localAddress).equals(plain(child.remoteAddress)) &&
-    plain(entry.remoteAddress).equals(plain(child.localAddress))
-  );
-}
-
-const MAPPED = Buffer.from('00000000000000000000ffff', 'hex');
-
-/** An IPv4 address in 4 bytes where it is written as IPv6. */
-export function plain(address: Buffer): Buffer {
-  const isMapped = address.length === 16 && address.compare(MAPPED, 0, 12, 0, 12) === 0;
-  return isMapped ? address.subarray(12) : address;
 }
 
 /** Never connected, or connected once and at its end (then it may still have data). */

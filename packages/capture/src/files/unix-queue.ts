@@ -9,6 +9,7 @@ import {
   SO,
   SOCK,
   SOL,
+  socketOption,
   unixName,
 } from '@ferry/linux';
 import type { Descriptor, FileContext } from './context.js';
@@ -18,6 +19,7 @@ import { closeAll, peekConnected, peekDatagrams, rightsOf, withOption } from './
 import { socketKind } from './socket-table.js';
 
 const SIOCINQ = 0x541b;
+const SO_ACCEPTCONN = 30;
 const SCM_CREDENTIALS = 2;
 const OVERFLOW_ID = 65534;
 const AF_UNIX_NAME = 2;
@@ -53,6 +55,8 @@ export function hasInFlight({ info, link }: Pick<Descriptor, 'info' | 'link'>): 
 export function adoptInFlight(descriptor: Descriptor, ctx: FileContext): void {
   if (!hasInFlight(descriptor)) return;
   const fd = descriptor.dup().number;
+  // A listening socket counts what waits on connections that nobody has accepted: it has no queue of its own.
+  if ((socketOption(fd, SOL.socket, SO_ACCEPTCONN, 4)?.readInt32LE(0) ?? 0) !== 0) return;
   const kind = socketKind(descriptor);
   const messages =
     kind?.type === SOCK.dgram ? peekDatagrams(fd) : peekConnected(fd, ioctlInt(fd, SIOCINQ));

@@ -23,7 +23,9 @@ import { statPath } from './read-descriptors.js';
 import { readPacketFilter } from './socket-probe.js';
 import { refuseFilter, refuseOtherNamespace, refuseUrgent } from './socket-refusals.js';
 import { isTreeSocket, NetworkTable, socketKind } from './socket-table.js';
+import { UnacceptedReader } from './unaccepted.js';
 import { captureUnixQueue, hasInFlight, parseCredentials } from './unix-queue.js';
+import { isCarried, waitingAt, waitingOf } from './unix-waiting.js';
 
 const ESTABLISHED = 1;
 const LISTENING = 10;
@@ -78,12 +80,12 @@ function peerOf(
     return { ...NO_PEER, peerClosed: true, peerReset: isReset, peerAddress: name };
   }
   if (!isTreeSocket(listener.inode, descriptor, ctx)) return outside(descriptor, ctx);
-  if (!ctx.scanning && entry.sent > 0) {
+  if (!ctx.scanning && entry.sent > 0 && !isCarried(waitingAt(listener, descriptor, ctx))) {
     return refuse(descriptor, ctx, {
       code: 'socket.unixPendingData',
       reason:
         'it has sent data on a connection that nobody has accepted yet, where the data ' +
-        'cannot be read',
+        'cannot be read, or descriptors',
       remedy: 'try again once the server has accepted the connection',
     });
   }
@@ -137,9 +139,14 @@ function elsewhere(descriptor: Descriptor, ctx: FileContext): undefined {
 
 /** Clients that wait in a listening socket's queue must be of the tree, to be made again. */
 function canListen(descriptor: Descriptor, entry: UnixDiag, ctx: FileContext): boolean {
-  if (ctx.scanning) return true;
-  const foreign = entry.pending.filter(
-    (client) => client === 0 || !isTreeSocket(client, descriptor, ctx),
+  if (ctx.scanning) {
+    if (entry.pending.length > 0) UnacceptedReader.prepare();
+    return true;
+  }
+  const foreign = entry.pending.filter((client) =>
+    client === 0
+      ? !isCarried(waitingAt(entry, descriptor, ctx))
+      : !isTreeSocket(client, descriptor, ctx),
   );
   if (foreign.length === 0) return true;
   refuse(descriptor, ctx, {
@@ -180,6 +187,7 @@ function describe(
     options: facts.options,
     receiveQueue: hasQueue ? captureUnixQueue(descriptor, { isDatagram, facts }, ctx) : [],
     pendingInodes: entry.pending.map(BigInt),
+    waiting: ctx.scanning ? [] : waitingOf(entry, descriptor, ctx),
     peerCredentials:
       facts.peerCredentials !== undefined && (isListening || isConnected)
         ? parseCredentials(facts.peerCredentials, ctx)

@@ -15,6 +15,7 @@ import {
 } from './socket-options.js';
 import { emitClosedConnection } from './tcp-closed.js';
 import { emitConnected, emitGoOn, emitReuse } from './tcp-repair.js';
+import { emitClosedClient, emitEarly, sentBy } from './tcp-waiting.js';
 import { emitDatagramQueue, emitMemberships, emitUdpShutdown } from './udp-socket.js';
 
 const SOCK_CLOEXEC = 0o2000000;
@@ -72,7 +73,8 @@ export const inetSocketEmitter: FileEmitter = {
     }
     if (socket.wasConnected) emitClosedConnection(b, socket, { fd, name });
     const repaired = isRepaired(socket, ctx.image);
-    emitSettings(b, socket, { fd, name, all: repaired || socket.receiveQueue.length > 0 });
+    const all = isConnectedTcp(socket) || socket.receiveQueue.length > 0;
+    emitSettings(b, socket, { fd, name, all });
     if (!repaired) emitReuse(b, socket, { fd, name });
     if (isDatagram) emitUdpShutdown(b, socket, { fd, name });
     emitSocketFlags(b, file, fd);
@@ -98,13 +100,18 @@ function emitListen(
   { fd, name, ctx }: { fd: number; name: string; ctx: EmitContext },
 ): void {
   b.sys('listen', [fd, socket.backlog], `listen on ${name}`);
-  for (const inode of socket.pendingInodes) {
-    const file = byInode(ctx.image).get(inode);
-    if (file === undefined) continue;
+  for (const [i, inode] of socket.pendingInodes.entries()) {
+    const file = inode === 0n ? undefined : byInode(ctx.image).get(inode);
+    const waiting = socket.waiting[i];
+    if (file === undefined) {
+      if (waiting !== undefined) emitClosedClient(b, waiting, name);
+      continue;
+    }
     const client = socketOf(file);
     const to = ctx.fdOf(file.id);
     const clientName = inetText(file.id, client);
     emitConnect(b, client, to, clientName);
+    if (waiting !== undefined) emitEarly(b, sentBy(client, waiting), to, clientName);
     if (FIN_WAIT.includes(client.state)) {
       b.sys('shutdown', [to, SHUT_WR], `shut down ${clientName}`);
     }

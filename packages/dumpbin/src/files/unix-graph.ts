@@ -1,4 +1,4 @@
-import type { FileObject, TreeImage, UnixSocket } from '@ferry/image';
+import type { FileObject, TreeImage, UnixMessage, UnixSocket, UnixWaiting } from '@ferry/image';
 
 /** A UNIX socket of the image, with the id of its file object. */
 export interface UnixNode {
@@ -20,7 +20,14 @@ export interface ListenerGroup {
   readonly listener: UnixNode | undefined;
   readonly connections: Connection[];
   /** Clients to be left unaccepted, in order. */
-  readonly pending: UnixNode[];
+  readonly pending: PendingClient[];
+}
+
+/** A client that its server has not accepted yet. */
+export interface PendingClient {
+  /** Undefined when it has closed its end already. */
+  readonly node: UnixNode | undefined;
+  readonly more: UnixWaiting | undefined;
 }
 
 export const STATE = { established: 1, close: 7, listen: 10 } as const;
@@ -35,6 +42,8 @@ export interface UnixGraph {
   readonly senders: ReadonlyMap<string, UnixNode>;
   /** Datagram sockets that are connected to one, by its inode. */
   readonly datagramClients: ReadonlyMap<bigint, readonly UnixNode[]>;
+  /** What clients have sent that were not accepted yet, by their inodes. */
+  readonly sentEarly: ReadonlyMap<bigint, readonly UnixMessage[]>;
   /** By the id of every file object that the group makes. */
   readonly groups: ReadonlyMap<number, ListenerGroup>;
 }
@@ -72,17 +81,21 @@ function build(image: TreeImage): UnixGraph {
       if (node !== undefined) groups.set(node.id, group);
     }
   }
+  const sentEarly = new Map<bigint, readonly UnixMessage[]>();
   for (const node of nodes) {
-    for (const inode of node.socket.pendingInodes) {
-      const client = byInode.get(inode);
-      const group = groups.get(node.id);
-      if (client === undefined || group === undefined) continue;
-      group.pending.push(client);
+    const group = groups.get(node.id);
+    for (const [i, inode] of node.socket.pendingInodes.entries()) {
+      const client = inode === 0n ? undefined : byInode.get(inode);
+      if (group === undefined || (client === undefined && inode !== 0n)) continue;
+      const more = node.socket.waiting[i];
+      group.pending.push({ node: client, more });
+      if (client === undefined) continue;
       groups.set(client.id, group);
+      if (more !== undefined) sentEarly.set(inode, more.messages);
     }
   }
   const byId = new Map(nodes.map((node) => [node.id, node]));
-  return { nodes, byId, byInode, groups, ...datagrams(nodes) };
+  return { nodes, byId, byInode, groups, sentEarly, ...datagrams(nodes) };
 }
 
 type KeyedGroup = ListenerGroup & { readonly key: string };

@@ -37,16 +37,22 @@ export function spareFd(ctx: EmitContext): number {
 /** Whether a socket, or one that it may get messages through, waits for messages that carry their senders'
  *  credentials: the kernel takes only pids that exist. */
 export function isLate(node: UnixNode, ctx: EmitContext): boolean {
-  const { byInode, nodes } = unixGraph(ctx.image);
+  const { byInode, nodes, sentEarly } = unixGraph(ctx.image);
   if (node.socket.type === SOCK.dgram) {
     return nodes.some((other) => other.socket.type === SOCK.dgram && isCredited(other, ctx));
   }
   const peer = byInode.get(node.socket.peerInode);
+  const early = sentEarly.get(node.socket.inode) ?? [];
+  if (hasCredits(early, ctx)) return true;
   return isCredited(node, ctx) || (peer !== undefined && isCredited(peer, ctx));
 }
 
 function isCredited({ socket }: UnixNode, ctx: EmitContext): boolean {
-  return socket.receiveQueue.some(
+  return hasCredits(socket.receiveQueue, ctx);
+}
+
+function hasCredits(messages: readonly UnixMessage[], ctx: EmitContext): boolean {
+  return messages.some(
     ({ credentials }) =>
       credentials !== undefined && credentials.pid !== 0 && credentials.pid !== ctx.image.rootPid,
   );
@@ -59,6 +65,7 @@ function hasPartner({ socket }: UnixNode): boolean {
 /** Puts into a socket what was waiting to be received: its peer sends it, or whoever had the sender's name. */
 export function emitQueues(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
   const { socket } = node;
+  emitEarly(b, node, ctx);
   if (socket.receiveQueue.length === 0 || socket.state === STATE.listen) return;
   const isDatagram = socket.type === SOCK.dgram;
   if (isDatagram && isReachable(socket)) {
@@ -71,6 +78,16 @@ export function emitQueues(b: ProgramBuilder, node: UnixNode, ctx: EmitContext):
   if (peer !== undefined) ctx.once(`unix: room ${peer.id}`);
   emitRoom(b, from, socket.receiveQueue, 'send');
   for (const message of socket.receiveQueue) emitSend(b, message, { from, ctx });
+}
+
+/** What a client has sent that nobody has accepted yet. */
+function emitEarly(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  const messages = unixGraph(ctx.image).sentEarly.get(node.socket.inode) ?? [];
+  if (messages.length === 0) return;
+  const from = ctx.fdOf(node.id);
+  ctx.once(`unix: room ${node.id}`);
+  emitRoom(b, from, messages, 'send');
+  for (const message of messages) emitSend(b, message, { from, ctx });
 }
 
 /** Datagrams to a socket that has a name: from the socket of the tree that has the sender's, or from one that is made

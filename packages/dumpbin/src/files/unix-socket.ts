@@ -1,4 +1,4 @@
-import type { UnixCredentials } from '@ferry/image';
+import type { UnixCredentials, UnixSocket } from '@ferry/image';
 import type { Argument, ProgramBuilder, Slot } from '../program.js';
 import { emitPair } from './common.js';
 import type { EmitContext, FileEmitter } from './emit.js';
@@ -6,6 +6,7 @@ import {
   emitBuffers,
   emitOption,
   emitPacketFilter,
+  emitRoom,
   emitSocketFlags,
   isFilterLock,
 } from './socket-options.js';
@@ -14,11 +15,13 @@ import {
   datagramKey,
   isConnectedStream,
   type ListenerGroup,
+  type PendingClient,
   SOCK,
   STATE,
   type UnixNode,
   unixGraph,
 } from './unix-graph.js';
+import { emitSend } from './unix-messages.js';
 import {
   emitBind,
   emitBindIfFree,
@@ -165,7 +168,7 @@ function emitGroup(b: ProgramBuilder, group: ListenerGroup, ctx: EmitContext): v
     if (client !== undefined) emitClient(b, client, ctx);
     else emitPhantomClient(b, one, ctx);
   }
-  for (const client of pending) emitClient(b, client, ctx);
+  for (const { node } of pending) if (node !== undefined) emitClient(b, node, ctx);
   const first = connections[0];
   const model = listener ?? (first?.server ?? first?.client)!;
   const name = `listening ${textOf(model)}`;
@@ -185,7 +188,7 @@ function emitGroup(b: ProgramBuilder, group: ListenerGroup, ctx: EmitContext): v
     if (directory !== '') emitEnter(b, directory);
     for (const connection of connections) emitConnection(b, connection, { at, named, ctx });
     for (const client of pending) {
-      emitConnect(b, client, { fd: ctx.fdOf(client.id), address: named.address, ctx });
+      emitPending(b, client, { name, listener: model.socket, ctx });
     }
     if (listener?.socket.backlog === 0) b.sys('listen', [at, 0], `backlog of ${name}`);
   });
@@ -233,6 +236,33 @@ function emitConnection(
   b.sys('accept4', [at, 0, 0, 0], `accept ${textOf(node)}`, { into: accepted });
   const to = server === undefined ? partnerFd(node, ctx) : ctx.fdOf(server.id);
   b.moveFd(accepted, to, `accept ${textOf(node)}`);
+}
+
+/** A connection that is left for the server to accept. */
+function emitPending(
+  b: ProgramBuilder,
+  { node, more }: PendingClient,
+  { name, listener, ctx }: { name: string; listener: UnixSocket; ctx: EmitContext },
+): void {
+  const { address, type } = listener;
+  const credentials = more?.credentials;
+  if (node !== undefined) {
+    const peer = credentials === undefined ? {} : { credentials };
+    emitConnect(b, node, { fd: ctx.fdOf(node.id), address, ctx, ...peer });
+    return;
+  }
+  const step = `a client of ${name} that has closed its end`;
+  const messages = more?.messages ?? [];
+  asPeer(b, credentials, { name: step, ctx }, (client) => {
+    const from = client.slotFor('client');
+    client.sys('socket', [AF_UNIX, type, 0], `make ${step}`, { into: from });
+    emitBindIfFree(client, from, more?.clientAddress ?? new Uint8Array());
+    const [at, length] = unixAddress(client, address);
+    client.sys('connect', [from, at, length], `connect ${step}`);
+    if (messages.length > 0) emitRoom(client, from, messages, 'send');
+    for (const message of messages) emitSend(client, message, { from, ctx });
+    client.sys('close', [from], `close ${step}`);
+  });
 }
 
 function emitShutdown(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {

@@ -1,4 +1,5 @@
-// Watches: inotify on folders, files, removed files, and files reached by another name; fanotify.
+// Watches: inotify on folders, files, removed files, and files reached by another name; events that were not read;
+// fanotify.
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
 
@@ -93,9 +94,43 @@ static void fanotify(void) {
     CHECK(read(fd, buffer, sizeof buffer) < 0 && errno == EAGAIN, "there are more events");
 }
 
+/// Events that nobody has read: they are there afterwards, or the program is told that some were lost.
+static void unread(void) {
+    int fd = MUST(inotify_init1(IN_CLOEXEC));
+    MUST(mkdir(object_path(path, "folder"), 0777));
+    int folder = MUST(inotify_add_watch(fd, path, IN_CREATE | IN_ONLYDIR));
+    close(object_file("data", O_RDONLY, 10, 1));
+    int data = MUST(inotify_add_watch(fd, object_path(path, "data"), IN_ATTRIB));
+    close(object_file("folder/early", O_RDONLY, 10, 1));
+    MUST(chmod(object_path(path, "data"), 0600));
+    object_pause();
+    // As if nothing had ever happened.
+    SABOTAGE(while (read(fd, buffer, sizeof buffer) <= 0) {}
+             MUST(fcntl(fd, F_SETFL, O_NONBLOCK)));
+    ssize_t length = read(fd, buffer, sizeof buffer);
+    CHECK(length >= (ssize_t)sizeof(struct inotify_event), "no event: %s", strerror(errno));
+    struct inotify_event *event = (struct inotify_event *)buffer;
+    if (event->wd == -1) {
+        CHECK_EQUAL(event->mask, IN_Q_OVERFLOW, "mask of what is told");
+        CHECK_EQUAL(length, (ssize_t)sizeof *event, "length of what is told");
+    } else {
+        CHECK(event->wd == folder && strcmp(event->name, "early") == 0, "watch %d, %s", event->wd,
+              event->name);
+        event = (struct inotify_event *)(event->name + event->len);
+        CHECK_EQUAL(event->wd, data, "watch of the second event");
+        CHECK_EQUAL((char *)(event + 1) - buffer, length, "length of both");
+    }
+    close(object_file("folder/late", O_RDONLY, 10, 1));
+    CHECK_EQUAL(read_event(fd, folder, "late", NULL), IN_CREATE, "event in the folder");
+    MUST(chmod(object_path(path, "data"), 0644));
+    CHECK_EQUAL(read_event(fd, data, "", NULL), IN_ATTRIB, "event of the file");
+    CHECK_EQUAL(fcntl(fd, F_GETFL) & O_NONBLOCK, 0, "flags");
+}
+
 static const struct object_kind kinds[] = {
     {"inotify", inotify},
     {"fanotify", fanotify},
+    {"unread", unread},
 };
 
 int main(int argc, char **argv) {

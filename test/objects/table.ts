@@ -206,6 +206,12 @@ export const programs: readonly ObjectProgram[] = [
   { name: 'descriptors-more', volatile: [/^\d+ fd(info)? \d+: .*pidfd/, /map_id/] },
   { name: 'unix-more' },
   { name: 'notify', volatile: [/fdinfo \d+: was .*inotify wd/] },
+  {
+    name: 'notify-unread',
+    source: 'notify',
+    args: ['unread'],
+    volatile: [/fdinfo \d+: was .*inotify wd/],
+  },
   { name: 'devices' },
   { name: 'fds-many' },
   { name: 'pipe-content' },

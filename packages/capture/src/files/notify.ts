@@ -13,7 +13,8 @@ const FIONREAD = 0x541b;
 /** FAN_CLOEXEC and FAN_NONBLOCK, which are flags of the descriptor. */
 const FAN_DESCRIPTOR_FLAGS = 3;
 
-/** inotify(7): its watches under their numbers. Events that were not read yet are not carried. */
+/** inotify(7): its watches under their numbers. In place of events that were not read yet it tells afterwards that some
+ *  were lost. */
 export const inotifyCapture: FileCapture = {
   matches: ({ link }) => /^anon_inode:\[?inotify\]?$/.test(link),
   capture(descriptor, ctx) {

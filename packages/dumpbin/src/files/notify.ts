@@ -2,6 +2,7 @@ import type { FanotifyMark, FileObject } from '@ferry/image';
 import type { ProgramBuilder } from '../program.js';
 import { O_NONBLOCK } from './common.js';
 import type { EmitContext, FileEmitter } from './emit.js';
+import { emitOverflowed } from './inotify-overflow.js';
 
 const INOTIFY_IOC_SETNEXTWD = 0x40044900;
 const IN_DONT_FOLLOW = 0x02000000;
@@ -27,8 +28,13 @@ export const inotifyEmitter: FileEmitter = {
   create(b, file, ctx) {
     const slot = b.slotFor('file');
     const flags = file.flags & O_NONBLOCK;
-    b.sys('inotify_init1', [flags], `inotify ${file.id}`, { into: slot });
-    b.moveFd(slot, ctx.fdOf(file.id), `inotify ${file.id}`);
+    const name = `inotify ${file.id}`;
+    if (file.lost !== '') {
+      emitOverflowed(b, ctx.fdOf(file.id), { flags, name });
+      return;
+    }
+    b.sys('inotify_init1', [flags], name, { into: slot });
+    b.moveFd(slot, ctx.fdOf(file.id), name);
   },
   connect(b, file, ctx) {
     if (file.kind?.$case !== 'inotify') return;

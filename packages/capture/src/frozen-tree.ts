@@ -3,12 +3,12 @@ import {
   childrenOf,
   livingTask,
   parseMappings,
-  procStat,
   readLink,
   type Stop,
   sys,
   TracedThread,
   threadsOf,
+  tryProcStat,
   tryReadProc,
 } from '@ferry/linux';
 import {
@@ -268,7 +268,7 @@ function waitReaped(hostPid: number): void {
 }
 
 function stateOf(pid: number): string | undefined {
-  return tryReadProc(`/proc/${pid}/stat`) === undefined ? undefined : procStat(pid).state;
+  return tryProcStat(pid)?.state;
 }
 
 function tidsOf(pid: number): number[] {

@@ -1,5 +1,5 @@
 import { type Blocker, SysError } from '@ferry/core';
-import { procStat, readLink, sys, tryReadProc } from '@ferry/linux';
+import { readLink, sys, tryProcStat } from '@ferry/linux';
 import { awaitBorrowers } from './borrowed-memory.js';
 
 /** kcmp(2) */
@@ -75,7 +75,7 @@ function isJailed({ hostPid }: SharingProcess): boolean {
 }
 
 function parentOf(hostPid: number): number {
-  return tryReadProc(`/proc/${hostPid}/stat`) === undefined ? 0 : procStat(hostPid).ppid;
+  return tryProcStat(hostPid)?.ppid ?? 0;
 }
 
 function blocker(process: SharingProcess, other: SharingProcess, what: What): Blocker {

@@ -68,6 +68,12 @@ export function procStat(pid: number): ProcStat {
   return parseStat(readProc(`/proc/${pid}/stat`));
 }
 
+/** As procStat; undefined when the process is gone. */
+export function tryProcStat(pid: number): ProcStat | undefined {
+  const text = tryReadProc(`/proc/${pid}/stat`);
+  return text === undefined ? undefined : parseStat(text);
+}
+
 /** The lines of /proc/PID/status (or of one thread) by name. Each is looked for when it is asked for: some sixty there
  *  are, of which few are ever wanted. */
 export class ProcStatus {

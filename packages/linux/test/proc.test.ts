@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,6 +11,7 @@ import {
   procStat,
   readProc,
   sys,
+  tryProcStat,
 } from '@ferry/linux';
 
 describe('parsers of /proc', () => {
@@ -20,6 +22,12 @@ describe('parsers of /proc', () => {
     const stat = parseStat(`42 (a (b) c) ${rest}`);
     assert.deepEqual([stat.pid, stat.comm, stat.state, stat.ppid], [42, 'a (b) c', 'S', 4]);
     assert.equal(stat.startTime, 22n);
+  });
+
+  it('find nothing of a process that is gone', () => {
+    const { pid } = spawnSync('true');
+    assert.equal(tryProcStat(pid), undefined);
+    assert.equal(tryProcStat(process.pid)?.ppid, process.ppid);
   });
 
   it('read the state of this very process', () => {

@@ -116,9 +116,16 @@ export function vdsoStart(vmas: readonly Vma[]): bigint | undefined {
   return (vvar ?? vmas.find((vma) => vma.kind === 'vdso'))?.start;
 }
 
+/** A mapping that has no pages of its own. It is made at the end: until then its file may be renamed, and be made anew where
+ *  the copies of files are. */
+export function isSharedFile(vma: Vma): boolean {
+  return vma.kind === 'file' && vma.shared;
+}
+
 /** Whether one mapping shows at each address what the other one shows there. */
 function showsSame(now: Vma, before: Vma, keptObjects: ReadonlyMap<number, number>): boolean {
   if (now.kind !== before.kind || now.shared !== before.shared) return false;
+  if (isSharedFile(now)) return false;
   if (now.growsDown !== before.growsDown) return false;
   if (now.flags.includes('dp') !== before.flags.includes('dp')) return false;
   if (now.flags.includes('nr') !== before.flags.includes('nr')) return false;

@@ -112,16 +112,20 @@ export function emitMemory(
   b: ProgramBuilder,
   process: Process,
   ctx: CompileContext,
-  options: { pages?: PageCursor; protection?: (vma: Vma) => number } = {},
+  options: {
+    pages?: PageCursor;
+    protection?: (vma: Vma) => number;
+    leavesOut?: (vma: Vma) => boolean;
+  } = {},
 ): void {
   const mm = process.mm!;
-  const protection = options.protection ?? buildProtection(process);
+  const { protection = buildProtection(process), leavesOut = () => false } = options;
   emitEarlyLayout(b, mm);
   emitAioRings(b, process);
   emitAttachments(b, process, ctx);
   emitMappings(
     b,
-    mm.vmas.map((vma) => ({ vma, prot: protection(vma) })),
+    mm.vmas.filter((vma) => !leavesOut(vma)).map((vma) => ({ vma, prot: protection(vma) })),
     ctx,
   );
   emitVdso(b, process);

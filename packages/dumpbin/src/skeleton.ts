@@ -3,6 +3,7 @@ import type { Process, TreeImage } from '@ferry/image';
 import { CompileContext } from './compile-context.js';
 import { type Draft, draftLength, finishDraft, link, newDraft, storeOffsets } from './draft.js';
 import { PAGE } from './layout.js';
+import { isSharedFile } from './layout-difference.js';
 import { newIdentity, regionLengthOf } from './link.js';
 import {
   emitMemory,
@@ -141,7 +142,8 @@ function threadsOf(image: TreeImage): number {
 
 /** One process's memory layout, and the wait for what comes next. */
 function emitBones(b: ProgramBuilder, process: Process, ctx: CompileContext, place: number): void {
-  emitMemory(b, process, ctx, { protection: skeletonProtection(process) });
+  const protection = skeletonProtection(process);
+  emitMemory(b, process, ctx, { protection, leavesOut: isSharedFile });
   emitNotInheritable(b, process);
   b.op(
     'barrier',

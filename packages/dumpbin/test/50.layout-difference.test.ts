@@ -69,6 +69,9 @@ describe('layoutDifference', () => {
     }
     const moved = { ...at(1n, 0x1000n), start: 0x2000n };
     assert.deepEqual(pieces(withVmas(moved), withVmas(at(1n, 0n))), ['=2000-3000', '-1000-2000']);
+    // Its copy may have been made anew meanwhile.
+    const shared = withVmas({ ...at(1n, 0n), shared: true });
+    assert.deepEqual(pieces(shared, shared), ['+1000-3000']);
   });
 
   it('knows shared memory by what it is, not by its number', () => {

@@ -64,6 +64,28 @@ describe('compileSkeleton', () => {
     for (const found of made.values()) assert.equal(found.at(-1)!.kind, KIND.chain);
   });
 
+  it('leaves shared mappings of files for the end, when their files are there', () => {
+    const file = {
+      path: '/f',
+      device: 1n,
+      inode: 1n,
+      size: 4096n,
+      mtimeNs: 0n,
+      mode: 0,
+      deleted: false,
+    };
+    const image = one();
+    const mapped = vma(0x700000n, 0x701000n, { kind: 'file', shared: true, file });
+    image.processes[0]!.mm!.vmas.push(mapped);
+    const made = programs(compileSkeleton(image, { restorer: restorer() }).programs);
+    assert(!names(made.get(1)).includes('open mapped file /f'));
+    inOrder(names(finish(image, image).get(1)), [
+      'open mapped file /f',
+      'map 700000-701000 (/f)',
+      'wait until every process has its final layout',
+    ]);
+  });
+
   it('leaves room for longer programs, away from what may grow', () => {
     const { region } = skeletonOf(one());
     assert.ok(region.length >= 16 << 20);

@@ -29,6 +29,7 @@ import {
   type ReadLogOptions,
   readLogFile,
 } from './log.js';
+import type { MountRounds } from './mount-rounds.js';
 import type { Neighbour } from './neighbour-table.js';
 import type { ContainerNetwork } from './network.js';
 import type { ContainerRecord, Transfer } from './record.js';
@@ -63,10 +64,10 @@ const KILLED_LOOK_MS = 5;
  *
  *  Where a container moves, the order is:
  *  source       describe, exportLayer, exportLog, keepFrames · lock, freeze, flushLog, exportUpper,
- *  exportMounts, exportLog(from)
+ *  mountRounds or exportMounts, exportLog(from)
  *               · then takeFrames and remove, or thaw and unlock
  *  destination  missingLayers, importLayer, reserve, importUpper, importLog, createForRestore,
- *  start, importMounts
+ *  start, importMounts, importMountChanges
  *               · then completeRestore, unlock and deliverFrames, or remove */
 export class ContainerHost {
   readonly #context: HostContext;
@@ -407,6 +408,11 @@ export class ContainerHost {
     return transfer.exportMounts(this.#context, name, options);
   }
 
+  /** The same while it runs, in rounds; to be disposed of. */
+  async mountRounds(name: string): Promise<MountRounds> {
+    return await transfer.mountRounds(this.#context, name);
+  }
+
   /** The log file from byte `from` to its present end. */
   exportLog(
     name: string,
@@ -478,6 +484,15 @@ export class ContainerHost {
     options: Options = {},
   ): Promise<void> {
     await this.#exclusive(name, () => transfer.importMounts(this.#context, name, chunks, options));
+  }
+
+  /** What has changed of mounts that were filled so, as `mountRounds` tells. */
+  async importMountChanges(
+    name: string,
+    chunks: AsyncIterable<Buffer>,
+    options: Options = {},
+  ): Promise<void> {
+    await transfer.importMountRound(this.#context, name, chunks, options);
   }
 
   /** From here on the container is this host's, as if it had been created here. */

@@ -8,7 +8,8 @@ import { unpackTree } from './archive/unpack.js';
 import { restoreConfig, tmpfsMounts } from './config.js';
 import { ADDRESSES, type HostContext } from './host-context.js';
 import { build, undo } from './lifecycle.js';
-import { exportMountContent, importMountContent } from './mount-content.js';
+import { exportMountContent, importMountChanges, importMountContent } from './mount-content.js';
+import { MountRounds } from './mount-rounds.js';
 import { unmount } from './overlay.js';
 import { type ContainerRecord, type Phase, parseTransfer, type Transfer } from './record.js';
 import { containerNameSchema } from './spec.js';
@@ -69,7 +70,15 @@ export async function* exportMounts(
   options: Options = {},
 ): AsyncGenerator<Buffer, void, undefined> {
   const record = await context.load(name);
-  yield* exportMountContent(initPid(record), tmpfsMounts(record.config), options);
+  yield* exportMountContent(rootOf(record), tmpfsMounts(record.config), options);
+}
+
+/** Follows the content of its tmpfs mounts while it runs. To be disposed of. */
+export async function mountRounds(context: HostContext, name: string): Promise<MountRounds> {
+  const record = await context.load(name);
+  const destinations = tmpfsMounts(record.config);
+  const hostPids = () => context.cgroups.pids(context.places(name).group);
+  return new MountRounds({ root: rootOf(record), destinations, hostPids });
 }
 
 /** Keeps a place for a container: its name, its address, a record. Its layers must be here.
@@ -169,7 +178,22 @@ export async function importMounts(
   options: Options = {},
 ): Promise<void> {
   const record = await loadInPhase(context, name, 'restoring');
-  await importMountContent(initPid(record), tmpfsMounts(record.config), chunks, options);
+  await importMountContent(rootOf(record), tmpfsMounts(record.config), chunks, options);
+}
+
+/** Brings changes into mounts that `importMounts` has filled. */
+export async function importMountRound(
+  context: HostContext,
+  name: string,
+  chunks: AsyncIterable<Buffer>,
+  options: Options = {},
+): Promise<void> {
+  const record = await loadInPhase(context, name, 'restoring');
+  await importMountChanges(rootOf(record), tmpfsMounts(record.config), chunks, options);
+}
+
+function rootOf(record: ContainerRecord): string {
+  return `/proc/${initPid(record)}/root`;
 }
 
 /** The container is what it was: the runtime's record gets its own configuration back, and it has a

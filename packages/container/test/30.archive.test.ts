@@ -238,6 +238,8 @@ describe('hostile archive', () => {
   const link = (path: string, target: string): Entry => ({ kind: 'symlink', path, meta, target });
   const hard = (path: string, target: string): Entry => ({ kind: 'hardLink', path, target });
 
+  const patch: Entry = { kind: 'patch', path: 'a', meta, size: 0n };
+
   const rows: [string, (base: string) => (Entry | Buffer)[]][] = [
     ['a path with ".."', () => [root, file('../outside/new', 'x')]],
     ['".." in the middle', () => [root, folder('a'), file('a/../../outside/new', 'x')]],
@@ -260,6 +262,7 @@ describe('hostile archive', () => {
     ['a root that is a link', () => [link('', '../outside')]],
     ['no root', () => [file('new', 'x')]],
     ['two roots', () => [root, root]],
+    ['a patch where nothing may be there', () => [root, patch]],
     ['an entry twice', () => [root, file('a', 'x'), file('a', 'y')]],
     ['an entry in a folder that never came', () => [root, file('a/b', 'x')]],
     [

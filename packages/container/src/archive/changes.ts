@@ -1,4 +1,5 @@
 import { constants } from 'node:fs';
+import type { OwnedFd } from '@ferry/linux';
 import { ByteReader } from './byte-reader.js';
 import { damaged, LIMITS, pathComponents } from './format.js';
 import { type PackOptions, packTree } from './pack.js';
@@ -6,12 +7,12 @@ import { O_PATH, openBeneath, openFolder, removeTree, unlessGone } from './raw-f
 import { isUnchanged, type TreeChanges } from './tree-state.js';
 import { type UnpackOptions, unpackTree } from './unpack.js';
 
-/** Changes of an overlay's upper layer as a stream: how many paths to remove (u32), each with its length (u32), then an
+/** Changes of a tree as a stream: how many paths to remove (u32), each with its length (u32), then an
  *  archive of what is to be made. Nothing at all where there are none. */
 export async function* packChanges(
-  upper: string,
+  root: string | OwnedFd,
   changes: TreeChanges,
-  options: Pick<PackOptions, 'signal' | 'leftOut'> = {},
+  options: Pick<PackOptions, 'signal' | 'leftOut' | 'sent' | 'ownFiles'> = {},
 ): AsyncGenerator<Buffer, void, undefined> {
   if (isUnchanged(changes)) return;
   const head = Buffer.alloc(4);
@@ -23,11 +24,11 @@ export async function* packChanges(
     return [length, bytes];
   });
   yield Buffer.concat([head, ...paths]);
-  yield* packTree(upper, { ...options, only: changes });
+  yield* packTree(root, { ...options, only: changes });
 }
 
-/** Brings such changes into a tree that is seen through an overlay, mounted at `merged`. The stream may be hostile: nothing
- *  outside is touched. When it fails some of them are made.
+/** Brings changes of an overlay's upper layer into a tree that is seen through an overlay, mounted at `merged`. The stream
+ *  may be hostile: nothing outside is touched. When it fails some of them are made.
  *  @throws FerryError container.archive; SysError; the abort reason */
 export async function unpackChanges(
   merged: string,
@@ -37,25 +38,34 @@ export async function unpackChanges(
   const reader = new ByteReader(chunks);
   try {
     if (await reader.atEnd()) return;
-    const count = await reader.u32();
-    if (count > LIMITS.entries) throw damaged(`${count} paths to remove`);
     using root = openFolder(merged);
-    for (let i = 0; i < count; i++) {
-      const length = await reader.u32();
-      if (length > LIMITS.pathBytes) throw damaged(`a path of ${length} bytes`);
-      const components = pathComponents((await reader.read(length)).toString('latin1'));
-      const name = components.pop();
-      if (name === undefined) throw damaged('the root is to be removed');
-      const parent = unlessGone(() =>
-        openBeneath(root, components.join('/'), O_PATH | constants.O_DIRECTORY),
-      );
-      if (parent === undefined) continue; // it went with a folder above
-      using folder = parent;
-      removeTree(folder, name);
-    }
-    await unpackTree(root, reader, { ...options, into: 'changed' });
+    await readChanges(root, reader, options);
     if (!(await reader.atEnd())) throw damaged('the changes are followed by something else');
   } finally {
     await reader.close();
   }
+}
+
+/** Brings the changes that are next in a stream into the tree below `root`, as `unpackChanges`. */
+export async function readChanges(
+  root: OwnedFd,
+  reader: ByteReader,
+  options: Pick<UnpackOptions, 'signal' | 'plain'> = {},
+): Promise<void> {
+  const count = await reader.u32();
+  if (count > LIMITS.entries) throw damaged(`${count} paths to remove`);
+  for (let i = 0; i < count; i++) {
+    const length = await reader.u32();
+    if (length > LIMITS.pathBytes) throw damaged(`a path of ${length} bytes`);
+    const components = pathComponents((await reader.read(length)).toString('latin1'));
+    const name = components.pop();
+    if (name === undefined) throw damaged('the root is to be removed');
+    const parent = unlessGone(() =>
+      openBeneath(root, components.join('/'), O_PATH | constants.O_DIRECTORY),
+    );
+    if (parent === undefined) continue; // it went with a folder above
+    using folder = parent;
+    removeTree(folder, name);
+  }
+  await unpackTree(root, reader, { ...options, into: 'changed' });
 }

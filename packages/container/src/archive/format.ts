@@ -11,10 +11,15 @@ import type { ByteReader } from './byte-reader.js';
  *  name of an inode already seen is a hard link to its first path. Integers are little endian. A
  *  file's content is a list of extents (offset u64, length u32, bytes) ended by END_OF_CONTENT;
  *  what lies between them is zero. Paths and names are bytes, held here as latin1 strings: one
- *  character, one byte. */
+ *  character, one byte.
+ *
+ *  A patch is for a file that is there: its extents are what differs. */
 
 export const MAGIC = Buffer.from('FERRYTREE\x00\x00\x01', 'latin1');
-export const END_OF_CONTENT = 0xffff_ffff_ffff_ffffn;
+const END_OF_CONTENT = 0xffff_ffff_ffff_ffffn;
+
+/** In a patch, set in the length of an extent of zeros, which has no bytes. */
+const HOLE = 0x8000_0000;
 
 /** One extent; also the size of one read of a file. */
 export const EXTENT_BYTES_MAX = 1024 * 1024;
@@ -37,6 +42,7 @@ const KINDS = {
   block: 6,
   fifo: 7,
   socket: 8,
+  patch: 9,
   end: 255,
 } as const;
 const KIND_NAMES = new Map<number, Kind>(
@@ -57,7 +63,12 @@ export interface Metadata {
 
 export type Entry =
   | { readonly kind: 'directory'; readonly path: string; readonly meta: Metadata }
-  | { readonly kind: 'file'; readonly path: string; readonly meta: Metadata; readonly size: bigint }
+  | {
+      readonly kind: 'file' | 'patch';
+      readonly path: string;
+      readonly meta: Metadata;
+      readonly size: bigint;
+    }
   | {
       readonly kind: 'symlink';
       readonly path: string;
@@ -134,6 +145,7 @@ export function encodeEntry(entry: Entry): Buffer {
     case 'socket':
       return out.meta(entry.meta).done();
     case 'file':
+    case 'patch':
       return out.meta(entry.meta).u64(entry.size).done();
     case 'symlink':
       return out.meta(entry.meta).text(entry.target).done();
@@ -150,6 +162,34 @@ export function encodeEntry(entry: Entry): Buffer {
 /** The bytes before an extent's content. */
 export function encodeExtent(offset: bigint, length: number): Buffer {
   return new RecordWriter().u64(offset).u32(length).done();
+}
+
+/** An extent of zeros, in a patch. */
+export function encodeHole(offset: bigint, length: number): Buffer {
+  return new RecordWriter()
+    .u64(offset)
+    .u32(HOLE + length)
+    .done();
+}
+
+/** Where the next extent is, checked against the entry; undefined after the last. Its bytes follow unless it is a hole.
+ *  @param end  where the last one ended
+ *  @throws FerryError container.archive */
+export async function decodeExtent(
+  reader: ByteReader,
+  { kind, path, size }: Extract<Entry, { kind: 'file' | 'patch' }>,
+  end: bigint,
+): Promise<{ offset: bigint; length: number; hole: boolean } | undefined> {
+  const offset = await reader.u64();
+  if (offset === END_OF_CONTENT) return undefined;
+  const field = await reader.u32();
+  const hole = kind === 'patch' && field >= HOLE;
+  const length = hole ? field - HOLE : field;
+  const fits = length > 0 && length <= EXTENT_BYTES_MAX;
+  if (!fits || offset < end || offset + BigInt(length) > size) {
+    throw damaged(`content of ${shown(path)} at ${offset}, ${length} bytes, of ${size}`);
+  }
+  return { offset, length, hole };
 }
 
 export function encodeEndOfContent(): Buffer {
@@ -174,7 +214,8 @@ export async function decodeEntry(reader: ByteReader): Promise<Entry | 'end'> {
     case 'fifo':
     case 'socket':
       return { kind, path, meta: await metadata(reader) };
-    case 'file': {
+    case 'file':
+    case 'patch': {
       const meta = await metadata(reader);
       const size = await reader.u64();
       if (size > LIMITS.fileBytes) throw damaged(`file of ${size} bytes`);

@@ -20,6 +20,7 @@ import {
   encodeEndOfContent,
   encodeEntry,
   encodeExtent,
+  encodeHole,
   LIMITS,
   MAGIC,
   type Metadata,
@@ -34,18 +35,15 @@ import {
   readXattrs,
   unlessGone,
 } from './raw-fs.js';
+import { BLOCK_BYTES, type FileBlocks, type SentBlocks, ZEROS } from './sent-blocks.js';
 import { identityOf, type TreeChanges } from './tree-state.js';
 
 const read = promisify(readCallback);
 
 /** Records are gathered into chunks of about this size. */
 const CHUNK_BYTES = 256 * 1024;
-/** Content is looked at in blocks of this size; a block of zeros is left out, so holes stay
- *  holes. */
-const BLOCK_BYTES = 64 * 1024;
 /** Below this a file is read within the event loop's turn. */
 const SMALL_BYTES = 64 * 1024;
-const ZEROS = Buffer.alloc(BLOCK_BYTES);
 
 /** Overlayfs keeps notes about inode numbers of one host; what carries meaning is opaque folders
  *  and whiteouts. Documentation/filesystems/overlayfs.rst */
@@ -61,9 +59,13 @@ export interface PackOptions {
   /** What is written meanwhile is no error: whoever asks for this looks again afterwards. It is told what was left out,
    *  because it was gone or had been replaced. */
   readonly leftOut?: ((path: string) => void) | undefined;
-  /** Only this much of an overlay's upper layer, to be unpacked through an overlay: without whiteouts, and without the
+  /** Only this much. Of an overlay's upper layer, to be unpacked through an overlay: without whiteouts, and without the
    *  attributes that only an overlay itself can set. */
-  readonly only?: Pick<TreeChanges, 'made' | 'whole'>;
+  readonly only?: Omit<TreeChanges, 'removed'>;
+  /** What was sent of its files before, by which they are patched, and is from now on. */
+  readonly sent?: SentBlocks | undefined;
+  /** Without files that something else is mounted on. */
+  readonly ownFiles?: boolean;
 }
 
 function keepsXattrThroughOverlay(name: string): boolean {
@@ -100,17 +102,34 @@ class Packer {
   readonly #leftOut: ((path: string) => void) | undefined;
   readonly #only: PackOptions['only'];
   readonly #pacer = new Pacer();
-  /** First path of each inode with several names. */
+  readonly #sent: SentBlocks | undefined;
+  readonly #ownFiles: boolean;
+  /** Of each inode with several names the path that the others are linked to: the first one, or one that is there. */
   readonly #linked = new Map<string, string>();
+  /** Names by what is there and they were linked to. */
+  readonly #links = new Map<string, string[]>();
+  readonly #upToDate = new Set<string>();
   #pending: Buffer[] = [MAGIC];
   #pendingBytes = MAGIC.length;
 
-  constructor(root: OwnedFd, { signal, leftOut, only }: PackOptions) {
+  constructor(root: OwnedFd, { signal, leftOut, only, sent, ownFiles }: PackOptions) {
+    this.#ownFiles = ownFiles === true;
     this.#leftOut = leftOut;
     this.#only = only;
+    this.#sent = sent;
     this.#root = root;
     this.#device = fstatSync(root.number, { bigint: true }).dev;
     this.#signal = signal;
+    for (const [inode, path] of only?.kept ?? []) this.#linked.set(this.#key(inode), path);
+  }
+
+  /** The copy has it there, and it stays the file that it is. */
+  #isKept(inode: bigint, path: string): boolean {
+    return this.#only?.kept.get(inode) === path;
+  }
+
+  #key(inode: bigint): string {
+    return `${this.#device}:${inode}`;
   }
 
   async *run(): AsyncGenerator<Buffer, void, undefined> {
@@ -119,6 +138,10 @@ class Packer {
     this.#put(encodeEntry({ kind: 'directory', path: '', meta: this.#metadata(about, path) }));
     yield* this.#folder(this.#root, '', 1, this.#only === undefined);
     yield* this.#flush();
+    // They were linked to what is there, and it was not brought up to date.
+    for (const [target, names] of this.#links) {
+      if (!this.#upToDate.has(target)) for (const name of names) this.#leftOut?.(name);
+    }
   }
 
   /** @param whole  all of it is wanted */
@@ -141,7 +164,8 @@ class Packer {
         this.#leftOut?.(path);
         continue;
       }
-      if (!this.#wants(path, about, whole)) continue;
+      const isOwn = about.dev === this.#device || about.isDirectory();
+      if ((this.#ownFiles && !isOwn) || !this.#wants(path, about, whole)) continue;
       if (about.isDirectory()) {
         yield* this.#subfolder(folder, name, path, { depth, whole });
       } else if (!this.#hardLink(about, path)) {
@@ -153,7 +177,7 @@ class Packer {
 
   #wants(path: string, about: BigIntStats, whole: boolean): boolean {
     if (this.#only === undefined) return true;
-    const isWhiteout = about.isCharacterDevice() && about.rdev === 0n;
+    const isWhiteout = !this.#only.plain && about.isCharacterDevice() && about.rdev === 0n;
     if (isWhiteout || whole) return !isWhiteout;
     const looked = this.#only.made.get(path);
     const isSame = looked === identityOf(about);
@@ -182,9 +206,14 @@ class Packer {
     if (about.nlink < 2n) return false;
     const key = `${about.dev}:${about.ino}`;
     const target = this.#linked.get(key);
-    if (target === undefined) {
+    if (target === undefined || target === path) {
       this.#linked.set(key, path);
       return false;
+    }
+    if (this.#isKept(about.ino, target)) {
+      const names = this.#links.get(target) ?? [];
+      this.#links.set(target, names);
+      names.push(path);
     }
     this.#put(encodeEntry({ kind: 'hardLink', path, target }));
     return true;
@@ -192,7 +221,12 @@ class Packer {
 
   async *#leaf(folder: OwnedFd, name: string, path: string, about: BigIntStats) {
     if (about.isFile()) {
-      yield* this.#file(folder, name, path);
+      const key = `${about.dev}:${about.ino}`;
+      const sent = yield* this.#file(folder, name, path, about.ino);
+      const isKept = this.#isKept(about.ino, path);
+      if (sent && isKept) this.#upToDate.add(path);
+      // Another name of it must not be linked to what is not there.
+      if (!sent && !isKept && this.#linked.get(key) === path) this.#linked.delete(key);
       return;
     }
     const where = memberPath(folder, name);
@@ -202,37 +236,68 @@ class Packer {
     if (entry !== undefined) this.#put(encodeEntry(entry));
   }
 
-  async *#file(folder: OwnedFd, name: string, path: string) {
+  /** @param inode  as it was looked at: of another one in its place nothing is known
+   *  @returns whether it was sent */
+  async *#file(folder: OwnedFd, name: string, path: string, inode: bigint) {
     const where = memberPath(folder, name);
     // O_NONBLOCK: it may have become a FIFO since it was looked at.
     const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
     const fd = this.#unlessGone(path, () => openSync(where, flags));
-    if (fd === undefined) return;
+    if (fd === undefined) return false;
     try {
       const about = fstatSync(fd, { bigint: true });
-      if (!about.isFile()) {
+      if (!about.isFile() || about.ino !== inode) {
         if (this.#leftOut === undefined) throw changed(path);
         this.#leftOut(path);
-        return;
+        return false;
       }
-      const meta = this.#metadata(about, where);
-      this.#put(encodeEntry({ kind: 'file', path, meta, size: about.size }));
-      for (let offset = 0n; offset < about.size; offset += BigInt(EXTENT_BYTES_MAX)) {
-        this.#signal?.throwIfAborted();
-        const left = about.size - offset;
-        const length = left < EXTENT_BYTES_MAX ? Number(left) : EXTENT_BYTES_MAX;
-        await this.#window(fd, offset, length, path);
-        if (this.#pendingBytes >= CHUNK_BYTES) yield* this.#flush();
-      }
-      this.#put(encodeEndOfContent());
+      yield* this.#content(fd, { path, about, meta: this.#metadata(about, where) });
+      return true;
     } finally {
       closeSync(fd);
     }
   }
 
-  /** Reads one window of a file and puts its runs of blocks that are not zero. */
-  async #window(fd: number, offset: bigint, length: number, path: string): Promise<void> {
-    const window = Buffer.allocUnsafeSlow(length);
+  async *#content(
+    fd: number,
+    { path, about, meta }: { path: string; about: BigIntStats; meta: Metadata },
+  ) {
+    const { ino, size } = about;
+    const before = this.#isKept(ino, path) ? this.#sent?.get(ino) : undefined;
+    const blocks = this.#sent?.begin(ino, size);
+    const patched = before === undefined || blocks === undefined ? undefined : { before, blocks };
+    const kind = patched === undefined ? 'file' : 'patch';
+    // One that has become shorter must be cut there, or what it held would be back once it grows.
+    const isDoubted = patched?.before.size === size && this.#only?.doubted.has(path) === true;
+    let head: Buffer | undefined = encodeEntry({ kind, path, meta, size });
+    const begin = (): void => {
+      if (head !== undefined) this.#put(head);
+      head = undefined;
+    };
+    if (!isDoubted) begin();
+    for (let offset = 0n; offset < size; offset += BigInt(EXTENT_BYTES_MAX)) {
+      this.#signal?.throwIfAborted();
+      await this.#pacer.step();
+      const left = size - offset;
+      const window = Buffer.allocUnsafeSlow(
+        left < EXTENT_BYTES_MAX ? Number(left) : EXTENT_BYTES_MAX,
+      );
+      await this.#read(fd, offset, window, path);
+      if (blocks !== undefined) remember(blocks, offset, window);
+      for (const { start, end, hole } of runsOf(window, offset, patched)) {
+        begin();
+        const at = offset + BigInt(start);
+        if (hole) this.#put(encodeHole(at, end - start));
+        else this.#extent(at, window.subarray(start, end));
+      }
+      if (this.#pendingBytes >= CHUNK_BYTES) yield* this.#flush();
+    }
+    if (head === undefined) this.#put(encodeEndOfContent());
+  }
+
+  /** Reads one window of a file; what is not there any more is zeros. */
+  async #read(fd: number, offset: bigint, window: Buffer, path: string): Promise<void> {
+    const { length } = window;
     for (let done = 0; done < length; ) {
       const position = Number(offset) + done;
       const got =
@@ -243,21 +308,11 @@ class Packer {
       if (got === 0) window.fill(0, done);
       done = got === 0 ? length : done + got;
     }
-    let start = -1;
-    for (let at = 0; at <= length; at += BLOCK_BYTES) {
-      const block = window.subarray(at, at + BLOCK_BYTES);
-      const empty = block.length === 0 || block.equals(ZEROS.subarray(0, block.length));
-      if (!empty && start < 0) start = at;
-      if (empty && start >= 0) {
-        this.#extent(offset + BigInt(start), window.subarray(start, at));
-        start = -1;
-      }
-    }
-    if (start >= 0) this.#extent(offset + BigInt(start), window.subarray(start));
   }
 
   #metadata(about: BigIntStats, path: Buffer): Metadata {
-    const keep = this.#only === undefined ? keepsXattr : keepsXattrThroughOverlay;
+    const isPlain = this.#only === undefined || this.#only.plain;
+    const keep = isPlain ? keepsXattr : keepsXattrThroughOverlay;
     return {
       mode: Number(about.mode & 0o7777n),
       uid: Number(about.uid),
@@ -298,6 +353,38 @@ class Packer {
     }
     if (first < pending.length) yield Buffer.concat(pending.slice(first));
   }
+}
+
+function remember(blocks: FileBlocks, offset: bigint, window: Buffer): void {
+  const first = Number(offset) / BLOCK_BYTES;
+  for (let at = 0; at < window.length; at += BLOCK_BYTES) {
+    blocks.set(first + at / BLOCK_BYTES, window.subarray(at, at + BLOCK_BYTES));
+  }
+}
+
+/** The runs of blocks of a window that are to be sent: those that are not zero; where a file is patched those that differ,
+ *  zeros apart. */
+function* runsOf(
+  window: Buffer,
+  offset: bigint,
+  patched: { readonly before: FileBlocks; readonly blocks: FileBlocks } | undefined,
+): Generator<{ start: number; end: number; hole: boolean }> {
+  const first = Number(offset) / BLOCK_BYTES;
+  let run: { start: number; end: number; hole: boolean } | undefined;
+  for (let at = 0; at < window.length; at += BLOCK_BYTES) {
+    const block = window.subarray(at, at + BLOCK_BYTES);
+    const hole = block.equals(ZEROS.subarray(0, block.length));
+    const index = first + at / BLOCK_BYTES;
+    const wanted = patched === undefined ? !hole : !patched.blocks.equals(index, patched.before);
+    if (run !== undefined && (!wanted || run.hole !== hole)) {
+      yield run;
+      run = undefined;
+    }
+    if (!wanted) continue;
+    run ??= { start: at, end: at, hole };
+    run.end = at + block.length;
+  }
+  if (run !== undefined) yield run;
 }
 
 function special(path: string, meta: Metadata, about: BigIntStats, where: Buffer): Entry {

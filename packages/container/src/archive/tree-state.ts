@@ -27,9 +27,22 @@ export type TreeState = ReadonlyMap<string, TreeEntry>;
  *  changed again without a trace. */
 const RECENT_NS = 20_000_000n;
 
-/** Looks at every file below `root`, the upper layer of an overlay, and into none. Names that vanish are left out. */
-export async function treeState(root: string): Promise<TreeState> {
+/** Looks at every file below `root` (a trusted path, or a folder held open), on its file system alone, and into none. Names
+ *  that vanish are left out.
+ *  @param onFile  told where each regular file is while it is looked at */
+export async function treeState(
+  root: string | OwnedFd,
+  onFile: (where: Buffer, about: BigIntStats) => void = () => {},
+): Promise<TreeState> {
+  if (typeof root !== 'string') return await lookAt(root, onFile);
   using folder = openFolder(root);
+  return await lookAt(folder, onFile);
+}
+
+async function lookAt(
+  folder: OwnedFd,
+  onFile: (where: Buffer, about: BigIntStats) => void,
+): Promise<TreeState> {
   const state = new Map<string, TreeEntry>();
   const pacer = new Pacer();
   const device = fstatSync(folder.number, { bigint: true }).dev;
@@ -37,15 +50,19 @@ export async function treeState(root: string): Promise<TreeState> {
     const where = memberPath(inside, name);
     const about = lstatSync(where, { bigint: true, throwIfNoEntry: false });
     if (about === undefined) return undefined;
+    const isOwn = about.dev === device;
     const kind = kindOf(about);
     const isFolder = kind === 'folder';
     const recent = BigInt(Date.now()) * 1_000_000n - about.ctimeNs < RECENT_NS;
     const mark = `${about.mode} ${about.size} ${about.mtimeNs} ${about.ctimeNs}`;
     state.set(path, {
-      ...{ kind, inode: about.ino, opaque: isFolder && isOpaque(where) },
+      // Inode numbers are those of one file system.
+      ...{ kind: isOwn || isFolder ? kind : 'other', inode: about.ino },
+      ...{ opaque: isFolder && isOpaque(where) },
       mark: recent ? `${mark} ${marks++}` : mark,
     });
-    return isFolder && about.dev === device ? 'folder' : 'other';
+    if (kind === 'file' && isOwn) onFile(where, about);
+    return isFolder && isOwn ? 'folder' : 'other';
   };
   const visit = async (inside: OwnedFd, prefix: string): Promise<void> => {
     for (const name of namesIn(inside)) {
@@ -87,8 +104,7 @@ function isOpaque(where: Buffer): boolean {
   return sys('lgetxattr', path, name, value, value.length) === 1 && value.toString() === 'y';
 }
 
-/** How a tree came from one state to another, for somebody who sees it through an overlay: there a name that is removed
- *  hides what lower layers have, and a folder that is made where one was removed hides all of theirs. */
+/** How a tree came from one state to another. */
 export interface TreeChanges {
   /** To be removed first, with all below. */
   readonly removed: readonly string[];
@@ -97,14 +113,34 @@ export interface TreeChanges {
   readonly made: ReadonlyMap<string, string>;
   /** Folders of which all is to be made. */
   readonly whole: ReadonlySet<string>;
+  /** By inode, the path of each changed file whose copy stays the file that it is: written in place it is still the one that
+   *  a process has mapped. Its further names are linked to it. */
+  readonly kept: ReadonlyMap<bigint, string>;
+  /** Those of `made` of which only the content may have changed, and perhaps nothing has. */
+  readonly doubted: ReadonlySet<string>;
+  readonly plain: boolean;
+}
+
+interface Comparison {
+  /** It is not for somebody who sees it through an overlay. There, a name that is removed hides what lower layers have, and
+   *  a folder that is made where one was removed hides all of theirs. */
+  readonly plain?: boolean;
+  /** Whether a file may have been written without a trace, by its inode. */
+  readonly doubtful?: (inode: bigint) => boolean;
 }
 
 /** Pure. */
-export function treeChanges(before: TreeState, now: TreeState): TreeChanges {
+export function treeChanges(
+  before: TreeState,
+  now: TreeState,
+  { plain = false, doubtful = () => false }: Comparison = {},
+): TreeChanges {
   const removed = [...before.keys()].filter((path) => !now.has(path));
   const made = new Map<string, string>();
   const whole = new Set<string>();
-  const linked = new Set<bigint>();
+  const doubted = new Set<string>();
+  const homes = homesOf(before, now, plain);
+  const kept = new Map<bigint, string>();
   const make = (path: string): void => {
     for (let at = path; ; at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
       if (made.has(at)) return;
@@ -113,31 +149,64 @@ export function treeChanges(before: TreeState, now: TreeState): TreeChanges {
       if (at === '') return;
     }
   };
+  const keep = (inode: bigint, path: string): void => {
+    kept.set(inode, path);
+    make(path);
+  };
   let inside: string | undefined;
   for (const [path, entry] of now) {
     if (inside !== undefined && path.startsWith(`${inside}/`)) continue;
     const was = before.get(path);
-    const same = was !== undefined && was.kind === entry.kind && was.inode === entry.inode;
-    if (same && was.mark === entry.mark) continue;
-    if (entry.kind === 'whiteout') {
+    const same = isSame(was, entry);
+    const home = homes.get(entry.inode);
+    const isHome = entry.kind === 'file' && home === path;
+    if (same && was?.mark === entry.mark) {
+      if (!isHome || !doubtful(entry.inode)) continue;
+      if (!made.has(path)) doubted.add(path);
+      keep(entry.inode, path);
+      continue;
+    }
+    if (entry.kind === 'whiteout' && !plain) {
       removed.push(path);
       continue;
     }
     make(path);
+    doubted.delete(path);
     if (entry.kind === 'folder') {
-      if (entry.opaque && !(same && was.opaque)) {
+      if (!plain && hides(was, entry)) {
         removed.push(path);
         whole.add(path);
         inside = path;
       } else if (was !== undefined && was.kind !== 'folder') removed.push(path);
       continue;
     }
-    // Written in place, a file is still the one that a process has mapped. Further names of it are linked anew.
-    const inPlace = same && entry.kind === 'file' && !linked.has(entry.inode);
-    linked.add(entry.inode);
-    if (!inPlace) removed.push(path);
+    if (entry.kind === 'file' && home !== undefined) keep(entry.inode, home);
+    if (!isHome) removed.push(path);
   }
-  return { removed, made, whole };
+  return { removed, made, whole, kept, doubted, plain };
+}
+
+function isSame(was: TreeEntry | undefined, entry: TreeEntry): boolean {
+  return was !== undefined && was.kind === entry.kind && was.inode === entry.inode;
+}
+
+/** A folder that newly hides what lower layers have of it. */
+function hides(was: TreeEntry | undefined, entry: TreeEntry): boolean {
+  return entry.opaque && !(isSame(was, entry) && was?.opaque === true);
+}
+
+/** By inode, a name that each file had before and still has. */
+function homesOf(before: TreeState, now: TreeState, plain: boolean): Map<bigint, string> {
+  const homes = new Map<bigint, string>();
+  let inside: string | undefined;
+  for (const [path, entry] of now) {
+    if (inside !== undefined && path.startsWith(`${inside}/`)) continue;
+    const was = before.get(path);
+    if (entry.kind === 'folder' && !plain && hides(was, entry)) inside = path;
+    if (entry.kind !== 'file' || homes.has(entry.inode) || !isSame(was, entry)) continue;
+    homes.set(entry.inode, path);
+  }
+  return homes;
 }
 
 /** Whether there is nothing to do. */

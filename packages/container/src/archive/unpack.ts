@@ -7,9 +7,8 @@ import {
   damaged,
   decodeEndHash,
   decodeEntry,
-  END_OF_CONTENT,
+  decodeExtent,
   type Entry,
-  EXTENT_BYTES_MAX,
   LIMITS,
   MAGIC,
   type Metadata,
@@ -31,6 +30,7 @@ import {
 
 const write = promisify(writeCallback);
 const SMALL_BYTES = 64 * 1024;
+const FALLOC_PUNCH_HOLE_KEEP_SIZE = 3;
 const S_IFMT = { fifo: 0o010000, character: 0o020000, block: 0o060000, socket: 0o140000 } as const;
 
 export interface UnpackOptions {
@@ -38,6 +38,8 @@ export interface UnpackOptions {
   /** `prepared`: folders of the archive may exist already (a mount that the runtime has prepared). `changed`: files too,
    *  which are then written in place. */
   readonly into?: 'empty' | 'prepared' | 'changed';
+  /** Into no overlay, which keeps attributes of its own. */
+  readonly plain?: boolean;
 }
 
 export interface Unpacked {
@@ -135,6 +137,7 @@ class Unpacker {
       case 'directory':
         return this.#folder(parent, name, entry);
       case 'file':
+      case 'patch':
         return await this.#file(parent, name, entry);
       case 'symlink':
         this.#must(
@@ -178,6 +181,7 @@ class Unpacker {
     const folder = this.#open.pop();
     if (folder?.fd === undefined) return;
     try {
+      this.#removeOtherXattrs(folder.fd, '.', folder.meta);
       setMetadata(folder.fd, '.', folder.meta, 'node');
     } finally {
       if (folder.path !== '') folder.fd[Symbol.dispose]();
@@ -194,39 +198,57 @@ class Unpacker {
     this.#open.push({ path: entry.path, fd, meta: entry.meta });
   }
 
-  async #file(parent: OwnedFd, name: string, entry: Extract<Entry, { kind: 'file' }>) {
-    const inPlace = this.#options.into === 'changed';
-    const flags =
-      constants.O_WRONLY |
-      constants.O_CREAT |
-      constants.O_NOFOLLOW |
-      O_CLOEXEC |
-      (inPlace ? constants.O_TRUNC | constants.O_NONBLOCK : constants.O_EXCL);
-    using fd = new OwnedFd(
-      this.#must('openat', entry.path, parent.number, pathBytes(name), flags, 0o600),
-    );
-    if (entry.size > 0n) call('ftruncate', fd.number, entry.size);
+  async #file(
+    parent: OwnedFd,
+    name: string,
+    entry: Extract<Entry, { kind: 'file' | 'patch' }>,
+  ): Promise<void> {
+    using fd = this.#openFile(parent, name, entry);
+    if (entry.kind === 'patch' || entry.size > 0n) call('ftruncate', fd.number, entry.size);
     let end = 0n;
     for (;;) {
-      const offset = await this.#reader.u64();
-      if (offset === END_OF_CONTENT) break;
-      const length = await this.#reader.u32();
-      if (
-        length === 0 ||
-        length > EXTENT_BYTES_MAX ||
-        offset < end ||
-        offset + BigInt(length) > entry.size
-      ) {
-        throw damaged(
-          `content of ${shown(entry.path)} at ${offset}, ${length} bytes, of ${entry.size}`,
-        );
-      }
+      const extent = await decodeExtent(this.#reader, entry, end);
+      if (extent === undefined) break;
+      const { offset, length, hole } = extent;
       end = offset + BigInt(length);
-      await this.#content(fd.number, Number(offset), length);
+      if (hole) call('fallocate', fd.number, FALLOC_PUNCH_HOLE_KEEP_SIZE, offset, length);
+      else await this.#content(fd.number, Number(offset), length);
       this.#options.signal?.throwIfAborted();
     }
-    if (inPlace) removeOtherXattrs(parent, name, entry.meta);
+    this.#removeOtherXattrs(parent, name, entry.meta);
     setMetadata(parent, name, entry.meta, 'node');
+  }
+
+  #openFile(
+    parent: OwnedFd,
+    name: string,
+    { kind, path }: Extract<Entry, { kind: 'file' | 'patch' }>,
+  ): OwnedFd {
+    const { O_WRONLY, O_CREAT, O_EXCL, O_TRUNC, O_NOFOLLOW, O_NONBLOCK } = constants;
+    const flags = O_WRONLY | O_NOFOLLOW | O_CLOEXEC;
+    if (this.#options.into === 'changed') {
+      // It may be there, and be a mount.
+      const how = kind === 'patch' ? O_NONBLOCK : O_NONBLOCK | O_CREAT | O_TRUNC;
+      return openBeneath(parent, name, flags | how);
+    }
+    if (kind === 'patch') throw damaged(`${shown(path)} is a patch`);
+    const args = [parent.number, pathBytes(name), flags | O_CREAT | O_EXCL, 0o600] as const;
+    return new OwnedFd(this.#must('openat', path, ...args));
+  }
+
+  /** Of what was there before: attributes that it has no longer. */
+  #removeOtherXattrs(folder: OwnedFd, name: string, { xattrs }: Metadata): void {
+    const { into, plain } = this.#options;
+    if (into !== 'changed') return;
+    const kept = new Set(xattrs.map((attribute) => attribute.name));
+    const where = pathBytes(`/proc/self/fd/${folder.number}/${name}`);
+    const gone = (attribute: string) =>
+      keepsXattr(attribute) &&
+      !kept.has(attribute) &&
+      (plain === true || !attribute.startsWith('trusted.'));
+    for (const attribute of readXattrs(where.subarray(0, -1), gone)) {
+      call('lremovexattr', where, pathBytes(attribute.name));
+    }
   }
 
   async #content(fd: number, offset: number, length: number): Promise<void> {
@@ -322,17 +344,6 @@ function setMetadata(
     times.writeBigInt64LE(nanoseconds, at + 8);
   }
   call('utimensat', folder.number, path, times, AT_SYMLINK_NOFOLLOW);
-}
-
-/** Of a file that was there before: attributes that it has no longer. */
-function removeOtherXattrs(folder: OwnedFd, name: string, { xattrs }: Metadata): void {
-  const kept = new Set(xattrs.map((attribute) => attribute.name));
-  const where = pathBytes(`/proc/self/fd/${folder.number}/${name}`);
-  const gone = (attribute: string) =>
-    keepsXattr(attribute) && !attribute.startsWith('trusted.') && !kept.has(attribute);
-  for (const attribute of readXattrs(where.subarray(0, -1), gone)) {
-    call('lremovexattr', where, pathBytes(attribute.name));
-  }
 }
 
 /** dev_t as mknod(2) takes it: the inverse of what pack.ts takes apart; the kernel reads 32

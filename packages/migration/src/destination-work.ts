@@ -9,6 +9,7 @@ import type { Policy } from './convergence.js';
 import type { CutoverHistory } from './cutover-history.js';
 import type { CutoverTurns, Turn } from './cutover-turns.js';
 import type { ReceivedImage } from './image-receiver.js';
+import { IncomingFiles } from './incoming-files.js';
 import { type LaterProcess, laterProcesses } from './later-pages.js';
 import { compilePrograms, loaderProgram } from './loader.js';
 import type { Logger } from './logger.js';
@@ -54,6 +55,7 @@ interface Parameters {
 export class DestinationWork {
   readonly #p: Parameters;
   readonly #restore: RestoreWork;
+  readonly #files: IncomingFiles;
   readonly #stop = new AbortController();
   readonly parts: Part[] = [];
   /** What is known only once it runs. */
@@ -61,10 +63,7 @@ export class DestinationWork {
   readonly warnings: string[] = [];
   #counters: PageCounters = { raw: 0, wire: 0 };
   #outcome: PreCopyOutcome | undefined;
-  /** The copy made of the running container is whole. */
-  #upperCame = false;
   #transfer: Transfer | undefined;
-  #logBytes = 0;
   #disconnected = false;
   #runs = false;
   readonly #frames: Buffer[] = [];
@@ -82,6 +81,11 @@ export class DestinationWork {
   constructor(parameters: Parameters) {
     this.#p = parameters;
     this.#restore = new RestoreWork(parameters.destination.host);
+    const { migrationId, port, logger } = parameters;
+    this.#files = new IncomingFiles({
+      ...{ migrationId, port, logger, restore: this.#restore, signal: this.#stop.signal },
+      warn: (text) => this.warnings.push(text),
+    });
   }
 
   /** Memory received and in place. */
@@ -149,12 +153,9 @@ export class DestinationWork {
     signal.throwIfAborted();
     await removeRemains(destination.host, description);
     await this.#restore.reserve(transfer);
-    await this.#copyUpper().catch((error: unknown) => {
-      signal.throwIfAborted();
-      this.#p.logger.debug('the writable layer is copied later', { error: errorText(error) });
-    });
-    await this.#copyLog('log');
+    await this.#files.copy();
     await this.#startLoader();
+    await this.#files.copyMounts();
     signal.throwIfAborted();
   }
 
@@ -199,7 +200,7 @@ export class DestinationWork {
       target: {
         // It maps files, which must be those of the layout.
         makeSkeleton: async (image) => {
-          await this.#followUpper();
+          await this.#files.follow();
           await this.#restore.makeSkeleton(image, { signal });
         },
         writeRound: (round, segments) => this.#writeRound(round, segments),
@@ -208,7 +209,7 @@ export class DestinationWork {
       told: (rounds, prediction) => progress.rounds(rounds.length, prediction),
     });
     // So that little is left to be done while it stands.
-    if (outcome !== undefined) await this.#followUpper();
+    if (outcome !== undefined) await this.#files.follow();
     this.#outcome = outcome;
     this.warnings.push(...warnings);
     const wanted = mode === 'hybrid' || outcome?.decision.kind === 'post-copy';
@@ -253,37 +254,8 @@ export class DestinationWork {
   }
 
   #beginFiles(): void {
-    this.#lastFiles = this.#restOfFiles();
+    this.#lastFiles = this.#files.finish();
     this.#lastFiles.catch(() => {}); // `restore` looks at it
-  }
-
-  /** What came too late, or has changed, of files.
-   *  @throws FerryError dumpbin.skeleton when the container must be made again */
-  async #restOfFiles(): Promise<void> {
-    const { signal } = this.#stop;
-    if (!this.#upperCame) throw changedFiles();
-    const upper = this.#restore.importUpperChanges(this.#pull('upper-rest'), { signal });
-    await allDone([
-      upper.catch((error: unknown) => {
-        signal.throwIfAborted();
-        throw changedFiles(error);
-      }),
-      this.#restore.importMounts(this.#pull('mounts'), { signal }),
-      this.#copyLog('log-rest'),
-    ]);
-  }
-
-  /** While the container runs: what has changed of its files since they were copied. */
-  async #followUpper(): Promise<void> {
-    const { signal } = this.#stop;
-    if (!this.#upperCame) return;
-    try {
-      await this.#restore.importUpperChanges(this.#pull('upper-changes'), { signal });
-    } catch (error) {
-      signal.throwIfAborted();
-      this.#upperCame = false;
-      this.#p.logger.debug('the writable layer is copied later', { error: errorText(error) });
-    }
   }
 
   /** With the source frozen: everything but the last step. */
@@ -314,8 +286,7 @@ export class DestinationWork {
     this.#p.progress.startAgain();
     this.#p.progress.announced(received.segments.totalBytes);
     if (this.#transfer !== undefined) await this.#restore.stopLoader(this.#transfer);
-    await this.#copyUpper();
-    this.#logBytes = 0;
+    await this.#files.copyAgain();
     await this.#startLoader();
     this.#beginFiles();
     await this.#restoreWhole(received);
@@ -480,34 +451,6 @@ export class DestinationWork {
     await this.#postCopy?.abandon();
   }
 
-  #pull(kind: 'upper' | 'upper-changes' | 'upper-rest' | 'mounts'): AsyncIterable<Buffer> {
-    const { port, migrationId } = this.#p;
-    return port.pullState(migrationId, { kind }, { signal: this.#stop.signal });
-  }
-
-  /** Changes meanwhile come later. */
-  async #copyUpper(): Promise<void> {
-    const { signal } = this.#stop;
-    this.#upperCame = false;
-    await this.#restore.importUpper(this.#pull('upper'), { signal });
-    this.#upperCame = true;
-  }
-
-  /** The log from where the last copy ended. */
-  async #copyLog(kind: 'log' | 'log-rest'): Promise<void> {
-    const { port, migrationId } = this.#p;
-    const what = { kind, from: this.#logBytes };
-    const chunks = port.pullState(migrationId, what, { signal: this.#stop.signal });
-    await this.#restore.importLog(this.#counted(chunks));
-  }
-
-  async *#counted(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-    for await (const chunk of chunks) {
-      this.#logBytes += chunk.length;
-      yield chunk;
-    }
-  }
-
   #pullPages(segments: SegmentTable, round = 0): PageStream {
     if (segments.count === 0) return NO_PAGES;
     const { port, migrationId, policy, now } = this.#p;
@@ -554,18 +497,6 @@ function policyFor(mode: MigrationMode, policy: Policy, mayFollow: boolean): Pol
   const onNoConvergence = mode === 'hybrid' ? 'post-copy' : policy.onNoConvergence;
   const way = onNoConvergence === 'post-copy' && !mayFollow ? 'stop-copy' : onNoConvergence;
   return { ...policy, onNoConvergence: way };
-}
-
-function changedFiles(cause?: unknown): FerryError {
-  const why = cause === undefined ? '' : `: ${errorText(cause)}`;
-  const message = `what has changed of its files could not be followed${why}`;
-  return new FerryError('dumpbin.skeleton', message, { cause });
-}
-
-/** Waits for all, then throws the first failure: none goes on behind the back of what cleans up. */
-async function allDone(works: readonly Promise<void>[]): Promise<void> {
-  const ends = await Promise.allSettled(works);
-  for (const end of ends) if (end.status === 'rejected') throw end.reason;
 }
 
 function parseJson(text: string): unknown {

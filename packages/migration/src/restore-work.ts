@@ -54,6 +54,10 @@ export class RestoreWork {
     await this.#host.importMounts(this.name, chunks, { signal });
   }
 
+  async importMountChanges(chunks: AsyncIterable<Buffer>, { signal }: Options): Promise<void> {
+    await this.#host.importMountChanges(this.name, chunks, { signal });
+  }
+
   /** Creates the container with the restorer for its first process. */
   async startLoader({ signal, program }: Options & { program: Buffer }): Promise<void> {
     const loader = Loader.create(program);

@@ -1,9 +1,18 @@
 import type { DestinationMessage, SourceMessage } from '@ferry/api';
 import type { PageChunk, WantedPages } from '@ferry/pages';
 
+export type FilesKind =
+  | 'upper'
+  | 'upper-changes'
+  | 'upper-rest'
+  | 'mounts'
+  | 'mounts-copy'
+  | 'mounts-changes'
+  | 'mounts-rest';
+
 /** See PullStateRequest. */
 export interface StateRequest {
-  readonly kind: 'upper' | 'upper-changes' | 'upper-rest' | 'mounts' | 'log' | 'log-rest';
+  readonly kind: FilesKind | 'log' | 'log-rest';
   readonly from?: number;
 }
 

@@ -2,6 +2,7 @@ import type { ContainerDescription } from '@ferry/api';
 import {
   type CpuQuota,
   leavingOut,
+  type MountRounds,
   type Neighbour,
   type TreeState,
   treeChanges,
@@ -66,6 +67,7 @@ export class SourceWork {
   #frozenAt: number | undefined;
   #neighbours: Neighbour[] = [];
   #copiedUpper: TreeState | undefined;
+  #mounts: MountRounds | undefined;
   #quota: CpuQuota | undefined;
   /** Since writes are noted: the container's CPU time then, in microseconds, and when that was. */
   #usage: { readonly us: number; readonly at: number } | undefined;
@@ -247,6 +249,37 @@ export class SourceWork {
     this.#copiedUpper = leavingOut(now, out);
   }
 
+  /** The tmpfs mounts of a container that runs: what `exportMountChanges` starts from.
+   *  @throws FerryError container.mounts when changes of them cannot be followed */
+  async *exportMounts(signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
+    const { source, container } = this.#p;
+    const mounts = await source.host.mountRounds(container);
+    signal.throwIfAborted();
+    this.#endMounts();
+    this.#mounts = mounts;
+    yield* mounts.copy(signal);
+  }
+
+  /** What has changed of them since the last export.
+   *  @param look  `standing`: the last one
+   *  @throws FerryError migrate.order when there was none, container.mounts */
+  async *exportMountChanges(
+    look: 'running' | 'standing',
+    signal: AbortSignal,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    signal.throwIfAborted();
+    if (this.#mounts === undefined) {
+      throw new FerryError('migrate.order', 'The tmpfs mounts were not copied yet');
+    }
+    yield* this.#mounts.changes(look, signal);
+    if (look === 'standing') this.#endMounts();
+  }
+
+  #endMounts(): void {
+    this.#mounts?.[Symbol.dispose]();
+    this.#mounts = undefined;
+  }
+
   /** Does what can be undone of `commit`, while the destination restores. */
   async prepareCommit(): Promise<void> {
     const { source, container, journal, migrationId } = this.#p;
@@ -283,6 +316,7 @@ export class SourceWork {
 
   /** Removes the copy here, without a word to its peers. */
   async destroy(): Promise<void> {
+    this.#endMounts();
     const { source, container, journal, migrationId } = this.#p;
     const tracer = this.#tracer;
     if (tracer !== undefined && !tracer.hasEnded) {
@@ -301,6 +335,7 @@ export class SourceWork {
    *  fails; repeatable.
    *  @throws the first failure */
   async thaw(): Promise<void> {
+    this.#endMounts();
     if (this.#returned && (await this.#hasGoneOn())) return await this.#recordReclaimed();
     const { source, container, epoch } = this.#p;
     const failures: unknown[] = [];

@@ -291,12 +291,21 @@ async function* state(
     yield* work.exportUpperChanges(signal);
     return;
   }
+  if (kind === 'mounts-copy') {
+    yield* work.exportMounts(signal);
+    return;
+  }
+  if (kind === 'mounts-changes') {
+    yield* work.exportMountChanges('running', signal);
+    return;
+  }
   // Asked for early, so that it is on its way while the processes are captured.
   await unlessAborted(session.standing, signal);
   if (kind === 'log-rest') {
     await host.flushLog(container, { signal });
     yield* host.exportLog(container, { from: Number(from), signal });
   } else if (kind === 'upper-rest') yield* work.exportUpperChanges(signal);
+  else if (kind === 'mounts-rest') yield* work.exportMountChanges('standing', signal);
   else if (kind === 'mounts') yield* host.exportMounts(container, { signal });
   else throw new FerryError('migrate.order', `There is no state "${kind}"`);
 }

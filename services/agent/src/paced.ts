@@ -5,6 +5,8 @@ import type { Pacer, SourcePort, StateRequest } from '@ferry/migration';
 const UNHURRIED: readonly string[] = [
   'upper',
   'upper-changes',
+  'mounts-copy',
+  'mounts-changes',
   'log',
 ] satisfies StateRequest['kind'][];
 

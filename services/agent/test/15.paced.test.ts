@@ -50,6 +50,8 @@ describe('agent: the share that all migrations have of a host', () => {
 
   it('is of what is sent while the container runs', () => {
     assert(isUnhurried('upper') && isUnhurried('log') && isUnhurried('upper-changes'));
+    assert(isUnhurried('mounts-copy') && isUnhurried('mounts-changes'));
+    assert(!isUnhurried('mounts-rest'));
     assert(!isUnhurried('upper-rest') && !isUnhurried('log-rest') && !isUnhurried('mounts'));
   });
 });

@@ -1,6 +1,5 @@
 import type { ObjectProgram } from './table.js';
 
-const sinceItBegan = 'a segment that is made while a migration is under way';
 const unread = 'an answer of the kernel that was not read yet is lost';
 const passes = 'the kernel does not give it back: refused until it has passed';
 
@@ -129,7 +128,6 @@ export const morePrograms: readonly ObjectProgram[] = [
     source: 'busy',
     args: [kind],
     volatile: [/.*/],
-    ...(kind === 'segments' ? { missing: { twoPhase: sinceItBegan } } : {}),
     ...(kind === 'netlink'
       ? { missing: { tree: unread, containerMove: unread, twoPhase: unread } }
       : {}),

@@ -1,4 +1,3 @@
-import { FerryError } from '@ferry/core';
 import type { PageRun, Process, Vma } from '@ferry/image';
 import { emitAioChange } from './aio-steps.js';
 import type { CompileContext } from './compile-context.js';
@@ -12,7 +11,8 @@ import {
   skeletonProtection,
 } from './memory-steps.js';
 import type { ProgramBuilder } from './program.js';
-import { isSegment } from './segment-steps.js';
+import { freeRange, type Region } from './region.js';
+import { emitLateAttachment, isSegment } from './segment-steps.js';
 
 const MADV_DONTNEED = 4;
 /** O_CLOEXEC | O_NONBLOCK. Not UFFD_USER_MODE_ONLY: a system call that touches a missing page has to wait as well. */
@@ -29,6 +29,8 @@ export interface Adjustment {
   readonly vanished: readonly PageRun[];
   /** Pages that come once the process runs: missing until then, whatever the skeleton has there. */
   readonly later: readonly PageRun[];
+  /** Where the restorer stands. */
+  readonly region: Region;
 }
 
 /** Turns the memory layout of a skeleton into that of a later image. What both show keeps the pages that were written
@@ -66,22 +68,26 @@ export function emitAdjust(
     const actual = suits ? then(earlier) : prot;
     if (actual !== vma.prot) open.add(vma);
   }
-  refuseLate(placements, process, ctx);
+  emitLateAttachments(b, placements, change, ctx);
   emitMappings(b, placements, ctx);
   if (difference.movedVdso) emitVdso(b, process);
   emitHoles(b, change);
   return open;
 }
 
-/** Attachments are made when a process is made, not later. */
-function refuseLate(placements: readonly Placement[], { pid }: Process, ctx: CompileContext): void {
-  const late = placements.find(({ vma }) => isSegment(vma, ctx));
-  if (late === undefined) return;
-  throw new FerryError(
-    'dumpbin.skeleton',
-    `Process ${pid} has got a System V segment at ${range(late.vma)} since its migration began`,
-    { remedy: 'migrate it again' },
-  );
+/** Attachments of segments that the skeleton had not. */
+function emitLateAttachments(
+  b: ProgramBuilder,
+  placements: readonly Placement[],
+  { process, before, region }: Adjustment,
+  ctx: CompileContext,
+): void {
+  const own = { start: region.start, end: region.start + BigInt(region.length) };
+  const taken = [...process.mm!.vmas, ...before.mm!.vmas, own];
+  for (const { vma } of placements) {
+    if (!isSegment(vma, ctx)) continue;
+    emitLateAttachment(b, vma, (length) => freeRange(taken, length), ctx);
+  }
 }
 
 /** The part of a mapping that a piece is. */

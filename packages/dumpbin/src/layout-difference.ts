@@ -38,17 +38,23 @@ const KERNEL_KINDS: ReadonlySet<string> = new Set(['vdso', 'vvar', 'vsyscall']);
 /** Compares two images of one tree, the later one first. What was written into a skeleton of `preliminary` is still there
  *  in pieces that have a `before`; all pages of the others must be sent (again). Pure. */
 export function layoutDifference(final: TreeImage, preliminary: TreeImage): LayoutDifference {
-  const objectsBefore = new Map(preliminary.sharedMemory.map((o) => [keyOf(o), o.id]));
-  const keptObjects = new Map<number, number>();
-  for (const object of final.sharedMemory) {
-    const before = objectsBefore.get(keyOf(object));
-    if (before !== undefined) keptObjects.set(object.id, before);
-  }
+  const keptObjects = keptObjectsOf(final, preliminary);
   const before = new Map(livingOf(preliminary).map((process) => [process.pid, process]));
   const processes = livingOf(final).map((process) =>
     processDifference(process, before.get(process.pid), keptObjects),
   );
   return { processes, keptObjects };
+}
+
+/** Shared memory objects of the final image that were there before: id, and id in the earlier image. */
+export function keptObjectsOf(final: TreeImage, preliminary: TreeImage): Map<number, number> {
+  const objectsBefore = new Map(preliminary.sharedMemory.map((o) => [keyOf(o), o.id]));
+  const kept = new Map<number, number>();
+  for (const object of final.sharedMemory) {
+    const before = objectsBefore.get(keyOf(object));
+    if (before !== undefined) kept.set(object.id, before);
+  }
+  return kept;
 }
 
 function livingOf(image: TreeImage): Process[] {

@@ -7,7 +7,7 @@ import { type Draft, finishDraft, newDraft } from './draft.js';
 import { emitForeground, emitSessionTerminal } from './files/terminal.js';
 import { emitIpc } from './ipc-steps.js';
 import { PAGE, SERVICE } from './layout.js';
-import { type LayoutDifference, layoutDifference } from './layout-difference.js';
+import { keptObjectsOf, type LayoutDifference, layoutDifference } from './layout-difference.js';
 import { regionLengthOf } from './link.js';
 import {
   buildProtection,
@@ -20,7 +20,7 @@ import { createFiles, emitHear, emitRest, emitSay } from './own-steps.js';
 import type { ProgramBuilder } from './program.js';
 import { refusing } from './refusing.js';
 import { freeRange, takenBy } from './region.js';
-import { emitSegmentGone, emitSegmentKept } from './segment-steps.js';
+import { emitLetGo, emitSegmentGone, emitSegmentKept, isPlaceTaken } from './segment-steps.js';
 import { emitContent, emitSharedMemory } from './shared-memory-steps.js';
 import {
   CLONE_FILES,
@@ -70,6 +70,7 @@ export function skeletonFits(image: TreeImage, skeleton: Skeleton): string[] {
   if (sharers(image, 'filesOwnerPid').length > 1) {
     reasons.push('several groups of processes share a table of descriptors each');
   }
+  reasons.push(...segmentReasons(image, skeleton.image));
   const zombies = new Set(
     image.processes.filter(({ state }) => state === 'zombie').map(({ pid }) => pid),
   );
@@ -78,6 +79,19 @@ export function skeletonFits(image: TreeImage, skeleton: Skeleton): string[] {
     if (zombies.has(pid)) reasons.push(`UNIX socket ${id} tells of process ${pid}, a zombie`);
   }
   return reasons;
+}
+
+/** A segment has a number of its own, and gets it only while nobody has its place. */
+function segmentReasons(image: TreeImage, before: TreeImage): string[] {
+  const kept = keptObjectsOf(image, before);
+  const keptBefore = new Set(kept.values());
+  const isSegment = ({ sysv }: SharedMemory) => sysv !== undefined;
+  const gone = before.sharedMemory.filter((each) => isSegment(each) && !keptBefore.has(each.id));
+  return image.sharedMemory
+    .filter((each) => isSegment(each) && !kept.has(each.id) && isPlaceTaken(each, gone))
+    .map(
+      ({ sysv }) => `the place of segment ${sysv!.permissions!.id} is taken by one that is gone`,
+    );
 }
 
 /** Programs for the processes of a skeleton that change it into the one of a later image, between rounds. It says 'A' and
@@ -274,13 +288,14 @@ class NextCompiler {
   /** @returns mappings that are writable for the pages to come, against their own protection */
   #emitMemory(b: ProgramBuilder, process: Process, next: 'refresh' | 'finish'): ReadonlySet<Vma> {
     const ctx = this.#ctx;
+    const { region } = this.#skeleton;
     const before = this.#earlier().find(({ pid }) => pid === process.pid);
     const difference = this.#layout.processes.find(({ pid }) => pid === process.pid)!;
     let open: ReadonlySet<Vma>;
     if (before !== undefined) {
       const vanished = this.#vanished?.processes.get(process.pid) ?? [];
       const later = this.#later.get(process.pid) ?? [];
-      open = emitAdjust(b, { process, before, difference, next, vanished, later }, ctx);
+      open = emitAdjust(b, { process, before, difference, next, vanished, later, region }, ctx);
     } else {
       const protect = next === 'refresh' ? skeletonProtection : buildProtection;
       const protection = protect(process);
@@ -296,6 +311,12 @@ class NextCompiler {
     }
     const meeting = ctx.meeting('adjusted', ctx.living.length);
     b.op('barrier', meeting, 'wait until every process has its final layout');
+    if (process.pid === this.#image.rootPid) {
+      const { sharedMemory } = this.#image;
+      const isLate = ({ id, sysv }: SharedMemory) =>
+        sysv !== undefined && !this.#layout.keptObjects.has(id);
+      emitLetGo(b, sharedMemory.filter(isLate), this.#image);
+    }
     return open;
   }
 

@@ -15,6 +15,10 @@ const SHM_REMAP = 0o40000;
 const SHM_EXEC = 0o100000;
 const PROT_EXEC = 4;
 const MADV_REMOVE = 9;
+const MREMAP_MAYMOVE = 1;
+const MREMAP_FIXED = 2;
+/** A number is a place in the kernel's table, and how often that was given: ipc/util.h. */
+const IPC_PLACES = 32768;
 const EINVAL = 22;
 const STATUS_LENGTH = 112;
 /** Where the root attaches segments until every process of the tree has its own attachments. */
@@ -130,20 +134,78 @@ export function emitAttachments(b: ProgramBuilder, process: Process, ctx: Compil
   }
 }
 
+/** A part of a segment that a process shows which lives already: with others of its mappings around it, so that only what
+ *  is shown is put there.
+ *  @param findRoom  a free range of some length */
+export function emitLateAttachment(
+  b: ProgramBuilder,
+  vma: Vma,
+  findRoom: (length: bigint) => bigint,
+  ctx: CompileContext,
+): void {
+  const object = ctx.sharedMemory(vma.sharedMemoryId);
+  const id = object.sysv!.permissions!.id;
+  const length = vma.end - vma.start;
+  const step = `attach segment ${id} at ${vma.start.toString(16)}`;
+  const flags = attachFlags([vma]);
+  const whole = attachedLength(object);
+  if (length === whole) {
+    b.sys('shmat', [id, vma.start, flags], step);
+    return;
+  }
+  const room = findRoom(whole);
+  b.sys('shmat', [id, room, flags], step);
+  const from = room + vma.fileOffset;
+  const move = MREMAP_MAYMOVE | MREMAP_FIXED;
+  b.sys('mremap', [from, length, length, move, vma.start], `${step}: a part of it`);
+  b.sys('shmdt', [room], `${step}: let go of the rest`);
+}
+
+/** The root lets go of segments that it has made while the tree lived: now who shows them has them. */
+export function emitLetGo(
+  b: ProgramBuilder,
+  objects: readonly SharedMemory[],
+  image: TreeImage,
+): void {
+  for (const object of objects) {
+    b.sys(
+      'shmdt',
+      [holdAddress(image, object)],
+      `let go of segment ${object.sysv!.permissions!.id}`,
+    );
+  }
+}
+
+/** Whether a segment of an earlier image, which its last users are still about to let go, stands where one of a later
+ *  image must be made: at the same place of the kernel's table. */
+export function isPlaceTaken(object: SharedMemory, gone: readonly SharedMemory[]): boolean {
+  const place = (segment: SharedMemory) => segment.sysv!.permissions!.id % IPC_PLACES;
+  return gone.some((other) => place(other) === place(object));
+}
+
+function attachFlags(vmas: readonly Vma[]): number {
+  return (
+    SHM_REMAP |
+    (vmas.some((vma) => vma.fileWritable) ? 0 : SHM_RDONLY) |
+    (vmas.some((vma) => (vma.prot & PROT_EXEC) !== 0) ? SHM_EXEC : 0)
+  );
+}
+
+/** Whole pages. */
+function attachedLength({ size, hugePageShift }: SharedMemory): bigint {
+  const page = 1n << BigInt(Math.max(12, hugePageShift));
+  return ((size + page - 1n) / page) * page;
+}
+
 /** One shmat(2), without the parts that the process has unmapped since. */
 function emitAttachment(b: ProgramBuilder, vmas: readonly Vma[], ctx: CompileContext): void {
   const first = vmas[0]!;
   const object = ctx.sharedMemory(first.sharedMemoryId);
   const id = object.sysv!.permissions!.id;
   const start = first.start - first.fileOffset;
-  const page = 1n << BigInt(Math.max(12, object.hugePageShift));
-  const end = start + ((object.size + page - 1n) / page) * page;
+  const end = start + attachedLength(object);
   const step = `attach segment ${id} at ${start.toString(16)}`;
-  const flags =
-    SHM_REMAP |
-    (vmas.some((vma) => vma.fileWritable) ? 0 : SHM_RDONLY) |
-    (vmas.some((vma) => (vma.prot & PROT_EXEC) !== 0) ? SHM_EXEC : 0);
-  b.sys('shmat', [id, start, flags], step);
+  b.sys('shmat', [id, start, attachFlags(vmas)], step);
   let at = start;
   for (const vma of vmas) {
     if (vma.start > at) b.sys('munmap', [at, vma.start - at], `${step}: unmapped since`);

@@ -18,6 +18,22 @@ import { process, thread, tree, vma } from './support/tree.js';
 const one = () => tree([process(1, 0)]);
 const family = () => tree([process(1, 0), process(2, 1, { sid: 1, pgid: 1 })]);
 
+/** A tree whose root shows pages of a segment of four, with this number, at 0x700000. */
+function withSegment(
+  image: TreeImage,
+  { id, from, pages }: { id: number; from: bigint; pages: bigint },
+): TreeImage {
+  const sysv = { permissions: { id, key: 0, mode: 0o600 }, removed: true };
+  const object = { id: 9, kind: 'sysv', size: 0x4000n, inode: BigInt(id), sysv };
+  const { vmas } = image.processes[0]!.mm!;
+  const shown = {
+    ...{ kind: 'shared', shared: true, fileWritable: true, sharedMemoryId: 9 },
+    fileOffset: from * 4096n,
+  };
+  vmas.splice(2, 0, vma(0x700000n, 0x700000n + pages * 4096n, shown));
+  return { ...image, sharedMemory: [SharedMemory.fromPartial(object)] };
+}
+
 /** Steps of each program by PID, as they stand in the store. */
 function programs({ parts }: SkeletonPrograms): Map<number, Step[]> {
   const images = parts.filter(({ bytes }) => bytes.readBigUInt64LE(0) === PLAN_MAGIC);
@@ -246,6 +262,25 @@ describe('compileFinish', () => {
     assert.equal(fds[0], 64n + 16n);
   });
 
+  it('attaches segments that are new, whole or in part, and lets go of them in the root', () => {
+    const whole = withSegment(one(), { id: 5, from: 0n, pages: 4n });
+    const found = names(finish(whole, one()).get(1));
+    inOrder(found, [
+      'System V segment 5: create',
+      'let the others go on',
+      'attach segment 5 at 700000',
+      'wait until every process has its final layout',
+      'let go of segment 5',
+    ]);
+    assert.ok(!found.some((name) => name.startsWith('attach segment 5 at 700000: a part')));
+    const part = withSegment(one(), { id: 5, from: 1n, pages: 2n });
+    inOrder(names(finish(part, one()).get(1)), [
+      'attach segment 5 at 700000',
+      'attach segment 5 at 700000: a part of it',
+      'attach segment 5 at 700000: let go of the rest',
+    ]);
+  });
+
   it('leaves one working directory to processes that share it', () => {
     const now = tree([...family().processes, process(3, 1, { sid: 1, pgid: 1 })]);
     now.processes[1]!.fsOwnerPid = 1;
@@ -311,6 +346,12 @@ describe('skeletonFits', () => {
     assert.match(fits(session, one()).join(), /the new process 2 is in session 99/);
     assert.match(fits(session, family()).join(), /process 2 is in session 99, and was in 1/);
     assert.throws(() => compileFinish(session, skeletonOf(one())), { code: 'dumpbin.skeleton' });
+    const segment = (id: number) => withSegment(one(), { id, from: 0n, pages: 4n });
+    assert.deepEqual(fits(segment(32768 + 6), segment(5)), []);
+    assert.match(
+      fits(segment(32768 + 5), segment(5)).join(),
+      /the place of segment 32773 is taken/,
+    );
   });
 });
 

@@ -56,6 +56,13 @@ export async function twoPhase(program: ObjectProgram): Promise<Verdict> {
     const before = inside(source.pid);
     const last = await captured(source.pid, config);
     await source.remove();
+    if (!prepared.fits(last.image)) {
+      await target.remove();
+      prepared.anew();
+      await target.run(target.place(command), prepared.fds);
+      prepared.started();
+      await prepared.start(last, target.pid);
+    }
     await prepared.finish(last, target.pid);
     await sleep(settleMs);
     const found = differences(before, inside(target.pid), program.volatile ?? []);

@@ -1,0 +1,97 @@
+import { strict as assert } from 'node:assert';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { SourceMessage } from '@ferry/api';
+import { until } from '../../../test/support/shell.js';
+import { changed, FaultyPort } from './support/faulty-port.js';
+import { compiled, says } from './support/said.js';
+import { TwoAgents } from './support/two-agents.js';
+
+/** Rounds to come after the first, however little there is to send. */
+const policy = {
+  ...{ maxDowntimeMs: 0, maxRounds: 3, roundsTimeoutMs: 0, onNoConvergence: 'stop-copy' },
+  bandwidthBytesPerSecond: 0n,
+};
+
+describe('agent: what a container makes while its memory moves in rounds', function () {
+  this.timeout(180_000);
+  let two: TwoAgents;
+  let rootfs: string;
+  let program: string;
+  before(async () => {
+    two = await TwoAgents.start();
+    program = compiled(two, 'making');
+    rootfs = await two.rootfs([program]);
+  });
+  after(async () => {
+    assert.deepEqual(await two?.remove(), []);
+  });
+
+  /** A bundle whose program may mount. */
+  function bundle(kind: string): string {
+    const folder = join(two.folder.path, 'bundle');
+    mkdirSync(folder);
+    const capabilities = { bounding: ['CAP_SYS_ADMIN'] };
+    const user = { uid: 0, gid: 0 };
+    const config = {
+      ociVersion: '1.0.2',
+      process: { user, args: [program, kind], cwd: '/', capabilities },
+      root: { path: rootfs },
+      mounts: [{ destination: '/proc', type: 'proc', source: 'proc' }],
+      linux: {},
+    };
+    writeFileSync(join(folder, 'config.json'), JSON.stringify(config));
+    return folder;
+  }
+
+  /** Has the container make its things behind the first round, of which they are no part. */
+  function makesBehindTheFirstRound(name: string): void {
+    let rounds = 0;
+    const made = async () => {
+      for await (const { line } of two.at('h1').agent.host.readLog(name)) {
+        assert.doesNotMatch(line, /^damaged/);
+        if (line === 'made') return true;
+      }
+      return undefined;
+    };
+    const answered = async (answer: SourceMessage): Promise<SourceMessage> => {
+      if (answer.message?.$case !== 'round') return answer;
+      rounds += 1;
+      if (rounds > 1) return answer;
+      process.kill(await two.at('h1').agent.host.initPid(name), 'SIGUSR1');
+      await until(`${name} to make it`, made);
+      return answer;
+    };
+    two.wrapSource = (port) => new FaultyPort(port, { session: (all) => changed(all, answered) });
+  }
+
+  it('comes along: System V segments, memory files', async () => {
+    await two.run('h1', { name: 'memory', rootfs, args: [program, 'memory'] });
+    await says(two, { host: 'h1', name: 'memory' });
+    makesBehindTheFirstRound('memory');
+    const result = await two.migrate('memory', 'h1', 'h2', 'made-memory', { policy });
+    assert.equal(result.mode, 'pre-copy', result.warnings.join('; '));
+    assert(result.rounds >= 2, `${result.rounds} rounds`);
+    assert.doesNotMatch(result.warnings.join('; '), /while it stood/);
+    await says(two, { host: 'h2', name: 'memory' }, { more: 3 });
+    two.wrapSource = undefined;
+    await two.migrate('memory', 'h2', 'h1', 'made-memory-back');
+    await says(two, { host: 'h1', name: 'memory' }, { more: 3 });
+  });
+
+  it('is named when it cannot come along, and the container goes on: mounts', async () => {
+    await two.run('h1', { name: 'mounts', bundle: bundle('mounts') });
+    await says(two, { host: 'h1', name: 'mounts' });
+    makesBehindTheFirstRound('mounts');
+    await assert.rejects(
+      two.migrate('mounts', 'h1', 'h2', 'made-mounts', { policy }),
+      (error: Error & { code: string }) => {
+        assert.equal(error.code, 'capture.blocked');
+        assert.match(error.message, /\/made/);
+        return true;
+      },
+    );
+    await says(two, { host: 'h1', name: 'mounts' }, { more: 3 });
+    assert.deepEqual((await two.states('h2')).mounts, undefined);
+  });
+});

@@ -143,7 +143,7 @@ describe('controller: drains', () => {
     assert.equal(a.containers.size, 1);
     const operation = await succeeded(client, begun.operation);
     assert.ok(operation.startedAtMs >= atMs, `${operation.startedAtMs - atMs} ms early`);
-    assert.ok(operation.startedAtMs < atMs + 2000n, 'it came late');
+    assert.ok(operation.startedAtMs < atMs + 10_000n, 'it came late');
     assert.equal(a.containers.size, 0);
   });
 

@@ -389,7 +389,7 @@ export class ContainerHost {
   /** The writable layer, as an archive. */
   exportUpper(
     name: string,
-    options: Options & { readonly leftOut?: (path: string) => void } = {},
+    options: Options & transfer.Followed = {},
   ): AsyncGenerator<Buffer, void, undefined> {
     return transfer.exportUpper(this.#context, name, options);
   }
@@ -398,7 +398,7 @@ export class ContainerHost {
   exportUpperChanges(
     name: string,
     changes: TreeChanges,
-    options: Options & { readonly leftOut?: (path: string) => void } = {},
+    options: Options & transfer.Followed = {},
   ): AsyncGenerator<Buffer, void, undefined> {
     return transfer.exportUpperChanges(this.#context, name, changes, options);
   }

@@ -3,6 +3,7 @@
  *  its parts. */
 export { ByteReader } from './archive/byte-reader.js';
 export { packTree } from './archive/pack.js';
+export { SentBlocks } from './archive/sent-blocks.js';
 export { leavingOut, type TreeState, treeChanges, treeState } from './archive/tree-state.js';
 export { type Unpacked, type UnpackOptions, unpackTree } from './archive/unpack.js';
 export { CAPABILITIES, hostCapabilities } from './capabilities.js';

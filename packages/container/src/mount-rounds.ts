@@ -9,9 +9,6 @@ import { leavingOut, type TreeState, treeChanges, treeState } from './archive/tr
 import { FileWriters, isHeld, type Written } from './file-writers.js';
 import { endOfMounts, headOfMount, openTmpfs } from './mount-content.js';
 
-/** For hashes of what was sent: of 128 GiB. */
-const HASH_BYTES_MAX = 32 << 20;
-
 interface Parameters {
   /** What is "/" for the container. */
   readonly root: string;
@@ -60,7 +57,7 @@ export class MountRounds implements Disposable {
       const out: string[] = [];
       yield headOfMount(destination);
       const leftOut = (path: string) => out.push(path);
-      yield* packTree(folder, { signal, sent, leftOut, ownFiles: true });
+      yield* packTree(folder, { signal, sent, leftOut, looked: state, ownFiles: true });
       followed.state = leavingOut(state, out);
     }
     yield endOfMounts();
@@ -73,7 +70,7 @@ export class MountRounds implements Disposable {
       if (folder === undefined) continue;
       const device = fstatSync(folder.number, { bigint: true }).dev;
       const writers = writersIn(folder, destination);
-      const sent = new SentBlocks(HASH_BYTES_MAX);
+      const sent = new SentBlocks();
       this.#followed.push({ destination, device, writers, sent, state: undefined });
     }
   }
@@ -92,8 +89,7 @@ export class MountRounds implements Disposable {
       followed.state = undefined;
       const { now, changes } = await this.#look(folder, followed, before, mapped?.get(device));
       const out: string[] = [];
-      const inodes = new Set([...now.values()].map(({ inode }) => inode));
-      sent.keepOnly((inode) => inodes.has(inode));
+      sent.keepOnly(now);
       const leftOut = (path: string) => out.push(path);
       const options = { signal, sent, leftOut, ownFiles: true };
       let isFirst = true;

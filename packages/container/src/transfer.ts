@@ -2,7 +2,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { FerryError } from '@ferry/core';
 import { ByteReader } from './archive/byte-reader.js';
 import { packChanges, unpackChanges } from './archive/changes.js';
-import { packTree } from './archive/pack.js';
+import { type PackOptions, packTree } from './archive/pack.js';
 import type { TreeChanges } from './archive/tree-state.js';
 import { unpackTree } from './archive/unpack.js';
 import { restoreConfig, tmpfsMounts } from './config.js';
@@ -20,6 +20,9 @@ interface Options {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Of a copy whose changes are to be followed: see PackOptions. */
+export type Followed = Pick<PackOptions, 'leftOut' | 'looked' | 'sent'>;
+
 /** What another host must know to take the container in. */
 export async function describeContainer(context: HostContext, name: string): Promise<Transfer> {
   const {
@@ -35,7 +38,7 @@ export async function describeContainer(context: HostContext, name: string): Pro
 export async function* exportUpper(
   context: HostContext,
   name: string,
-  options: Options & { readonly leftOut?: (path: string) => void } = {},
+  options: Options & Followed = {},
 ): AsyncGenerator<Buffer, void, undefined> {
   await context.load(name);
   yield* packTree(context.places(name).upper, options);
@@ -46,7 +49,7 @@ export async function* exportUpperChanges(
   context: HostContext,
   name: string,
   changes: TreeChanges,
-  options: Options & { readonly leftOut?: (path: string) => void } = {},
+  options: Options & Followed = {},
 ): AsyncGenerator<Buffer, void, undefined> {
   await context.load(name);
   yield* packChanges(context.places(name).upper, changes, options);

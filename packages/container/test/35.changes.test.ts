@@ -1,11 +1,23 @@
 import { strict as assert } from 'node:assert';
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { ByteReader } from '../src/archive/byte-reader.js';
 import { packChanges, unpackChanges } from '../src/archive/changes.js';
+import { packTree } from '../src/archive/pack.js';
 import { namesIn } from '../src/archive/raw-fs.js';
+import { SentBlocks } from '../src/archive/sent-blocks.js';
 import { leavingOut, type TreeState, treeChanges, treeState } from '../src/archive/tree-state.js';
+import { unpackTree } from '../src/archive/unpack.js';
 import { mountOverlay, unmount } from '../src/overlay.js';
 
 describe('container: changes of a writable layer', () => {
@@ -85,6 +97,54 @@ describe('container: changes of a writable layer', () => {
     );
     assert.equal(readFileSync(at('there', 'mapped'), 'utf8'), 'second\n');
     assert.equal(execFileSync('stat', ['-c', '%i', at('there', 'mapped')]).toString(), inode);
+  });
+
+  it('starts from what was looked at, without what came later', async () => {
+    inHere('mkdir own; echo 1 >own/kept; echo 2 >own/gone');
+    const looked = await treeState(upper());
+    inHere('echo 3 >own/new; rm own/gone');
+    const there = join(base, 'unpacked');
+    mkdirSync(there);
+    const out: string[] = [];
+    const leftOut = (path: string) => out.push(path);
+    await unpackTree(there, new ByteReader(packTree(upper(), { looked, leftOut })));
+    assert.deepEqual(readdirSync(join(there, 'own')), ['kept']);
+    assert.deepEqual(out, ['own/gone']);
+    const below = new Map([['own/gone/in/it', looked.get('own/kept')!]]);
+    assert.equal(leavingOut(below, out).get('own/gone/in/it')?.inode, -1n);
+    assert.deepEqual(leavingOut(below, ['own/gone/in/i']), below);
+    inHere('rm -r own');
+  });
+
+  it('brings of a file that was sent before only the blocks that differ', async () => {
+    const sent = new SentBlocks();
+    const bring = async (before: TreeState): Promise<{ now: TreeState; bytes: number }> => {
+      const now = await treeState(upper());
+      let bytes = 0;
+      const changes = packChanges(upper(), treeChanges(before, now), { sent });
+      const counted = async function* () {
+        for await (const chunk of changes) {
+          bytes += chunk.length;
+          yield chunk;
+        }
+      };
+      await unpackChanges(at('there'), counted());
+      assert.equal(seen('there'), seen('here'));
+      return { now, bytes };
+    };
+    inHere('dd if=/dev/urandom of=growing bs=1M count=2 2>/dev/null');
+    let { now } = await bring(new Map());
+    for (const script of [
+      'echo more >>growing',
+      'printf x | dd of=growing bs=1 seek=200000 conv=notrunc 2>/dev/null',
+      'truncate -s 1000000 growing; truncate -s 3M growing; chmod 600 growing',
+      'fallocate -p -o 100000 -l 500000 growing',
+    ]) {
+      inHere(script);
+      const brought = await bring(now);
+      assert(brought.bytes < 200_000, `${brought.bytes} bytes: ${script}`);
+      now = brought.now;
+    }
   });
 
   /** Copies what has changed since `before`, while something else happens to it. */

@@ -36,7 +36,7 @@ import {
   unlessGone,
 } from './raw-fs.js';
 import { BLOCK_BYTES, type FileBlocks, type SentBlocks, ZEROS } from './sent-blocks.js';
-import { identityOf, type TreeChanges } from './tree-state.js';
+import { identity, identityOf, type TreeChanges, type TreeState } from './tree-state.js';
 
 const read = promisify(readCallback);
 
@@ -62,6 +62,8 @@ export interface PackOptions {
   /** Only this much. Of an overlay's upper layer, to be unpacked through an overlay: without whiteouts, and without the
    *  attributes that only an overlay itself can set. */
   readonly only?: Omit<TreeChanges, 'removed'>;
+  /** Only what is there as it was looked at: what came since is made, or not, the next time. */
+  readonly looked?: TreeState | undefined;
   /** What was sent of its files before, by which they are patched, and is from now on. */
   readonly sent?: SentBlocks | undefined;
   /** Without files that something else is mounted on. */
@@ -109,10 +111,16 @@ class Packer {
   /** Names by what is there and they were linked to. */
   readonly #links = new Map<string, string[]>();
   readonly #upToDate = new Set<string>();
+  readonly #looked: TreeState | undefined;
+  /** What was to be found and is not yet. */
+  readonly #missing: Set<string>;
   #pending: Buffer[] = [MAGIC];
   #pendingBytes = MAGIC.length;
 
-  constructor(root: OwnedFd, { signal, leftOut, only, sent, ownFiles }: PackOptions) {
+  constructor(root: OwnedFd, { signal, leftOut, only, looked, sent, ownFiles }: PackOptions) {
+    this.#looked = looked;
+    this.#missing = new Set(only?.made.keys() ?? looked?.keys() ?? []);
+    this.#missing.delete('');
     this.#ownFiles = ownFiles === true;
     this.#leftOut = leftOut;
     this.#only = only;
@@ -138,6 +146,7 @@ class Packer {
     this.#put(encodeEntry({ kind: 'directory', path: '', meta: this.#metadata(about, path) }));
     yield* this.#folder(this.#root, '', 1, this.#only === undefined);
     yield* this.#flush();
+    for (const path of this.#missing) this.#leftOut?.(path);
     // They were linked to what is there, and it was not brought up to date.
     for (const [target, names] of this.#links) {
       if (!this.#upToDate.has(target)) for (const name of names) this.#leftOut?.(name);
@@ -164,6 +173,7 @@ class Packer {
         this.#leftOut?.(path);
         continue;
       }
+      this.#missing.delete(path);
       const isOwn = about.dev === this.#device || about.isDirectory();
       if ((this.#ownFiles && !isOwn) || !this.#wants(path, about, whole)) continue;
       if (about.isDirectory()) {
@@ -176,10 +186,16 @@ class Packer {
   }
 
   #wants(path: string, about: BigIntStats, whole: boolean): boolean {
-    if (this.#only === undefined) return true;
-    const isWhiteout = !this.#only.plain && about.isCharacterDevice() && about.rdev === 0n;
+    const only = this.#only;
+    if (only === undefined) return this.#looked === undefined || this.#isAsLooked(path, about);
+    const isWhiteout = !only.plain && about.isCharacterDevice() && about.rdev === 0n;
     if (isWhiteout || whole) return !isWhiteout;
-    const looked = this.#only.made.get(path);
+    return this.#isAsLooked(path, about);
+  }
+
+  #isAsLooked(path: string, about: BigIntStats): boolean {
+    const entry = this.#looked?.get(path);
+    const looked = this.#only?.made.get(path) ?? (entry === undefined ? entry : identity(entry));
     const isSame = looked === identityOf(about);
     // Another one in its place may not fit to what is there of it.
     if (looked !== undefined && !isSame) this.#leftOut?.(path);

@@ -1,9 +1,12 @@
 import { createHash } from 'node:crypto';
+import type { TreeState } from './tree-state.js';
 
 /** Content of files is remembered in blocks of this size; a block of zeros is known without a hash. */
 export const BLOCK_BYTES = 64 * 1024;
 export const ZEROS = Buffer.alloc(BLOCK_BYTES);
 const DIGEST_BYTES = 16;
+/** For 128 GiB. */
+const HASH_BYTES_MAX = 32 << 20;
 const NO_DIGEST = Buffer.alloc(DIGEST_BYTES);
 
 /** What was sent of one file: of each block the first half of its sha256, or zeros for zeros. */
@@ -49,8 +52,8 @@ export class SentBlocks {
   readonly #bytesMax: number;
   #bytes = 0;
 
-  /** @param bytesMax  of hashes; a file of 1 GiB has 256 KiB */
-  constructor(bytesMax: number) {
+  /** @param bytesMax  of hashes */
+  constructor(bytesMax = HASH_BYTES_MAX) {
     this.#bytesMax = bytesMax;
   }
 
@@ -74,7 +77,8 @@ export class SentBlocks {
   }
 
   /** Forgets the files that are gone. */
-  keepOnly(isThere: (inode: bigint) => boolean): void {
-    for (const inode of this.#files.keys()) if (!isThere(inode)) this.forget(inode);
+  keepOnly(state: TreeState): void {
+    const there = new Set([...state.values()].map(({ inode }) => inode));
+    for (const inode of this.#files.keys()) if (!there.has(inode)) this.forget(inode);
   }
 }

@@ -93,7 +93,7 @@ export function identityOf(about: BigIntStats): string {
   return identity({ kind: kindOf(about), inode: about.ino });
 }
 
-function identity({ kind, inode }: Pick<TreeEntry, 'kind' | 'inode'>): string {
+export function identity({ kind, inode }: Pick<TreeEntry, 'kind' | 'inode'>): string {
   return `${kind} ${inode}`;
 }
 
@@ -217,7 +217,13 @@ export function isUnchanged({ removed, made }: TreeChanges): boolean {
 /** The state when a copy of it has left some of it out: whatever is there next time is made, or removed. */
 export function leavingOut(state: TreeState, paths: readonly string[]): TreeState {
   if (paths.length === 0) return state;
-  const isOut = (path: string) => paths.some((out) => path === out || path.startsWith(`${out}/`));
+  const out = new Set(paths);
+  const isOut = (path: string): boolean => {
+    for (let at = path; ; at = at.slice(0, at.lastIndexOf('/'))) {
+      if (out.has(at)) return true;
+      if (!at.includes('/')) return false;
+    }
+  };
   const unknown = (entry: TreeEntry): TreeEntry => ({ ...entry, inode: -1n, mark: '' });
   return new Map(
     [...state].map(([path, entry]) => [path, isOut(path) ? unknown(entry) : entry] as const),

@@ -4,6 +4,7 @@ import {
   leavingOut,
   type MountRounds,
   type Neighbour,
+  SentBlocks,
   type TreeState,
   treeChanges,
   treeState,
@@ -66,7 +67,7 @@ export class SourceWork {
   #returned = false;
   #frozenAt: number | undefined;
   #neighbours: Neighbour[] = [];
-  #copiedUpper: TreeState | undefined;
+  #copiedUpper: { readonly state: TreeState; readonly sent: SentBlocks } | undefined;
   #mounts: MountRounds | undefined;
   #quota: CpuQuota | undefined;
   /** Since writes are noted: the container's CPU time then, in microseconds, and when that was. */
@@ -227,10 +228,12 @@ export class SourceWork {
   async *exportUpper(signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
     const { source, container } = this.#p;
     this.#copiedUpper = undefined;
+    const sent = new SentBlocks();
     const state = await treeState(source.host.upperPath(container));
     const out: string[] = [];
-    yield* source.host.exportUpper(container, { signal, leftOut: (path) => out.push(path) });
-    this.#copiedUpper = leavingOut(state, out);
+    const leftOut = (path: string) => out.push(path);
+    yield* source.host.exportUpper(container, { signal, sent, leftOut, looked: state });
+    this.#copiedUpper = { state: leavingOut(state, out), sent };
   }
 
   /** What has changed of it since the last export.
@@ -241,12 +244,16 @@ export class SourceWork {
     if (before === undefined) {
       throw new FerryError('migrate.order', 'The writable layer was not copied yet');
     }
+    // Should it fail now, nobody knows what has come.
+    this.#copiedUpper = undefined;
+    const { sent } = before;
     const now = await treeState(source.host.upperPath(container));
-    const changes = treeChanges(before, now);
+    sent.keepOnly(now);
+    const changes = treeChanges(before.state, now);
     const out: string[] = [];
-    const options = { signal, leftOut: (path: string) => out.push(path) };
-    yield* source.host.exportUpperChanges(container, changes, options);
-    this.#copiedUpper = leavingOut(now, out);
+    const leftOut = (path: string) => out.push(path);
+    yield* source.host.exportUpperChanges(container, changes, { signal, sent, leftOut });
+    this.#copiedUpper = { state: leavingOut(now, out), sent };
   }
 
   /** The tmpfs mounts of a container that runs: what `exportMountChanges` starts from.

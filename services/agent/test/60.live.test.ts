@@ -1,13 +1,23 @@
 import { strict as assert } from 'node:assert';
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import type { SourceMessage } from '@ferry/api';
+import { until } from '../../../test/support/shell.js';
 import { changed, FaultyPort } from './support/faulty-port.js';
 import { compiled, says } from './support/said.js';
 import { type HostName, TwoAgents } from './support/two-agents.js';
 
 const LOGGER =
   'mkdir -p /data; i=0; while :; do i=$((i+1)); echo "line $i" >>/data/log; read -t 0.01 x </dev/zero; done';
+
+const GROWER = 'while :; do echo more >>/data/log; read -t 0.01 x </dev/zero; done';
 
 describe('agent: containers that move while they run', function () {
   this.timeout(180_000);
@@ -213,4 +223,31 @@ describe('agent: containers that move while they run', function () {
       found.map((_line, i) => `line ${i + 1}`),
     );
   });
+
+  it('bring of a large file that grows only what is new', async () => {
+    const rootfs = await two.rootfs(['/bin/bash', '/bin/mkdir', '/bin/dd']);
+    const script = `mkdir -p /data; dd if=/dev/urandom of=/data/log bs=1M count=16 2>/dev/null; ${GROWER}`;
+    await two.run('h1', { name: 'grower', rootfs, args: ['/bin/bash', '-c', script] });
+    const size = (host: HostName) => sizeOf(host, 'grower', 'data/log');
+    await until('its file', async () => ((await size('h1')) > 16 << 20 ? true : undefined));
+    let bytes = 0;
+    two.wrapSource = (port) =>
+      new FaultyPort(port, {
+        state: (chunks, kind) =>
+          changed(chunks, (chunk) => {
+            if (kind === 'upper-rest') bytes += chunk.length;
+            return chunk;
+          }),
+      });
+    const result = await move('grower', 'h1', 'h2');
+    assert.doesNotMatch(result.warnings.join(), /while it stood/);
+    assert(bytes < 1 << 20, `${bytes} bytes while it stood`);
+    const before = await size('h2');
+    await until('more', async () => ((await size('h2')) > before ? true : undefined));
+  });
+
+  async function sizeOf(host: HostName, name: string, path: string): Promise<number> {
+    const pid = await two.at(host).agent.host.initPid(name);
+    return statSync(join('/proc', String(pid), 'root', path), { throwIfNoEntry: false })?.size ?? 0;
+  }
 });

@@ -254,8 +254,51 @@ static void owning(void) {
     run(&plan);
 }
 
+/// The first process of a PID namespace, in a user namespace that was made there.
+static void user_in_pid(void *argument) {
+    (void)argument;
+    MUST(unshare(CLONE_NEWUSER));
+    struct identity before = look();
+    object_child_wait();
+    SABOTAGE(before.bounding ^= 1);
+    CHECK_EQUAL(getpid(), 1, "its number");
+    check_identity(&before);
+}
+
+static void pid_around(void) {
+    MUST(unshare(CLONE_NEWPID));
+    pid_t child = object_fork(user_in_pid, NULL);
+    object_ready_and_wait();
+    object_join(child);
+}
+
+/// The other way round: the PID namespace belongs to the user namespace (unshare -U --pid --fork).
+static void owned_init(void *argument) {
+    (void)argument;
+    object_child_wait();
+    SABOTAGE(object_fail("broken on purpose"));
+    CHECK_EQUAL(getpid(), 1, "its number");
+    check_owned("pid");
+}
+
+static void owner(void *argument) {
+    (void)argument;
+    MUST(unshare(CLONE_NEWUSER | CLONE_NEWPID));
+    pid_t child = object_fork(owned_init, NULL);
+    object_child_wait();
+    object_join(child);
+}
+
+static void pid_owned(void) {
+    MUST(chmod(object_directory, 0777));
+    pid_t child = object_fork(owner, NULL);
+    object_ready_and_wait();
+    object_join(child);
+}
+
 int main(int argc, char **argv) {
     static const struct object_kind kinds[] = {
-        {"unmapped", unmapped}, {"root", root_inside}, {"user", user_inside}, {"owning", owning}};
+        {"unmapped", unmapped}, {"root", root_inside}, {"user", user_inside}, {"owning", owning},
+        {"pid-around", pid_around}, {"pid-owned", pid_owned}};
     object_run_kinds(kinds, COUNT_OF(kinds), argc, argv);
 }

@@ -77,12 +77,20 @@ export const spacePrograms: readonly ObjectProgram[] = [
     args: [kind],
     hostOnly: withoutAdmin,
   })),
-  ...['unmapped', 'root', 'user', 'owning'].map((kind) => ({
+  ...['unmapped', 'root', 'user', 'owning', 'pid-around'].map((kind) => ({
     name: `nested-user-${kind}`,
     source: 'nested-user',
     args: [kind],
     hostOnly: withoutAdmin,
+    volatile: [/ fd \d+: was "pid:/],
   })),
+  {
+    name: 'nested-user-pid-owned',
+    source: 'nested-user',
+    args: ['pid-owned'],
+    later: 'refused by name',
+    blocker: /pid:\S+ one that belongs to a nested user namespace .*before the user namespace/,
+  },
   ...['thread', 'named', 'sharing', 'segment'].map((kind) => ({
     name: `nested-${kind}`,
     source: 'nested',

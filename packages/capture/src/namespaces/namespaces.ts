@@ -330,6 +330,9 @@ class NamespaceCapture {
       this.#block(place.process, {
         ...nestedBlocker(place.type, place.link),
         reason: 'one that belongs to a nested user namespace is not carried yet',
+        ...(namespace.type === 'pid' && {
+          remedy: 'make it before the user namespace (unshare --pid --fork unshare --user)',
+        }),
       });
     }
     for (const process of this.#processes) {

@@ -304,8 +304,7 @@ static int sharer(void *argument) {
 }
 
 static void sharing_child(void *argument) {
-    (void)argument;
-    MUST(unshare(CLONE_NEWNS));
+    MUST(unshare(*(int *)argument));
     static char stack[65536] __attribute__((aligned(16)));
     pid_t child = MUST(clone(sharer, stack + sizeof stack, CLONE_FS | SIGCHLD, NULL));
     object_child_wait();
@@ -319,10 +318,19 @@ static void sharing_child(void *argument) {
     CHECK(strcmp(folder, object_directory) == 0, "the child works in %s", folder);
 }
 
+static int sharing_space = CLONE_NEWNS;
+
 static void sharing(void) {
-    pid_t child = object_fork(sharing_child, NULL);
+    pid_t child = object_fork(sharing_child, &sharing_space);
     object_ready_and_wait();
     object_join(child);
+}
+
+/// The same in a user namespace.
+static void sharing_user(void) {
+    MUST(chmod(object_directory, 0777));
+    sharing_space = CLONE_NEWUSER;
+    sharing();
 }
 
 int main(int argc, char **argv) {
@@ -330,7 +338,7 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)(void);
     } kinds[] = {{"uts", uts},           {"ipc", ipc},   {"net", net},
-                 {"net-held", net_held}, {"mnt", mnt}, {"thread", thread}, {"named", named}, {"sharing", sharing}, {"segment", segment}};
+                 {"net-held", net_held}, {"mnt", mnt}, {"thread", thread}, {"named", named}, {"sharing", sharing}, {"sharing-user", sharing_user}, {"segment", segment}};
     object_start(argc, argv);
     for (size_t i = 0; i < COUNT_OF(kinds); i++) {
         if (strcmp(argv[2], kinds[i].name) == 0) {

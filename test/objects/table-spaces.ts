@@ -91,7 +91,7 @@ export const spacePrograms: readonly ObjectProgram[] = [
     later: 'refused by name',
     blocker: /pid:\S+ one that belongs to a nested user namespace .*before the user namespace/,
   },
-  ...['thread', 'named', 'sharing', 'segment'].map((kind) => ({
+  ...['thread', 'named', 'sharing', 'sharing-user', 'segment'].map((kind) => ({
     name: `nested-${kind}`,
     source: 'nested',
     args: [kind],
@@ -99,7 +99,8 @@ export const spacePrograms: readonly ObjectProgram[] = [
     blocker: {
       thread: /thread \d+ in net:/,
       named: /it is a name of net:/,
-      sharing: /shares its working directory/,
+      sharing: /working directory shared with process .* in a nested mount namespace/,
+      'sharing-user': /working directory shared with process .* in a nested user namespace/,
       segment: /1 segments of System V/,
     }[kind]!,
   })),

@@ -14,6 +14,9 @@ interface SharingProcess {
 
 type What = keyof typeof KCMP;
 
+/** Namespaces that nobody enters who shares a working directory: setns(2). */
+const ALONE = ['mnt', 'user'] as const;
+
 const WORDS: Record<What, string> = {
   vm: 'memory',
   files: 'a table of descriptors',
@@ -21,8 +24,9 @@ const WORDS: Record<What, string> = {
 };
 
 /** Processes of a running tree that share, without being threads, what cannot be carried as shared: memory at all (a
- *  vfork(2) child), the rest with any other process than the parent (clone(2) CLONE_FILES, CLONE_FS).
- *  @param processes  the tree, without zombies */
+ *  vfork(2) child), the rest with any other process than the parent (clone(2) CLONE_FILES, CLONE_FS), a working directory
+ *  in namespaces that must be entered alone.
+ *  @param processes  the tree, its root first, without zombies */
 export function sharingBlockers(processes: readonly SharingProcess[]): Blocker[] {
   const parents = new Map(processes.map(({ hostPid }) => [hostPid, parentOf(hostPid)]));
   awaitBorrowers(
@@ -35,11 +39,50 @@ export function sharingBlockers(processes: readonly SharingProcess[]): Blocker[]
       // The first has what its descendants share.
       const fromAfar = what === 'vm' ? group.slice(1) : apart.slice(1);
       const jailed = what === 'fs' ? group.slice(1).filter(isJailed) : [];
-      return [...new Set([...fromAfar, ...jailed])].map((process) =>
+      const found = [...new Set([...fromAfar, ...jailed])].map((process) =>
         blocker(process, group[0]!, what),
       );
+      if (what !== 'fs' || found.length > 0) return found;
+      return entering(group, processes[0]!);
     }),
   );
+}
+
+/** Of those that share a working directory, one that is in a namespace of its own. */
+function entering(group: readonly SharingProcess[], root: SharingProcess): Blocker[] {
+  for (const type of ALONE) {
+    const home = spaceOf(root, type);
+    const one = group.find((process) => ![home, undefined].includes(spaceOf(process, type)));
+    if (one === undefined) continue;
+    const other = group.find((process) => process !== one)!;
+    return [{ ...blocker(one, other, 'fs'), ...NESTED[type] }];
+  }
+  return [];
+}
+
+const NESTED = {
+  mnt: {
+    reason: 'it is in a nested mount namespace, which nobody enters who shares it',
+    remedy: 'let the other one be made without CLONE_FS',
+  },
+  user: {
+    reason: 'it is in a nested user namespace, which nobody enters who shares it',
+    remedy: 'let the other one be made without CLONE_FS',
+  },
+} as const;
+
+/** undefined: it is about to end, and has none any more. */
+function spaceOf({ hostPid }: SharingProcess, type: string): string | undefined {
+  try {
+    return readLink(`/proc/${hostPid}/ns/${type}`);
+  } catch (error) {
+    if (isEnding(error)) return undefined;
+    throw error;
+  }
+}
+
+function isEnding(error: unknown): boolean {
+  return error instanceof SysError && ['ENOENT', 'ESRCH'].includes(error.errno);
 }
 
 /** Groups of two and more, each in the order of the tree. kcmp(2) orders what it compares, so that n processes take a
@@ -68,8 +111,7 @@ function isJailed({ hostPid }: SharingProcess): boolean {
   try {
     return readLink(`/proc/${hostPid}/root`) !== '/';
   } catch (error) {
-    // It is about to end, and has none any more.
-    if (error instanceof SysError && ['ENOENT', 'ESRCH'].includes(error.errno)) return false;
+    if (isEnding(error)) return false; // and has none any more
     throw error;
   }
 }

@@ -21,6 +21,7 @@ import {
   send,
   setInt,
   settle,
+  withoutKernelMemory,
 } from './support/sockets.js';
 
 describe('TCP and UDP sockets, captured and made again', () => {
@@ -147,6 +148,44 @@ describe('TCP and UDP sockets, captured and made again', () => {
       settle();
       strictEqual(receive(rig.accept(l2!)), 'hello');
     });
+
+    it('what clients have sent that nobody has accepted yet, though they may have closed', () => {
+      const [listener, first, second] = waitingClients('much '.repeat(4000), 'second');
+      rig.close(second);
+      settle();
+      const [l2, f2] = rig.again([listener, first]);
+      send(f2!, 'and more');
+      const server = rig.accept(l2!);
+      const found = receiveAll(server, 20_008).toString();
+      strictEqual(found, `${'much '.repeat(4000)}and more`);
+      const other = rig.accept(l2!);
+      strictEqual(receiveAll(other, 6).toString(), 'second');
+      strictEqual(receive(other), '');
+    });
+
+    it('a blocker where the kernel does not show what they have sent', () => {
+      const [listener, first, second] = waitingClients('first', 'second');
+      const fds = [listener, first, second];
+      const { blockers } = withoutKernelMemory(() => capture(fds, 'thawed'));
+      deepStrictEqual(
+        blockers.map(({ code }) => code),
+        ['socket.tcpPending'],
+      );
+    });
+
+    /** Clients that have connected and sent something. */
+    function waitingClients(...texts: readonly [string, string]): [number, number, number] {
+      const listener = rig.tcpListener();
+      const to = address(AF.inet, portOf(listener));
+      const [first, second] = texts.map((text) => {
+        const client = rig.socket(AF.inet, SOCK.stream);
+        call('connect', client, to, to.length);
+        send(client, text);
+        return client;
+      });
+      settle();
+      return [listener, first!, second!];
+    }
 
     it('connections that are over: with data, with a reset', () => {
       const [client, server, listener] = rig.tcpPair();

@@ -10,6 +10,7 @@ import {
   makeRig,
   nameOf,
   receive,
+  receiveAll,
   receiveFrom,
   SHUT_WR,
   SO,
@@ -22,6 +23,7 @@ import {
   sendTo,
   setInt,
   unixName,
+  withoutKernelMemory,
 } from './support/sockets.js';
 
 describe('UNIX sockets, captured and made again', () => {
@@ -134,6 +136,38 @@ describe('UNIX sockets, captured and made again', () => {
     send(s2!, 'second');
     strictEqual(receive(rig.accept(l2!)), 'first');
     strictEqual(receive(rig.accept(l2!)), 'second');
+  });
+
+  it('what clients have sent that nobody has accepted yet, though they may have closed', () => {
+    const name = rig.abstractName();
+    const listener = rig.listening(name);
+    const [first, second] = [rig.connected(name), rig.connected(name)];
+    const long = 'long '.repeat(4000);
+    for (const text of ['first', long]) send(first, text);
+    send(second, 'second');
+    rig.close(second);
+    const [l2, f2] = rig.again([listener, first]);
+    send(f2!, 'and more');
+    const server = rig.accept(l2!);
+    strictEqual(receiveAll(server, 5 + long.length + 8).toString(), `first${long}and more`);
+    const other = rig.accept(l2!);
+    strictEqual(receive(other), 'second');
+    strictEqual(receive(other), '');
+  });
+
+  it('a blocker where the kernel does not show what they have sent', () => {
+    const name = rig.abstractName();
+    const listener = rig.listening(name);
+    const [first, second] = [rig.connected(name), rig.connected(name)];
+    const silent = withoutKernelMemory(() => capture([listener, first, second], 'thawed'));
+    deepStrictEqual(silent.blockers, []);
+    send(first, 'first');
+    rig.close(second);
+    const { blockers } = withoutKernelMemory(() => capture([listener, first], 'thawed'));
+    deepStrictEqual(blockers.map(({ code }) => code).sort(), [
+      'socket.unixPending',
+      'socket.unixPendingData',
+    ]);
   });
 
   it('an end whose peer is closed still has its data, then ends', () => {

@@ -7,7 +7,6 @@ import type { TcpInfo } from './tcp-state.js';
 import { UnacceptedReader, type UnacceptedTcp } from './unaccepted.js';
 
 const IPPROTO_TCP = 6;
-const FIN_WAIT_2 = 5;
 const CLOSE_WAIT = 8;
 
 /** A connection that waits to be accepted: its end here, the other one, and what has come. */
@@ -67,8 +66,8 @@ function isCarried({ child, client, queue }: Waiting, one: Descriptor, ctx: File
   const isWhole = queue === undefined ? child.received === 0 : dataOf(queue) !== undefined;
   if (!isWhole) return false;
   if (client !== undefined && client.inode !== 0) return isTreeSocket(client.inode, one, ctx);
-  // Its client has closed it, and everything it had sent has come: then it is nothing but what is read here.
-  const wasHere = client === undefined ? isLoopback(child) : client.state === FIN_WAIT_2;
+  // Its client has closed it, and the end has come, so all before it: it is nothing but what is read here.
+  const wasHere = client !== undefined || isLoopback(child);
   return queue !== undefined && wasHere && child.state === CLOSE_WAIT;
 }
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ProgramBuilder } from '@ferry/dumpbin';
 import type { FileObject, TreeImage } from '@ferry/image';
-import { call, sys } from '@ferry/linux';
+import { call, KernelMemory, sys } from '@ferry/linux';
 import type { EmitContext } from '../../../dumpbin/src/files/emit.js';
 import { fileEmitters } from '../../../dumpbin/src/files/registry.js';
 import { interpret } from '../../../dumpbin/test/support/interpret.js';
@@ -64,6 +64,17 @@ export function capture(fds: readonly number[], outcome: 'thawed' | 'killed' = '
   const idOf = (fd: number) =>
     captured.descriptorsOf(self.pid).find((descriptor) => descriptor.fd === fd)?.fileId;
   return { ...captured, idOf };
+}
+
+/** As where the kernel does not let its memory be read. */
+export function withoutKernelMemory<T>(steps: () => T): T {
+  const { open } = KernelMemory;
+  KernelMemory.open = () => undefined;
+  try {
+    return steps();
+  } finally {
+    KernelMemory.open = open;
+  }
 }
 
 export function unixName(text: string): Buffer {

@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ByteReader } from '../src/archive/byte-reader.js';
 import { packChanges, unpackChanges } from '../src/archive/changes.js';
+import { encodeEntry, encodeExtent, MAGIC } from '../src/archive/format.js';
 import { packTree } from '../src/archive/pack.js';
 import { namesIn } from '../src/archive/raw-fs.js';
 import { SentBlocks } from '../src/archive/sent-blocks.js';
@@ -198,6 +199,37 @@ describe('container: changes of a writable layer', () => {
     for await (const chunk of packChanges(upper(), changes)) chunks.push(chunk);
     assert.deepEqual(chunks, []);
   });
+
+  for (const [what, script] of [
+    ['a device', 'mknod it c 1 3'],
+    ['a FIFO', 'mkfifo it'],
+    ['a symbolic link', 'ln -s kept it'],
+    ['nothing', ''],
+  ] as const) {
+    it(`opens only files to write them in place: ${what}`, async () => {
+      execFileSync('/bin/sh', ['-ec', script], { cwd: at('there') });
+      const meta = { mode: 0o644, uid: 0, gid: 0, mtimeNs: 0n, xattrs: [] };
+      const kinds = what === 'nothing' ? (['patch'] as const) : (['file', 'patch'] as const);
+      for (const kind of kinds) {
+        const archive = Buffer.concat([
+          Buffer.alloc(4),
+          MAGIC,
+          encodeEntry({ kind: 'directory', path: '', meta }),
+          encodeEntry({ kind, path: 'it', meta, size: 1n }),
+          encodeExtent(0n, 1),
+          Buffer.from('x'),
+        ]);
+        const stream = (async function* () {
+          yield archive;
+        })();
+        await assert.rejects(unpackChanges(at('there'), stream), {
+          code: 'container.archive',
+          message: /"it" is no file there/,
+        });
+      }
+      rmSync(at('there', 'it'), { force: true });
+    });
+  }
 
   it('refuses paths that leave the tree', async () => {
     const outside = join(base, 'outside');

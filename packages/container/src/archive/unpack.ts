@@ -1,4 +1,4 @@
-import { constants, write as writeCallback, writeSync } from 'node:fs';
+import { constants, fstatSync, type Stats, write as writeCallback, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { FerryError } from '@ferry/core';
 import { call, ERRNO, OwnedFd, sys, sysError } from '@ferry/linux';
@@ -26,6 +26,7 @@ import {
   Pacer,
   pathBytes,
   readXattrs,
+  unlessGone,
 } from './raw-fs.js';
 
 const write = promisify(writeCallback);
@@ -227,7 +228,9 @@ class Unpacker {
     const { O_WRONLY, O_CREAT, O_EXCL, O_TRUNC, O_NOFOLLOW, O_NONBLOCK } = constants;
     const flags = O_WRONLY | O_NOFOLLOW | O_CLOEXEC;
     if (this.#options.into === 'changed') {
-      // It may be there, and be a mount.
+      // It may be there, and be a mount, or a device that is not for us to open.
+      const isFile = kindThere(parent, name)?.isFile() ?? kind === 'file';
+      if (!isFile) throw damaged(`${shown(path)} is no file there`);
       const how = kind === 'patch' ? O_NONBLOCK : O_NONBLOCK | O_CREAT | O_TRUNC;
       return openBeneath(parent, name, flags | how);
     }
@@ -292,6 +295,13 @@ class Unpacker {
     if (result < 0) throw conflict(name, result, path);
     return result;
   }
+}
+
+function kindThere(parent: OwnedFd, name: string): Stats | undefined {
+  const opened = unlessGone(() => openBeneath(parent, name, O_PATH | constants.O_NOFOLLOW));
+  if (opened === undefined) return undefined;
+  using fd = opened;
+  return fstatSync(fd.number);
 }
 
 function openUnlessMount(parent: OwnedFd, name: string, flags: number): OwnedFd | undefined {

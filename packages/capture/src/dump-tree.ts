@@ -17,7 +17,7 @@ import {
   type WriteProgress,
   writeDumpFiles,
 } from '@ferry/dumpbin';
-import { encodeTreeFile, type Process, TREE_FILE, type TreeImage } from '@ferry/image';
+import { encodeTreeFile, lossesOf, type Process, TREE_FILE, type TreeImage } from '@ferry/image';
 import { beUrgent } from '@ferry/linux';
 import { rehearse } from './rehearsal.js';
 import { TreeCapture } from './tree-capture.js';
@@ -156,19 +156,6 @@ function copyPages(capture: TreeCapture, image: TreeImage): PageReader | undefin
   return (pid, read, offset, into) => {
     copies.get(key(pid, read))?.copy(into, 0, offset, offset + into.length);
   };
-}
-
-/** What of the tree is not in the image, for people. */
-function lossesOf(image: TreeImage): string[] {
-  return image.files.flatMap(({ id, kind, lost }) => {
-    if (lost === '') return [];
-    const holder = image.processes.find(({ descriptors }) =>
-      descriptors.some(({ fileId }) => fileId === id),
-    );
-    const fd = holder?.descriptors.find(({ fileId }) => fileId === id)?.fd;
-    const where = `descriptor ${fd ?? '?'} of process ${holder?.hostPid ?? '?'}`;
-    return [`${where} (${kind?.$case}): ${lost} that were not read are not carried`];
-  });
 }
 
 function counts(image: TreeImage) {

@@ -112,6 +112,7 @@ export * from './image-file.js';
 export * from './inner-ids.js';
 export * from './kept-memory.js';
 export * from './limits.js';
+export * from './losses.js';
 export * from './temporary-name.js';
 export * from './validate.js';
 export * from './version.js';

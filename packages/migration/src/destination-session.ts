@@ -12,6 +12,7 @@ import {
   toErrorDetail,
 } from '@ferry/api';
 import { errorText, FerryError, unreachable } from '@ferry/core';
+import { lossesOf, TreeImage } from '@ferry/image';
 import { collectYoung } from '@ferry/linux';
 import type { Policy } from './convergence.js';
 import type { CutoverHistory } from './cutover-history.js';
@@ -114,6 +115,9 @@ export class DestinationSession {
   #described: SourceDescription | undefined;
   #receiver: ImageReceiver | undefined;
   #received: ReceivedImage | undefined;
+  /** Kept for what is to be told of it, which is not worked out while the container stands. */
+  #image: Buffer | undefined;
+  #losses: readonly string[] = [];
   #done: SessionDone | undefined;
   #totalMs = 0;
   /** The last reason given for ending it. */
@@ -333,8 +337,15 @@ export class DestinationSession {
       bytesRaw: BigInt(this.#work.counters.raw),
       bytesWire: BigInt(this.#work.counters.wire),
       parts: [...(done?.parts ?? this.#work.parts), ...this.#work.lateParts],
-      warnings: [...this.#work.warnings, ...(done?.warnings ?? [])],
+      warnings: [...this.#work.warnings, ...this.#notCarried(), ...(done?.warnings ?? [])],
     };
+  }
+
+  /** What of the container's descriptors did not come along, worked out once. */
+  #notCarried(): readonly string[] {
+    if (this.#image !== undefined) this.#losses = lossesOf(TreeImage.decode(this.#image));
+    this.#image = undefined;
+    return this.#losses;
   }
 
   #dispatch(event: DestinationEvent): void {
@@ -460,6 +471,7 @@ export class DestinationSession {
         }
         if (this.#receiver === undefined) throw new FerryError('migrate.order', 'No image began');
         this.#received = this.#receiver.finish(message.value.sha256);
+        this.#image = this.#received.image;
         this.#receiver = undefined;
         this.#dispatch({ kind: 'imageReceived' });
         return;

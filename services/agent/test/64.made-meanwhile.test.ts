@@ -5,7 +5,7 @@ import type { SourceMessage } from '@ferry/api';
 import { until } from '../../../test/support/shell.js';
 import { changed, FaultyPort } from './support/faulty-port.js';
 import { compiled, says } from './support/said.js';
-import { TwoAgents } from './support/two-agents.js';
+import { type HostName, TwoAgents } from './support/two-agents.js';
 
 /** Rounds to come after the first, however little there is to send. */
 const policy = {
@@ -44,22 +44,23 @@ describe('agent: what a container makes while its memory moves in rounds', funct
     return folder;
   }
 
+  async function said(host: HostName, name: string, word: string): Promise<true | undefined> {
+    for await (const { line } of two.at(host).agent.host.readLog(name)) {
+      assert.doesNotMatch(line, /^damaged/);
+      if (line === word) return true;
+    }
+    return undefined;
+  }
+
   /** Has the container make its things behind the first round, of which they are no part. */
   function makesBehindTheFirstRound(name: string): void {
     let rounds = 0;
-    const made = async () => {
-      for await (const { line } of two.at('h1').agent.host.readLog(name)) {
-        assert.doesNotMatch(line, /^damaged/);
-        if (line === 'made') return true;
-      }
-      return undefined;
-    };
     const answered = async (answer: SourceMessage): Promise<SourceMessage> => {
       if (answer.message?.$case !== 'round') return answer;
       rounds += 1;
       if (rounds > 1) return answer;
       process.kill(await two.at('h1').agent.host.initPid(name), 'SIGUSR1');
-      await until(`${name} to make it`, made);
+      await until(`${name} to make it`, () => said('h1', name, 'made'));
       return answer;
     };
     two.wrapSource = (port) => new FaultyPort(port, { session: (all) => changed(all, answered) });
@@ -77,6 +78,17 @@ describe('agent: what a container makes while its memory moves in rounds', funct
     two.wrapSource = undefined;
     await two.migrate('memory', 'h2', 'h1', 'made-memory-back');
     await says(two, { host: 'h1', name: 'memory' }, { more: 3 });
+  });
+
+  it('comes along: connections that nobody has accepted, and word of events nobody has read', async () => {
+    await two.run('h1', { name: 'queues', rootfs, args: [program, 'queues'] });
+    await says(two, { host: 'h1', name: 'queues' });
+    makesBehindTheFirstRound('queues');
+    const result = await two.migrate('queues', 'h1', 'h2', 'made-queues', { policy });
+    assert.equal(result.mode, 'pre-copy', result.warnings.join('; '));
+    assert.match(result.warnings.join('; '), /bytes of events/);
+    process.kill(await two.at('h2').agent.host.initPid('queues'), 'SIGUSR2');
+    await until('queues to be served', () => said('h2', 'queues', 'served'));
   });
 
   it('is named when it cannot come along, and the container goes on: mounts', async () => {

@@ -1,17 +1,22 @@
 /* Makes things when it gets SIGUSR1: argument "memory" (System V segments, whole, in part, read-only, removed and not; a
- * memory file) or "mounts" (a tmpfs and a bind mount). Then it says "made", and looks at all of it again and again: each
- * time it says "intact N", or "damaged ..." and ends. */
+ * memory file), "mounts" (a tmpfs and a bind mount) or "queues" (connections that nobody has accepted, with data, and an
+ * event that nobody has read). Then it says "made", and looks at all of its memory again and again: each time it says
+ * "intact N", or "damaged ..." and ends. On SIGUSR2 it takes what is in its queues and says "served". */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/shm.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define PAGE 4096ul
@@ -102,24 +107,69 @@ static void make_mounts(void) {
     must(file != NULL && fputs("made", file) >= 0 && fclose(file) == 0, "file");
 }
 
+enum { SENT = 30000 };
+
+static int listeners[2], clients[2], watcher;
+static char sent[SENT];
+
+static void make_queues(void) {
+    for (int i = 0; i < SENT; i++) sent[i] = (char)(i * 7 + i / 251);
+    struct sockaddr_un local = {.sun_family = AF_UNIX, .sun_path = "/queue"};
+    struct sockaddr_in inet = {.sin_family = AF_INET, .sin_port = htons(7777)};
+    inet.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    struct sockaddr *addresses[] = {(struct sockaddr *)&local, (struct sockaddr *)&inet};
+    socklen_t lengths[] = {sizeof local, sizeof inet};
+    for (int i = 0; i < 2; i++) {
+        int family = addresses[i]->sa_family;
+        listeners[i] = socket(family, SOCK_STREAM, 0);
+        clients[i] = socket(family, SOCK_STREAM, 0);
+        must(bind(listeners[i], addresses[i], lengths[i]) == 0 && listen(listeners[i], 4) == 0, "listen");
+        must(connect(clients[i], addresses[i], lengths[i]) == 0, "connect");
+        must(send(clients[i], sent, SENT, 0) == SENT, "send");
+    }
+    watcher = inotify_init();
+    must(inotify_add_watch(watcher, "/", IN_CREATE) > 0 && mkdir("/watched", 0755) == 0, "inotify");
+}
+
+static void serve(void) {
+    static char got[SENT];
+    for (int i = 0; i < 2; i++) {
+        int fd = accept(listeners[i], NULL, NULL);
+        must(fd >= 0 && recv(fd, got, SENT, MSG_WAITALL) == SENT, "what came before accept");
+        must(memcmp(got, sent, SENT) == 0, "what came before accept differs");
+        must(send(fd, "answer", 6, 0) == 6 && recv(clients[i], got, 6, MSG_WAITALL) == 6, "the answer");
+    }
+    must(read(watcher, got, SENT) >= (ssize_t)sizeof(struct inotify_event), "events");
+    printf("served\n");
+}
+
+static volatile sig_atomic_t served;
+
 static void ask(int number) {
-    (void)number;
-    asked = 1;
+    if (number == SIGUSR1) asked = 1;
+    else served = 1;
 }
 
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
-    must(argc == 2, "usage: making memory|mounts");
-    int has_mounts = strcmp(argv[1], "mounts") == 0, made = 0;
+    must(argc == 2, "usage: making memory|mounts|queues");
+    int has_mounts = strcmp(argv[1], "mounts") == 0, has_queues = strcmp(argv[1], "queues") == 0, made = 0;
     void *plain = mmap(NULL, PLAIN_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     must(plain != MAP_FAILED, "mmap");
     add("plain memory", plain, PLAIN_PAGES, 0);
     signal(SIGUSR1, ask);
+    signal(SIGUSR2, ask);
     for (uint64_t n = 1;; n++) {
         if (asked && !made) {
-            has_mounts ? make_mounts() : make_memory();
+            if (has_queues) make_queues();
+            else if (has_mounts) make_mounts();
+            else make_memory();
             made = 1;
             printf("made\n");
+        }
+        if (served == 1) {
+            served = 2;
+            serve();
         }
         write_all();
         look();

@@ -90,6 +90,13 @@ export const programs: readonly ObjectProgram[] = [
   { name: 'sessions' },
   { name: 'groups-leaderless' },
   { name: 'sharing' },
+  {
+    name: 'sharing-session',
+    source: 'sharing',
+    args: ['session'],
+    later: 'only its parent can make a process that shares with it',
+    blocker: /working directory shared with process .* in session \d+, which its parent is not in/,
+  },
   { name: 'sharing-files' },
   { name: 'vfork', volatile: [running, /.*/] },
   ...orphans.map((kind) => ({

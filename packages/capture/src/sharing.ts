@@ -7,12 +7,12 @@ const KCMP = { vm: 1, files: 2, fs: 3 } as const;
 const EQUAL = 0;
 const LESS = 1;
 
-interface SharingProcess {
+export interface SharingProcess {
   readonly hostPid: number;
   readonly command: string;
 }
 
-type What = keyof typeof KCMP;
+export type What = keyof typeof KCMP;
 
 /** Namespaces that nobody enters who shares a working directory: setns(2). */
 const ALONE = ['mnt', 'user'] as const;
@@ -40,7 +40,7 @@ export function sharingBlockers(processes: readonly SharingProcess[]): Blocker[]
       const fromAfar = what === 'vm' ? group.slice(1) : apart.slice(1);
       const jailed = what === 'fs' ? group.slice(1).filter(isJailed) : [];
       const found = [...new Set([...fromAfar, ...jailed])].map((process) =>
-        blocker(process, group[0]!, what),
+        sharingBlocker(process, group[0]!, what),
       );
       if (what !== 'fs' || found.length > 0) return found;
       return entering(group, processes[0]!);
@@ -55,7 +55,7 @@ function entering(group: readonly SharingProcess[], root: SharingProcess): Block
     const one = group.find((process) => ![home, undefined].includes(spaceOf(process, type)));
     if (one === undefined) continue;
     const other = group.find((process) => process !== one)!;
-    return [{ ...blocker(one, other, 'fs'), ...NESTED[type] }];
+    return [{ ...sharingBlocker(one, other, 'fs'), ...NESTED[type] }];
   }
   return [];
 }
@@ -120,7 +120,16 @@ function parentOf(hostPid: number): number {
   return tryProcStat(hostPid)?.ppid ?? 0;
 }
 
-function blocker(process: SharingProcess, other: SharingProcess, what: What): Blocker {
+/** Whether two processes share something. */
+export function isShared(what: What, a: number, b: number): boolean {
+  return sys('kcmp', a, b, KCMP[what], 0, 0) === EQUAL;
+}
+
+export function sharingBlocker(
+  process: SharingProcess,
+  other: SharingProcess,
+  what: What,
+): Blocker {
   return {
     code: `process.shared_${what}`,
     pid: process.hostPid,

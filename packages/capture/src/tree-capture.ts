@@ -59,6 +59,7 @@ import { type CaptureContext, captureProcesses } from './process.js';
 import { type PageSegment, pageSegments } from './segments.js';
 import { leaveOwed, type SharedPages, type TreeView } from './shared-tracker.js';
 import { sharingBlockers } from './sharing.js';
+import { sharedSessionBlockers } from './sharing-sessions.js';
 import { runTogether } from './steps.js';
 import { captureIpc, QueueMounts, type SemaphoreValues, semaphoreSets } from './sysv-ipc.js';
 import { UndoLists, undoListBlockers } from './undo-lists.js';
@@ -216,6 +217,7 @@ export class TreeCapture implements Disposable {
     files.release('thawed');
     return [
       ...sharingBlockers(processes),
+      ...sharedSessionBlockers(processes),
       ...undoListBlockers(processes),
       ...files.blockers,
       ...spaces.blockers,

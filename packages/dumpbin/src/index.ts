@@ -28,3 +28,4 @@ export {
   type StorePart,
 } from './skeleton.js';
 export { type TreeDifference, treeDifference } from './tree-difference.js';
+export { planTree } from './tree-plan.js';

@@ -12,6 +12,7 @@ export * from './pagemap.js';
 export * from './proc.js';
 export * from './ptrace.js';
 export * from './read.js';
+export * from './security-labels.js';
 export * from './sock-diag.js';
 export * from './socket.js';
 export * from './sys.js';

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { arch, release } from 'node:os';
-import { OwnedFd, Pagemap, sys } from '@ferry/linux';
+import { OwnedFd, Pagemap, securityModules, sys } from '@ferry/linux';
 
 /** One thing that Ferry looks for on a host. */
 export interface CheckResult {
@@ -38,6 +38,7 @@ export function checkHost(): CheckResult[] {
     pidfdGetfd(),
     cgroups(),
     xsave(),
+    securityLabels(),
     program(
       'runc',
       ['--version'],
@@ -176,6 +177,12 @@ function xsave(): CheckResult {
     'registers cannot be carried',
     'use a CPU with XSAVE',
   );
+}
+
+function securityLabels(): CheckResult {
+  const names = { apparmor: 'AppArmor', selinux: 'SELinux' };
+  const found = securityModules().map((module) => names[module]);
+  return check('security labels', true, found.join(', ') || 'none', '', '', false);
 }
 
 function program(name: string, args: string[], consequence: string, remedy: string): CheckResult {

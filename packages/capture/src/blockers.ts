@@ -4,6 +4,7 @@ import { compatProgram } from './frozen-blockers.js';
 import { mappingRefusal } from './mapping-blockers.js';
 import { describeMapping, isSegmentName, showsNoFile } from './memory.js';
 import type { CaptureContext } from './process.js';
+import { labelRefusal, labelsOf } from './security-labels.js';
 
 /** One process of the tree, as the search for blockers sees it. */
 export interface BlockerInput {
@@ -110,6 +111,8 @@ function taskBlockers({ hostPid }: BlockerInput): Found[] {
     });
   }
   if (isCompatProgram(hostPid)) found.push(compatProgram);
+  const label = labelRefusal(labelsOf(hostPid));
+  if (label !== undefined) found.push(label);
   return found;
 }
 

@@ -1,5 +1,6 @@
 export * from './dump-tree.js';
 export type { GivenMount } from './namespaces/added-mounts.js';
 export * from './rehearsal.js';
+export type { TreeLabels } from './security-labels.js';
 export * from './segments.js';
 export * from './tree-capture.js';

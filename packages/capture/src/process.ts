@@ -6,6 +6,7 @@ import {
   type Rlimit,
   type Scheduling,
   type SeccompFilter,
+  type SecurityLabels,
   Thread,
   type Vma,
 } from '@ferry/image';
@@ -34,6 +35,7 @@ import type { CarriedPages } from './private-pages.js';
 import { type ProcessAnswers, type QueryInput, queryProcess, type ThreadAnswers } from './query.js';
 import { imageRegisters } from './registers.js';
 import { restartedRegisters } from './restart.js';
+import { imageLabels, labelRefusal, labelsOf } from './security-labels.js';
 import { runTogether } from './steps.js';
 import type { SemaphoreValues } from './sysv-ipc.js';
 
@@ -205,12 +207,16 @@ function captureProcess(
   mm.syscallReturnAddress = syscallReturn;
   mm.sigreturnAddress = sigreturn;
   Object.assign(mm, context.pagesOf(hostPid, context.pids.outer(hostPid), vmas));
+  const labels = labelsOf(hostPid);
+  const refusal = labelRefusal(labels);
+  if (refusal !== undefined) throw refused(refusal, hostPid, stat.comm);
   const threads = saved.map((thread, i) =>
     captureThread(hostPid, context, {
       saved: thread,
       registers: registers[i]!,
       xstate: xstates[i]!,
       answers: answers.threads[i]!,
+      labels: imageLabels(labels.get(thread.traced.tid)),
     }),
   );
   if (frozen.leaderHostPid !== hostPid) threads.unshift(endedLeader(frozen, context));
@@ -288,10 +294,11 @@ interface AskedThread {
   readonly registers: Registers;
   readonly xstate: Buffer;
   readonly answers: ThreadAnswers;
+  readonly labels: SecurityLabels | undefined;
 }
 
 function captureThread(hostPid: number, context: CaptureContext, thread: AskedThread): Thread {
-  const { saved, registers, xstate, answers } = thread;
+  const { saved, registers, xstate, answers, labels } = thread;
   const { traced } = saved;
   // Of the first thread both files say the same (fs/proc/array.c: proc_pid_status).
   const status =
@@ -329,6 +336,7 @@ function captureThread(hostPid: number, context: CaptureContext, thread: AskedTh
     exitStatus: 0,
     innerTids: tids.inner,
     controlGroups: [],
+    labels,
   };
 }
 

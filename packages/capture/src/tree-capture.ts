@@ -27,6 +27,7 @@ import {
   readLink,
   readMemory,
   readProc,
+  type SecurityLabelsRead,
   sys,
   sysError,
   threadsOf,
@@ -56,6 +57,7 @@ import { NotedMappings } from './noted-mappings.js';
 import { PidView } from './pid-view.js';
 import { privatePages } from './private-pages.js';
 import { type CaptureContext, captureProcesses } from './process.js';
+import { labelsOf, type TreeLabels, treeLabels } from './security-labels.js';
 import { type PageSegment, pageSegments } from './segments.js';
 import { leaveOwed, type SharedPages, type TreeView } from './shared-tracker.js';
 import { sharingBlockers } from './sharing.js';
@@ -71,6 +73,7 @@ export interface ScanReport {
   readonly processes: { hostPid: number; pid: number; command: string }[];
   readonly residentBytes: bigint;
   readonly mappedFiles: FileReference[];
+  readonly labels: TreeLabels;
 }
 
 export interface TreeCaptureOptions {
@@ -156,6 +159,7 @@ export class TreeCapture implements Disposable {
     const blockers: Blocker[] = [];
     const context = this.#context();
     const processes: { hostPid: number; pid: number; command: string }[] = [];
+    const labels: SecurityLabelsRead[] = [];
     let residentBytes = 0n;
     for (const leaderHostPid of pids) {
       const hostPid = livingTask(leaderHostPid);
@@ -176,6 +180,7 @@ export class TreeCapture implements Disposable {
             context,
           }),
         );
+        labels.push(...labelsOf(hostPid).values());
         residentBytes +=
           BigInt(/^Rss.*?(\d+)/m.exec(readProc(`/proc/${hostPid}/smaps_rollup`))?.[1] ?? 0) * 1024n;
       } catch (error) {
@@ -191,6 +196,7 @@ export class TreeCapture implements Disposable {
       processes,
       residentBytes,
       mappedFiles: [...context.references.values()],
+      labels: treeLabels(labels),
     };
   }
 

@@ -129,6 +129,7 @@ function linuxPart(spec: CheckedSpec, base: OciConfig | undefined): OciConfig['l
     namespaces: ['pid', 'uts', 'ipc', 'network', 'mount'].map((type) => ({ type })),
     resources: resourcesPart(spec, base),
     ...(own?.devices === undefined ? {} : { devices: own.devices }),
+    ...(own?.mountLabel === undefined ? {} : { mountLabel: own.mountLabel }),
     ...(seccomp === undefined ? {} : { seccomp }),
     maskedPaths: own?.maskedPaths ?? MASKED_PATHS,
     readonlyPaths: own?.readonlyPaths ?? READONLY_PATHS,
@@ -202,15 +203,15 @@ export function placeConfig(config: OciConfig, places: HostPlaces): OciConfig {
 }
 
 /** The same container with the restorer for its first program: `entry` runs as root with what it
- *  needs to build processes, and those then drop to what was recorded. Rlimits, seccomp and
+ *  needs to build processes, and those then drop to what was recorded. Rlimits, seccomp, AppArmor and
  *  no_new_privs of the container are part of the recorded processes, so they must not bind the
- *  restorer. Pure. */
+ *  restorer; the SELinux label does, for all that is made keeps the label of its maker. Pure. */
 export function restoreConfig(
   config: OciConfig,
   command: readonly string[],
   hostCapabilities: ReadonlySet<string>,
 ): OciConfig {
-  const { rlimits: _rlimits, ...process } = config.process;
+  const { rlimits: _rlimits, apparmorProfile: _profile, ...process } = config.process;
   const { seccomp: _seccomp, ...linux } = config.linux;
   const capabilities = restoreCapabilities(
     config.process.capabilities?.bounding ?? [],

@@ -8,6 +8,7 @@ import {
   restoreConfig,
   tmpfsMounts,
 } from '../src/index.js';
+import { ociConfigSchema } from '../src/oci-config.js';
 
 const image = { kind: 'program' as const, programs: ['/bin/sh'] };
 const minimal = { name: 'redis', image, args: ['/bin/sh'] };
@@ -64,6 +65,24 @@ describe('buildConfig', () => {
       assert.deepEqual(pick(buildConfig(checkSpec({ ...minimal, ...more }))), expected);
     });
   }
+
+  it('takes over the labels of a bundle', () => {
+    const base = ociConfigSchema.parse({
+      process: {
+        user: { uid: 0, gid: 0 },
+        args: ['/bin/sh'],
+        cwd: '/',
+        apparmorProfile: 'web',
+        selinuxLabel: 'u:r:container_t:s0:c1',
+      },
+      root: {},
+      linux: { mountLabel: 'u:r:container_file_t:s0:c1' },
+    });
+    const { process, linux } = buildConfig(checkSpec(minimal), base);
+    assert.equal(process.apparmorProfile, 'web');
+    assert.equal(process.selinuxLabel, 'u:r:container_t:s0:c1');
+    assert.equal(linux.mountLabel, 'u:r:container_file_t:s0:c1');
+  });
 
   it('lists what is bound to a host, and what content moves', () => {
     const mounts = [
@@ -122,6 +141,7 @@ describe('restoreConfig', () => {
       }),
     );
     const host = new Set(['CAP_CHECKPOINT_RESTORE', 'CAP_SYS_ADMIN', 'CAP_CHOWN']);
+    Object.assign(config.process, { apparmorProfile: 'web', selinuxLabel: 'u:r:t:s0' });
     const restore = restoreConfig(config, ['/proc/self/fd/3'], host);
     assert.deepEqual(restore.process.args, ['/proc/self/fd/3']);
     assert.deepEqual(restore.process.user, { uid: 0, gid: 0 });
@@ -132,6 +152,8 @@ describe('restoreConfig', () => {
     ]);
     assert.equal(restore.process.noNewPrivileges, false);
     assert.equal(restore.process.rlimits, undefined);
+    assert.equal(restore.process.apparmorProfile, undefined);
+    assert.equal(restore.process.selinuxLabel, 'u:r:t:s0');
     assert.equal(restore.linux.seccomp, undefined);
     assert.deepEqual(restore.mounts, config.mounts);
     assert.deepEqual(restore.linux.maskedPaths, config.linux.maskedPaths);

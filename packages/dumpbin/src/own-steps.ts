@@ -6,6 +6,7 @@ import type { Draft } from './draft.js';
 import type { FileEmitter } from './files/emit.js';
 import { emitProcessLocks, emitQueueNotices, fileEmitters } from './files/registry.js';
 import { emitSemaphoreUndo } from './ipc-steps.js';
+import { emitContext, emitKeepProcForLabels, emitLabels } from './label-steps.js';
 import {
   emitForkAdvice,
   emitFutureLocks,
@@ -120,6 +121,7 @@ export function emitRest(
     const stop = placeStopFrame(process, main);
     if (stop !== undefined) emitStopFrame(b, process, stop, main);
   }
+  emitKeepProcForLabels(b, process, ctx);
   // What opens files for a moment may take any free number: not while a table that it shares is filled.
   if (process.filesOwnerPid !== 0) emitProcessAttributes(b, process, ctx);
   emitTableMeeting(b, ctx, process, 'tableFree');
@@ -137,6 +139,7 @@ export function emitRest(
   const one = b.words(1);
   b.sys('eventfd2', [0, EFD_SEMAPHORE], 'count threads that leave', { into: b.slotFor('left') });
   b.moveFd(b.slotFor('left'), ctx.ownFd('left', process), 'count threads that leave');
+  emitContext(b, process, ctx);
   emitEnterUser(b, process, ctx);
   const entries = process.threads.slice(1).map((thread) => {
     const entry = b.label();
@@ -309,6 +312,7 @@ function emitMain(
   const leader = mainThread(process);
   const isRoot = process.pid === ctx.image.rootPid;
   emitThreadAttributes(b, process, leader, { entered: userSpaceOf(ctx.image, process) !== 0 });
+  emitLabels(b, leader, ctx);
   b.op('barrier', ctx.meeting('ready', ctx.taskCount), 'wait until everything is restored');
   emitGo(b, ctx);
   if (ended !== undefined) emitAwaitEnd(b, ended);
@@ -362,6 +366,7 @@ function emitThread(
   const { process, program: b } = draft;
   const { thread, leaves, one } = options;
   emitThreadAttributes(b, process, thread, { entered: userSpaceOf(ctx.image, process) !== 0 });
+  emitLabels(b, thread, ctx);
   b.op('barrier', ctx.meeting('ready', ctx.taskCount), 'wait until everything is restored');
   emitGo(b, ctx);
   emitLastPrivileges(b, thread);

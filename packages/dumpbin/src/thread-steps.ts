@@ -5,6 +5,7 @@ import {
   emitIdentity,
   emitIdentityInside,
 } from './credential-steps.js';
+import { emitProfile } from './label-steps.js';
 import { ownPid, ownTid } from './pid-numbers.js';
 import { firedTimer } from './process-steps.js';
 import type { DataRef, ProgramBuilder } from './program.js';
@@ -239,11 +240,15 @@ function frameOf(process: Process, thread: Thread, address: bigint): Buffer {
   );
 }
 
-/** Seccomp filters, oldest first, then the final capabilities. Without no_new_privs a filter needs CAP_SYS_ADMIN. */
+/** Seccomp filters, oldest first, the final capabilities, and the AppArmor profile, which may deny what those take.
+ *  Without no_new_privs a filter needs CAP_SYS_ADMIN. */
 export function emitLastPrivileges(b: ProgramBuilder, thread: Thread): void {
   const who = `thread ${thread.tid}`;
   const early = thread.credentials!.noNewPrivs;
-  if (early) emitCapabilities(b, thread.credentials!, who);
+  if (early) {
+    emitCapabilities(b, thread.credentials!, who);
+    emitProfile(b, thread);
+  }
   for (const filter of thread.seccompFilters) {
     const program = b.reserve(16);
     const step = `${who}: seccomp filter`;
@@ -252,6 +257,9 @@ export function emitLastPrivileges(b: ProgramBuilder, thread: Thread): void {
     const flags = filter.flags & ~1n; // SECCOMP_FILTER_FLAG_TSYNC: every thread installs its own
     b.sys('seccomp', [SECCOMP_SET_MODE_FILTER, flags, program], step);
   }
-  if (!early) emitCapabilities(b, thread.credentials!, who);
+  if (!early) {
+    emitCapabilities(b, thread.credentials!, who);
+    emitProfile(b, thread);
+  }
   if (thread.seccompMode === 1) b.sys('prctl', [PR.setSeccomp, 1], `${who}: strict seccomp`);
 }

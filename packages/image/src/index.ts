@@ -1,5 +1,5 @@
 export { ControlGroup } from './generated/ferry/image/v1/cgroup.js';
-export { Credentials } from './generated/ferry/image/v1/credentials.js';
+export { Credentials, SecurityLabels } from './generated/ferry/image/v1/credentials.js';
 export {
   CharacterDevice,
   Directory,

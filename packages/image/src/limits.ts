@@ -11,6 +11,8 @@ export const LIMITS = {
   xstateBytes: 65_536,
   pid: 4_194_304,
   pathBytes: 4096,
+  /** A label is written in one go with a command before it, at most a page. */
+  labelBytes: 4000,
   /** The data area of a program: contents of queues and pipes stand there, and room for what system calls give. */
   programBytes: 512 << 20,
 } as const;

@@ -1,5 +1,5 @@
 import { FerryError } from '@ferry/core';
-import type { Process } from './generated/ferry/image/v1/process.js';
+import type { Process, Thread } from './generated/ferry/image/v1/process.js';
 import type { TreeImage } from './generated/ferry/image/v1/tree.js';
 import { LIMITS } from './limits.js';
 
@@ -48,6 +48,16 @@ function checkSiginfo({ length }: Uint8Array, who: string): void {
   if (length !== SIGINFO_BYTES) refuse(`a signal that waits in ${who} has ${length} bytes`);
 }
 
+/** They are written to files of the kernel behind a command, and named in steps. */
+function checkLabels({ tid, labels }: Thread, who: string): void {
+  for (const label of Object.values(labels ?? {})) {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: those are what is looked for
+    if (Buffer.byteLength(label) > LIMITS.labelBytes || /[\0-\x1f\x7f]/.test(label)) {
+      refuse(`a security label of thread ${tid} of ${who}`);
+    }
+  }
+}
+
 function validateProcess(
   process: Process,
   files: ReadonlySet<number>,
@@ -77,6 +87,7 @@ function validateProcess(
     if (thread.exited && i > 0) refuse(`thread ${thread.tid} of ${who} has ended`);
     if (thread.exited && thread.credentials !== undefined) continue;
     for (const { siginfo } of thread.pending) checkSiginfo(siginfo, who);
+    checkLabels(thread, who);
     if (thread.registers === undefined || thread.credentials === undefined)
       refuse(`a thread of ${who} lacks its state`);
     if (thread.xstate.length < 576 || thread.xstate.length > LIMITS.xstateBytes) {

@@ -1,9 +1,19 @@
 import assert from 'node:assert/strict';
-import { decodeTree, decodeTreeFile, encodeTreeFile, TreeImage } from '@ferry/image';
+import {
+  decodeTree,
+  decodeTreeFile,
+  encodeTreeFile,
+  SecurityLabels,
+  TreeImage,
+} from '@ferry/image';
 import fc from 'fast-check';
 import { process, thread, tree, vma } from '../../dumpbin/test/support/tree.js';
 
 const image = (): TreeImage => tree([process(10, 0), process(11, 10)]);
+
+function label(bad: TreeImage, labels: Partial<SecurityLabels>): void {
+  bad.processes[1]!.threads[0]!.labels = SecurityLabels.fromPartial(labels);
+}
 
 describe('the file of an image', () => {
   it('gives back what was put in', () => {
@@ -57,6 +67,9 @@ describe('validateTree', () => {
       'a descriptor of nothing',
       (bad) => bad.processes[0]!.descriptors.push({ fd: 1, closeOnExec: false, fileId: 9 }),
     ],
+    ['a label of two lines', (bad) => label(bad, { apparmor: 'web\nchangeprofile x' })],
+    ['a label with a NUL', (bad) => label(bad, { selinux: 'u:r:t\0' })],
+    ['a long label', (bad) => label(bad, { selinuxExec: 'é'.repeat(2001) })],
     ['mappings that overlap', (bad) => bad.processes[0]!.mm!.vmas.push(vma(0x600000n, 0x602000n))],
     [
       'a mapping above user space',

@@ -50,7 +50,14 @@ const O_PATH_DIRECTORY = 0o10200000;
 
 /** Keeps the /proc of the root's PID namespace, where all of the tree is found: another may soon be mounted over it. */
 export function emitKeepProc(b: ProgramBuilder, ctx: SpaceContext): void {
-  if (ctx.image.namespaces.every(({ type }) => type !== 'pid' && type !== 'time')) return;
+  if (hasKeptProc(ctx.image)) openProc(b, ctx);
+}
+
+export function hasKeptProc({ namespaces }: TreeImage): boolean {
+  return namespaces.some(({ type }) => type === 'pid' || type === 'time');
+}
+
+export function openProc(b: ProgramBuilder, ctx: Pick<SpaceContext, 'service'>): void {
   const slot = b.slotFor('namespace');
   b.sys('open', [b.cstr('/proc'), O_PATH_DIRECTORY, 0], "the root's /proc", { into: slot });
   b.moveFd(slot, ctx.service('proc'), "the root's /proc");

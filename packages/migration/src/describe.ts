@@ -45,6 +45,8 @@ export async function describeRunning(
     threads: 0,
     xsaveMask: scan.facts.xfeatures,
     lowerLayerBytes: BigInt(lower),
+    apparmorProfiles: scan.labels.apparmor,
+    selinuxContexts: scan.labels.selinux,
   };
 }
 

@@ -1,7 +1,7 @@
 import { readFileSync, statfsSync } from 'node:fs';
 import { cpus, hostname, loadavg, release, totalmem } from 'node:os';
 import type { HostFacts, Resources } from '@ferry/api';
-import { hash64, parseMappings, readMemory, readProc } from '@ferry/linux';
+import { hash64, parseMappings, readMemory, readProc, securityModules } from '@ferry/linux';
 
 /** What a program may have found out about the processor and relies on: the x86 instruction sets of /proc/cpuinfo. */
 const instructionSet =
@@ -45,6 +45,7 @@ export function readHostFacts(input: HostFactsInput): HostFacts {
     maxOutgoing: input.maxOutgoing,
     maxIncoming: input.maxIncoming,
     bandwidthBytesPerSecond: BigInt(input.bytesPerSecond),
+    securityModules: securityModules(),
   };
 }
 

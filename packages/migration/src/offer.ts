@@ -1,5 +1,6 @@
 import type { ContainerDescription, HostFacts } from '@ferry/api';
 import type { ContainerHost } from '@ferry/container';
+import { loadedProfiles } from '@ferry/linux';
 import { readResources } from './host-facts.js';
 import { missingFiles } from './mapped-files.js';
 import { type HostOffer, judge, type Verdict } from './preflight.js';
@@ -33,6 +34,7 @@ export async function preflight(
     addressHolder: address === '' ? undefined : holder?.record.name,
     missingLayers: host.missingLayers({ layers: description.layers }).length > 0,
     wrongFiles: await missingFiles(description.mappedFiles),
+    profiles: description.apparmorProfiles.length > 0 ? loadedProfiles() : undefined,
   };
   return judge(description, offer);
 }

@@ -11,6 +11,8 @@ export interface HostOffer {
   /** Layers that must be fetched. */
   readonly missingLayers: boolean;
   readonly wrongFiles: readonly { readonly path: string; readonly reason: string }[];
+  /** Of AppArmor, that are loaded; undefined: not known, or nothing to the container. */
+  readonly profiles: ReadonlySet<string> | undefined;
 }
 
 export interface Verdict {
@@ -27,6 +29,7 @@ export function judge(description: ContainerDescription, offer: HostOffer): Verd
   const problems: Problem[] = [...description.blockers];
   const warnings: string[] = [];
   judgeHost(description, offer, problems, warnings);
+  judgeLabels(description, offer, problems);
   judgeRoom(description, offer, problems);
   judgePlace(description, offer, problems);
   return { problems, warnings };
@@ -71,6 +74,41 @@ function judgeHost(
     });
   } else if (source.kernelRelease !== facts.kernelRelease) {
     warnings.push(`kernel ${facts.kernelRelease} here, ${source.kernelRelease} at the source`);
+  }
+}
+
+/** Whether processes could be bound here as they are there. */
+function judgeLabels(
+  { apparmorProfiles, selinuxContexts }: ContainerDescription,
+  { facts, profiles }: HostOffer,
+  problems: Problem[],
+): void {
+  const { securityModules } = facts;
+  if (selinuxContexts.length > 0 && !securityModules.includes('selinux')) {
+    problems.push({
+      code: 'host.selinux',
+      object: `SELinux context ${selinuxContexts.join(', ')}`,
+      reason: 'SELinux is not on here, and processes of the container are bound by it',
+      remedy: 'choose a host with SELinux, or run the container without (spc_t)',
+    });
+  }
+  if (apparmorProfiles.length > 0 && !securityModules.includes('apparmor')) {
+    problems.push({
+      code: 'host.apparmor',
+      object: `AppArmor profile ${apparmorProfiles.join(', ')}`,
+      reason: 'AppArmor is not on here, and processes of the container are bound by it',
+      remedy: 'choose a host with AppArmor, or run the container unconfined',
+    });
+    return;
+  }
+  for (const profile of apparmorProfiles) {
+    if (profiles?.has(profile) ?? true) continue;
+    problems.push({
+      code: 'host.profile',
+      object: `AppArmor profile ${profile}`,
+      reason: 'it is not loaded here, and a process of the container is bound by it',
+      remedy: 'load the same profile as on the source (apparmor_parser -r FILE)',
+    });
   }
 }
 

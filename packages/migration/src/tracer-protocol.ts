@@ -1,4 +1,4 @@
-import type { GivenMount } from '@ferry/capture';
+import type { GivenMount, TreeLabels } from '@ferry/capture';
 import type { Addresses, FileText, NetworkConfig } from '@ferry/container';
 import type { Blocker } from '@ferry/core';
 import type { FileReference, HostFacts } from '@ferry/image';
@@ -70,6 +70,7 @@ export interface TracerScan {
   readonly processes: number;
   readonly residentBytes: bigint;
   readonly mappedFiles: readonly FileReference[];
+  readonly labels: TreeLabels;
 }
 
 export interface TracerCapture {

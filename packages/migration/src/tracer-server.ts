@@ -167,6 +167,7 @@ function scan(capture: TreeCapture): TracerScan {
     processes: report.processes.length,
     residentBytes: report.residentBytes,
     mappedFiles: report.mappedFiles,
+    labels: report.labels,
   };
 }
 

@@ -21,6 +21,7 @@ const offer: HostOffer = {
   addressHolder: undefined,
   missingLayers: true,
   wrongFiles: [],
+  profiles: undefined,
 };
 const wanted = ContainerDescription.fromPartial({
   container: { name: 'web', address: '10.77.1.10' },
@@ -71,6 +72,30 @@ describe('migration: preflight', () => {
       ['file.missing', 'file.missing'],
     ],
     [
+      'refuses labels without their modules',
+      modules(),
+      { apparmorProfiles: ['web', 'web//worker'], selinuxContexts: ['u:r:container_t:s0'] },
+      ['host.selinux', 'host.apparmor'],
+    ],
+    [
+      'names each profile that is not loaded',
+      { ...modules('apparmor'), profiles: new Set(['web']) },
+      { apparmorProfiles: ['web', 'web//worker', 'db'] },
+      ['host.profile', 'host.profile'],
+    ],
+    [
+      'takes what is bound where it can be bound',
+      { ...modules('apparmor', 'selinux'), profiles: new Set(['web']) },
+      { apparmorProfiles: ['web'], selinuxContexts: ['u:r:container_t:s0'] },
+      [],
+    ],
+    [
+      'leaves it to AppArmor where profiles cannot be seen',
+      modules('apparmor'),
+      { apparmorProfiles: ['web'] },
+      [],
+    ],
+    [
       'passes on what blocks any move',
       {},
       { blockers: [{ code: 'file.tty', object: 'o', reason: 'r', remedy: 'm' }] },
@@ -104,6 +129,10 @@ describe('migration: preflight', () => {
 
 function host(change: Partial<HostFacts>): Partial<ContainerDescription> {
   return { host: { ...facts, ...change } };
+}
+
+function modules(...securityModules: string[]): Partial<HostOffer> {
+  return { facts: { ...facts, securityModules } };
 }
 
 function resources(change: Partial<HostOffer['resources']>): Partial<HostOffer> {

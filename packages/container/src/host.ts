@@ -29,6 +29,7 @@ import {
   type ReadLogOptions,
   readLogFile,
 } from './log.js';
+import { type Mapped, mappedInUpper } from './mapped-files.js';
 import type { MountRounds } from './mount-rounds.js';
 import type { Neighbour } from './neighbour-table.js';
 import type { ContainerNetwork } from './network.js';
@@ -268,6 +269,11 @@ export class ContainerHost {
   /** The folder with its `cgroup.freeze`, `cgroup.events` and `cgroup.kill`. */
   cgroupPath(name: string): string {
     return this.#context.cgroups.path(this.#context.places(name).group);
+  }
+
+  /** Files of its writable layer that are mapped writable and shared by its processes. */
+  async mappedInUpper(name: string): Promise<Mapped> {
+    return mappedInUpper(await this.pids(name), this.#context.places(name));
   }
 
   /** The folder of its writable layer, to be looked at. */

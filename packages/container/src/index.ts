@@ -24,6 +24,7 @@ export type { HostConfig } from './host-context.js';
 export { type LayerInfo, LayerStore } from './layer-store.js';
 export { type CreateOptions, checkSpec } from './lifecycle.js';
 export type { LogLine, LogStream, ReadLogOptions } from './log.js';
+export { bothMapped, type Mapped } from './mapped-files.js';
 export type { MountRounds } from './mount-rounds.js';
 export type { Neighbour } from './neighbour-table.js';
 export { inNetns } from './netns.js';

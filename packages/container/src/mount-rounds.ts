@@ -1,12 +1,13 @@
 import { type BigIntStats, fstatSync } from 'node:fs';
 import { FerryError } from '@ferry/core';
-import { type OwnedFd, parseMappings, tryReadProc } from '@ferry/linux';
+import type { OwnedFd } from '@ferry/linux';
 import { packChanges } from './archive/changes.js';
 import { packTree } from './archive/pack.js';
 import { openFolder } from './archive/raw-fs.js';
 import { SentBlocks } from './archive/sent-blocks.js';
 import { leavingOut, type TreeState, treeChanges, treeState } from './archive/tree-state.js';
 import { FileWriters, isHeld, type Written } from './file-writers.js';
+import { mappedFiles } from './mapped-files.js';
 import { endOfMounts, headOfMount, openTmpfs } from './mount-content.js';
 
 interface Parameters {
@@ -152,27 +153,4 @@ function writersIn(folder: OwnedFd, destination: string): FileWriters {
 
 function unknown(why: string): FerryError {
   return new FerryError('container.mounts', `Changes of mounts are not known: ${why}`);
-}
-
-/** Inodes that are mapped writable and shared, by device. */
-function mappedFiles(hostPids: readonly number[]): Map<bigint, Set<bigint>> {
-  const files = new Map<bigint, Set<bigint>>();
-  for (const pid of hostPids) {
-    for (const { shared, write, device, inode } of parseMappings(
-      tryReadProc(`/proc/${pid}/maps`) ?? '',
-    )) {
-      if (!shared || !write || inode === 0n) continue;
-      const number = deviceNumber(device);
-      const known = files.get(number);
-      if (known === undefined) files.set(number, new Set([inode]));
-      else known.add(inode);
-    }
-  }
-  return files;
-}
-
-/** As stat(2) gives it: of file systems without a block device the major is 0. */
-function deviceNumber(device: string): bigint {
-  const [major = 0n, minor = 0n] = device.split(':').map((part) => BigInt(`0x${part}`));
-  return (minor & 0xffn) | (major << 8n) | ((minor & ~0xffn) << 12n);
 }

@@ -100,6 +100,24 @@ describe('container: changes of a writable layer', () => {
     assert.equal(execFileSync('stat', ['-c', '%i', at('there', 'mapped')]).toString(), inode);
   });
 
+  it('sends of a folder that is wanted whole nothing that came after the look', async () => {
+    inHere('rm -rf renewed; mkdir renewed; echo 1 >renewed/early');
+    const before = await treeState(upper());
+    inHere('rm -r renewed; mkdir renewed; echo 2 >renewed/early');
+    const now = await treeState(upper());
+    const changes = treeChanges(leavingOut(before, ['renewed']), now);
+    assert(changes.whole.has('renewed'), 'it is one of those');
+    inHere('echo 3 >renewed/late');
+    await unpackChanges(at('there'), packChanges(upper(), changes, { looked: now }));
+    assert.deepEqual(readdirSync(at('there', 'renewed')), ['early']);
+    inHere('rm renewed/late');
+    await unpackChanges(
+      at('there'),
+      packChanges(upper(), treeChanges(now, await treeState(upper()))),
+    );
+    assert.equal(seen('there'), seen('here'));
+  });
+
   it('starts from what was looked at, without what came later', async () => {
     inHere('mkdir own; echo 1 >own/kept; echo 2 >own/gone');
     const looked = await treeState(upper());

@@ -13,12 +13,13 @@ export async function folderBytes(folder: string): Promise<number> {
   return bytes;
 }
 
-/** A container that runs removes files while they are looked at. */
+/** A container that runs removes files while they are looked at, and puts others in the place of folders. */
 async function unlessGone<T>(result: Promise<T>): Promise<T | undefined> {
   try {
     return await result;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
     throw error;
   }
 }

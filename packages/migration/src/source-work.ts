@@ -1,7 +1,9 @@
 import type { ContainerDescription } from '@ferry/api';
 import {
+  bothMapped,
   type CpuQuota,
   leavingOut,
+  type Mapped,
   type MountRounds,
   type Neighbour,
   SentBlocks,
@@ -54,6 +56,14 @@ interface Parameters {
   readonly now: () => number;
 }
 
+/** What has come of a container's writable layer. */
+interface CopiedUpper {
+  readonly state: TreeState;
+  readonly sent: SentBlocks;
+  /** Files that were mapped for writing when it was looked at. */
+  readonly mapped: Mapped;
+}
+
 /** What a source does to one container during its migration (or checkpoint). Each step may be undone by `thaw` until
  *  `commit` has returned. */
 export class SourceWork {
@@ -67,7 +77,7 @@ export class SourceWork {
   #returned = false;
   #frozenAt: number | undefined;
   #neighbours: Neighbour[] = [];
-  #copiedUpper: { readonly state: TreeState; readonly sent: SentBlocks } | undefined;
+  #copiedUpper: CopiedUpper | undefined;
   #mounts: MountRounds | undefined;
   #quota: CpuQuota | undefined;
   /** Since writes are noted: the container's CPU time then, in microseconds, and when that was. */
@@ -229,11 +239,13 @@ export class SourceWork {
     const { source, container } = this.#p;
     this.#copiedUpper = undefined;
     const sent = new SentBlocks();
+    const before = await source.host.mappedInUpper(container);
     const state = await treeState(source.host.upperPath(container));
     const out: string[] = [];
     const leftOut = (path: string) => out.push(path);
     yield* source.host.exportUpper(container, { signal, sent, leftOut, looked: state });
-    this.#copiedUpper = { state: leavingOut(state, out), sent };
+    const mapped = bothMapped(before, await source.host.mappedInUpper(container));
+    this.#copiedUpper = { state: leavingOut(state, out), sent, mapped };
   }
 
   /** What has changed of it since the last export.
@@ -247,13 +259,18 @@ export class SourceWork {
     // Should it fail now, nobody knows what has come.
     this.#copiedUpper = undefined;
     const { sent } = before;
+    const nowMapped = await source.host.mappedInUpper(container);
+    const mapped = bothMapped(before.mapped, nowMapped);
     const now = await treeState(source.host.upperPath(container));
     sent.keepOnly(now);
-    const changes = treeChanges(before.state, now);
+    const doubtful = (inode: bigint) => mapped === 'any' || mapped.has(inode);
+    const changes = treeChanges(before.state, now, { doubtful });
     const out: string[] = [];
     const leftOut = (path: string) => out.push(path);
-    yield* source.host.exportUpperChanges(container, changes, { signal, sent, leftOut });
-    this.#copiedUpper = { state: leavingOut(now, out), sent };
+    const options = { signal, sent, leftOut, looked: now };
+    yield* source.host.exportUpperChanges(container, changes, options);
+    const since = await source.host.mappedInUpper(container);
+    this.#copiedUpper = { state: leavingOut(now, out), sent, mapped: bothMapped(nowMapped, since) };
   }
 
   /** The tmpfs mounts of a container that runs: what `exportMountChanges` starts from.

@@ -12,7 +12,7 @@ import { type UnpackOptions, unpackTree } from './unpack.js';
 export async function* packChanges(
   root: string | OwnedFd,
   changes: TreeChanges,
-  options: Pick<PackOptions, 'signal' | 'leftOut' | 'sent' | 'ownFiles'> = {},
+  options: Pick<PackOptions, 'signal' | 'leftOut' | 'looked' | 'sent' | 'ownFiles'> = {},
 ): AsyncGenerator<Buffer, void, undefined> {
   if (isUnchanged(changes)) return;
   const head = Buffer.alloc(4);

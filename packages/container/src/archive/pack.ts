@@ -62,7 +62,8 @@ export interface PackOptions {
   /** Only this much. Of an overlay's upper layer, to be unpacked through an overlay: without whiteouts, and without the
    *  attributes that only an overlay itself can set. */
   readonly only?: Omit<TreeChanges, 'removed'>;
-  /** Only what is there as it was looked at: what came since is made, or not, the next time. */
+  /** Only what is there as it was looked at: what came since is made, or not, the next time. With `only`, of folders of which
+   *  all is wanted. */
   readonly looked?: TreeState | undefined;
   /** What was sent of its files before, by which they are patched, and is from now on. */
   readonly sent?: SentBlocks | undefined;
@@ -187,15 +188,16 @@ class Packer {
 
   #wants(path: string, about: BigIntStats, whole: boolean): boolean {
     const only = this.#only;
-    if (only === undefined) return this.#looked === undefined || this.#isAsLooked(path, about);
-    const isWhiteout = !only.plain && about.isCharacterDevice() && about.rdev === 0n;
-    if (isWhiteout || whole) return !isWhiteout;
-    return this.#isAsLooked(path, about);
+    const entry = this.#looked?.get(path);
+    const looked = entry === undefined ? undefined : identity(entry);
+    if (only === undefined || whole) {
+      if (whole && only?.plain === false && isWhiteout(about)) return false;
+      return this.#looked === undefined || this.#isAsLooked(path, about, looked);
+    }
+    return (only.plain || !isWhiteout(about)) && this.#isAsLooked(path, about, only.made.get(path));
   }
 
-  #isAsLooked(path: string, about: BigIntStats): boolean {
-    const entry = this.#looked?.get(path);
-    const looked = this.#only?.made.get(path) ?? (entry === undefined ? entry : identity(entry));
+  #isAsLooked(path: string, about: BigIntStats, looked: string | undefined): boolean {
     const isSame = looked === identityOf(about);
     // Another one in its place may not fit to what is there of it.
     if (looked !== undefined && !isSame) this.#leftOut?.(path);
@@ -369,6 +371,10 @@ class Packer {
     }
     if (first < pending.length) yield Buffer.concat(pending.slice(first));
   }
+}
+
+function isWhiteout(about: BigIntStats): boolean {
+  return about.isCharacterDevice() && about.rdev === 0n;
 }
 
 function remember(blocks: FileBlocks, offset: bigint, window: Buffer): void {

@@ -23,8 +23,8 @@ interface TreeEntry {
 /** Paths (latin1, relative) in the order in which they are packed. */
 export type TreeState = ReadonlyMap<string, TreeEntry>;
 
-/** Before Linux 6.13 times moved in steps of a timer tick: what was changed this shortly before it was looked at may be
- *  changed again without a trace. */
+/** Before Linux 6.13 times moved in steps of a timer tick: what was changed this shortly before a look began may be changed
+ *  again without a trace. So may what was changed since, through a mapping that was made since. */
 const RECENT_NS = 20_000_000n;
 
 /** Looks at every file below `root` (a trusted path, or a folder held open), on its file system alone, and into none. Names
@@ -45,6 +45,7 @@ async function lookAt(
 ): Promise<TreeState> {
   const state = new Map<string, TreeEntry>();
   const pacer = new Pacer();
+  const began = BigInt(Date.now()) * 1_000_000n;
   const device = fstatSync(folder.number, { bigint: true }).dev;
   const note = (inside: OwnedFd, name: string, path: string): TreeEntry['kind'] | undefined => {
     const where = memberPath(inside, name);
@@ -53,7 +54,7 @@ async function lookAt(
     const isOwn = about.dev === device;
     const kind = kindOf(about);
     const isFolder = kind === 'folder';
-    const recent = BigInt(Date.now()) * 1_000_000n - about.ctimeNs < RECENT_NS;
+    const recent = began - about.ctimeNs < RECENT_NS;
     const mark = `${about.mode} ${about.size} ${about.mtimeNs} ${about.ctimeNs}`;
     state.set(path, {
       // Inode numbers are those of one file system.

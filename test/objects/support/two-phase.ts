@@ -81,7 +81,7 @@ interface Captured {
 function lookedAt(rootHostPid: number): Captured {
   using capture = TreeCapture.open(rootHostPid, { namespacesGiven: true });
   const image = received(capture.track().layout);
-  return { image, pages: contents(capture.dirtyPages()) };
+  return { image, pages: contents(capture.dirtyPages(), { mayVanish: true }) };
 }
 
 /** The image and the content of all pages; the tree is gone. */
@@ -111,10 +111,16 @@ function received(image: TreeImage): TreeImage {
   return decoded;
 }
 
-function contents(segments: readonly PageSegment[]): Captured['pages'] {
-  return segments.flatMap(split).map((segment) => {
+/** @param options  `mayVanish`: what cannot be read has been unmapped by the running program, and is left out */
+function contents(segments: readonly PageSegment[], { mayVanish = false } = {}): Captured['pages'] {
+  return segments.flatMap(split).flatMap((segment) => {
     const { hostPid, address, pages } = segment;
-    return { segment, content: contentOf(hostPid, address, pages * PAGE) };
+    try {
+      return [{ segment, content: contentOf(hostPid, address, pages * PAGE) }];
+    } catch (error) {
+      if (mayVanish) return [];
+      throw error;
+    }
   });
 }
 
@@ -124,6 +130,10 @@ function contentOf(hostPid: number, address: bigint, length: number): Buffer {
   const fd = openSync(`/proc/${hostPid}/mem`, 'r');
   try {
     if (readSync(fd, content, 0, length, address) !== length) throw new Error('A short read');
+  } catch (cause) {
+    const maps = tryReadProc(`/proc/${hostPid}/maps`) ?? 'it has ended';
+    const range = `${length} bytes at ${address.toString(16)} of ${hostPid}`;
+    throw new Error(`Cannot read ${range}: ${(cause as Error).message}\n${maps}`, { cause });
   } finally {
     closeSync(fd);
   }

@@ -57,8 +57,10 @@ export class FileWriters implements Disposable {
     }
   }
 
+  /** Closing it waits for a grace period (fs/notify/mark.c: fsnotify_wait_marks_destroyed), 10 ms and more, while the
+   *  container may stand. */
   [Symbol.dispose](): void {
-    this.#events[Symbol.dispose]();
+    this.#events.closeElsewhere();
   }
 }
 

@@ -8,7 +8,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { SourceMessage } from '@ferry/api';
+import type { SourcePort } from '@ferry/migration';
 import { until } from '../../../test/support/shell.js';
 import { changed, FaultyPort } from './support/faulty-port.js';
 import { compiled, says } from './support/said.js';
@@ -175,10 +177,21 @@ describe('agent: containers that move while they run', function () {
     });
   }
 
+  /** Has each round take its time, in which a program that writes without pause has written much, however busy the machine is. */
+  const slowRounds = (port: SourcePort) =>
+    new FaultyPort(port, {
+      pages: (chunks, round) =>
+        changed(chunks, async (chunk, i) => {
+          if (round > 0 && i === 0) await sleep(50);
+          return chunk;
+        }),
+    });
+
   it('run on as before when a downtime is asked for that cannot be had', async () => {
     const churn = compiled(two, 'churn');
     const rootfs = await two.rootfs([churn]);
     // Of one that pauses, a look can find nothing written, which is as good as any downtime.
+    two.wrapSource = slowRounds;
     await two.run('h1', { name: 'restless', rootfs, args: [churn, '4096', '0', 'restless'] });
     const policy = {
       ...{ maxDowntimeMs: 1, maxRounds: 3, roundsTimeoutMs: 0, bandwidthBytesPerSecond: 0n },
@@ -200,8 +213,10 @@ describe('agent: containers that move while they run', function () {
     };
     const standing = quota();
     await standing.remember();
+    two.wrapSource = slowRounds;
     const result = await move('restless', 'h1', 'h2', { policy });
-    assert.match(result.warnings.join(), /slowed down/);
+    const course = `${result.mode}, ${result.rounds} rounds; ${result.warnings.join('; ')}`;
+    assert(/slowed down/.test(course), course);
     const moved = two.at('h2').agent.host.cpuQuota('restless');
     await moved.remember();
     const values = (files: typeof moved.before) => files.map(({ text }) => text);

@@ -177,6 +177,14 @@ describe('agent: containers that move while they run', function () {
     });
   }
 
+  /** Of a program that pauses, a look can find nothing written, which is as good as any downtime. */
+  async function startRestless(): Promise<void> {
+    if ('restless' in (await two.states('h1'))) return;
+    const churn = compiled(two, 'churn');
+    const args = [churn, '4096', '0', 'restless'];
+    await two.run('h1', { name: 'restless', rootfs: await two.rootfs([churn]), args });
+  }
+
   /** Has each round take its time, in which a program that writes without pause has written much, however busy the machine is. */
   const slowRounds = (port: SourcePort) =>
     new FaultyPort(port, {
@@ -188,11 +196,8 @@ describe('agent: containers that move while they run', function () {
     });
 
   it('run on as before when a downtime is asked for that cannot be had', async () => {
-    const churn = compiled(two, 'churn');
-    const rootfs = await two.rootfs([churn]);
-    // Of one that pauses, a look can find nothing written, which is as good as any downtime.
+    await startRestless();
     two.wrapSource = slowRounds;
-    await two.run('h1', { name: 'restless', rootfs, args: [churn, '4096', '0', 'restless'] });
     const policy = {
       ...{ maxDowntimeMs: 1, maxRounds: 3, roundsTimeoutMs: 0, bandwidthBytesPerSecond: 0n },
       onNoConvergence: 'abort',
@@ -206,6 +211,7 @@ describe('agent: containers that move while they run', function () {
   });
 
   it('are slowed down when their memory changes too fast, and get their CPU time back', async () => {
+    await startRestless();
     const quota = () => two.at('h1').agent.host.cpuQuota('restless');
     const policy = {
       ...{ maxDowntimeMs: 1, maxRounds: 0, roundsTimeoutMs: 0, bandwidthBytesPerSecond: 0n },

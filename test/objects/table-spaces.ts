@@ -21,6 +21,7 @@ const nested = 'there the namespaces are nested, which is not carried yet';
 const networks = [
   ...['lo', 'device', 'routes', 'veth', 'bridge', 'macvlan', 'tun', 'settings', 'filter'],
   'nexthop',
+  'settings-of-devices',
 ] as const;
 
 /** Programs that are tried in containers with a user namespace. */
@@ -174,6 +175,13 @@ export const spacePrograms: readonly ObjectProgram[] = [
       'stale-used': /directories that it is made of are gone/,
       'huge-used': /files in a file system of type hugetlbfs/,
     }[kind]!,
+  })),
+  ...['files', 'stacked', 'read-only', 'device'].map((kind) => ({
+    name: `mount-covered-${kind}`,
+    source: 'mounts-covered',
+    args: [kind],
+    hostOnly: nested,
+    volatile: [/ fd 3: was "\/null"/],
   })),
   ...mounts.map((kind) => ({
     name: `mount-${kind}`,

@@ -111,6 +111,7 @@ describe('descriptors of a tree', () => {
       fdOf: (id) => places.get(id)!,
       file: (id) => files.find((file) => file.id === id)!,
       objectsEnd: SERVICE_BASE + 16 + files.length,
+      coveredFd: () => 0,
       spaceFd: () => 0,
       sharedMemoryFd: () => -1,
       once: (key) => !done.has(key) && done.add(key) !== undefined,

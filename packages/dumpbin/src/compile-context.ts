@@ -125,9 +125,16 @@ export class CompileContext implements EmitContext {
     return this.#mounts + position;
   }
 
+  /** Of a file that a mount covers, opened before that came (O_PATH); until all files are made. */
+  coveredFd(fileId: number): number {
+    const position = this.#positions.get(fileId);
+    invariant(position !== undefined, `No file object ${fileId}`);
+    return this.#mounts + this.#mountIds().length + position;
+  }
+
   /** Of the peer groups outside that mounts belong to. */
   peerFd(index: number): number {
-    return this.#mounts + this.#mountIds().length + index;
+    return this.#mounts + this.#mountIds().length + this.image.files.length + index;
   }
 
   /** Of a namespace that the root is not in, until the tree runs. */

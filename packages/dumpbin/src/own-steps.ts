@@ -3,6 +3,7 @@ import type { FileObject, Process, Vma } from '@ferry/image';
 import { emitControlGroups, emitThreadGroups, emitThreadJoin } from './cgroup-steps.js';
 import { BARRIER, type CompileContext } from './compile-context.js';
 import type { Draft } from './draft.js';
+import { emitCloseCovered } from './files/covered.js';
 import type { FileEmitter } from './files/emit.js';
 import { emitProcessLocks, emitQueueNotices, fileEmitters } from './files/registry.js';
 import { emitSemaphoreUndo } from './ipc-steps.js';
@@ -77,6 +78,7 @@ export function createFiles(b: ProgramBuilder, ctx: CompileContext, pid: number)
   for (const file of files) {
     inSpacesOf(b, file, there, () => emitterOf(file).create(b, file, ctx));
   }
+  emitCloseCovered(b, files, ctx);
   for (const file of files) {
     const { connect } = emitterOf(file);
     if (connect !== undefined) inSpacesOf(b, file, there, () => connect(b, file, ctx));

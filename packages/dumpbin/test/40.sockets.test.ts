@@ -32,6 +32,7 @@ function phases(kinds: NonNullable<FileObject['kind']>[]): Record<string, string
     serviceBase: BASE,
     fdOf: (id) => BASE + 16 + id - 1,
     objectsEnd: BASE + 16 + files.length,
+    coveredFd: () => 0,
     spaceFd: () => 0,
     sharedMemoryFd: () => -1,
     file: (id) => files[id - 1]!,

@@ -14,6 +14,8 @@ const STATELESS: ReadonlyMap<number, string> = new Map([
 ]);
 
 const DELETED = ' (deleted)';
+/** FileReference.covered_mount of what no mount of the tree shows. */
+const OUTSIDE = 0;
 
 /** Character devices that keep nothing: /dev/null, zero, full, random, urandom. */
 export const deviceCapture: FileCapture = {
@@ -48,11 +50,19 @@ function stateless(
       return { $case: 'device', value: { path, rdev, file: undefined, nameless: undefined } };
     }
   }
+  if (prefix !== '') return ofOutside(descriptor, usual);
   return refuse(descriptor, ctx, {
     code: 'file.unreachable',
     reason: 'neither its path nor the usual one leads to this device any more',
     remedy: `make the device again (mknod ${usual}), or close it`,
   });
+}
+
+/** In a root directory without the device, whoever restores it opens the one that it has itself. */
+function ofOutside({ stat }: Descriptor, path: string): ReturnType<FileCapture['capture']> {
+  const { device, inode, size, mtimeNs, mode, rdev } = stat;
+  const file = { path, device, inode, size, mtimeNs, mode, deleted: false, coveredMount: OUTSIDE };
+  return { $case: 'device', value: { path, rdev, file, nameless: undefined } };
 }
 
 /** A node that was removed since it was opened is made anew: it has a mode and an owner of its own. */

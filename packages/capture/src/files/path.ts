@@ -1,6 +1,7 @@
 import type { FileReference } from '@ferry/image';
 import { isAtPath, refuse } from './common.js';
 import type { Descriptor, FileContext } from './context.js';
+import { coveredMountOf } from './covered-file.js';
 import { mountPrefix } from './mount-prefix.js';
 
 const DELETED = ' (deleted)';
@@ -20,6 +21,8 @@ export function referenceOf(descriptor: Descriptor, ctx: FileContext): FileRefer
   const prefix = mountPrefix(descriptor, ctx);
   if (isAtPath(prefix + link, descriptor)) return reference(descriptor, link, false);
   if (!link.endsWith(DELETED)) {
+    const coveredMount = coveredMountOf(descriptor, ctx);
+    if (coveredMount !== undefined) return { ...reference(descriptor, link, false), coveredMount };
     return refuse(descriptor, ctx, {
       code: 'file.unreachable',
       reason:
@@ -38,7 +41,8 @@ export function referenceOf(descriptor: Descriptor, ctx: FileContext): FileRefer
 export function isForeign(descriptor: Descriptor, ctx: FileContext): boolean {
   const prefix = mountPrefix(descriptor, ctx);
   const { link, stat } = descriptor;
-  return prefix !== '' && stat.links > 0 && !isAtPath(prefix + link, descriptor);
+  if (prefix === '' || stat.links === 0 || isAtPath(prefix + link, descriptor)) return false;
+  return coveredMountOf(descriptor, ctx) === undefined;
 }
 
 function reference(descriptor: Descriptor, path: string, deleted: boolean): FileReference {

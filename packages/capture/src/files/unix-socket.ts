@@ -18,6 +18,7 @@ import {
 } from '@ferry/linux';
 import { externalKind, refuse, standardFdOf } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
+import { coveredFile } from './covered-file.js';
 import { mountPrefix } from './mount-prefix.js';
 import { statPath } from './read-descriptors.js';
 import { readPacketFilter } from './socket-probe.js';
@@ -225,7 +226,11 @@ function pathOf(descriptor: Descriptor, entry: UnixDiag, ctx: FileContext): Unix
   // Datagrams that wait are sent again by name.
   const canMove = atName === undefined && isFree && entry.type !== SOCK.dgram;
   const elsewhere = canMove && bound !== undefined && ownFile(bound);
-  const own = atName ?? (elsewhere || undefined);
+  const hidden =
+    atName === undefined && isAbsolute
+      ? coveredName(descriptor, { full, fileInode }, ctx)
+      : undefined;
+  const own = atName ?? (elsewhere || undefined) ?? hidden?.stat;
   return {
     present: own !== undefined,
     mode: own === undefined ? 0 : own.mode & 0o7777,
@@ -233,10 +238,26 @@ function pathOf(descriptor: Descriptor, entry: UnixDiag, ctx: FileContext): Unix
     gid: own?.gid ?? 0,
     directory,
     renamedTo: elsewhere ? bound! : '',
+    covers: [...(hidden?.covers ?? [])],
   };
 }
 
 const SIOCUNIXFILE = 0x89e0;
+
+/** The file of a bound socket below mounts that cover it since. */
+function coveredName(
+  descriptor: Descriptor,
+  { full, fileInode }: { full: string; fileInode: number | undefined },
+  ctx: FileContext,
+) {
+  const fd = sys('ioctl', descriptor.dup().number, SIOCUNIXFILE, 0);
+  if (fd < 0) return undefined;
+  using file = new OwnedFd(fd);
+  const info = tryReadProc(`/proc/self/fdinfo/${file.number}`) ?? '';
+  const found = coveredFile({ process: descriptor.process, info }, full, ctx);
+  const isOwn = found !== undefined && Number(BigInt.asUintN(32, found.stat.inode)) === fileInode;
+  return isOwn && found.covers.length > 0 ? found : undefined;
+}
 
 /** Where the file of a bound socket is now, or was when it was removed; undefined when the kernel does not tell (it asks
  *  for CAP_NET_ADMIN). */

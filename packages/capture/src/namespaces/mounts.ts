@@ -1,6 +1,7 @@
 import { existsSync, lstatSync, readdirSync, statSync } from 'node:fs';
 import type { Mount, MountNamespace, Namespace } from '@ferry/image';
 import { readLink, readProc } from '@ferry/linux';
+import { openAlone } from './covered.js';
 import { attributesOf, type MountLine, parseMountInfo } from './mountinfo.js';
 import { contentSize, readTree } from './tree-content.js';
 
@@ -294,17 +295,24 @@ function fill(
   lines: readonly MountLine[],
   options: { hostPid: number; scanning: boolean },
 ): Refusal[] {
-  const whole = lines.find(
+  const visible = lines.find(
     ({ device, root, mountpoint }) =>
       device === line.device &&
       root === '/' &&
       isVisible(`/proc/${options.hostPid}/root${mountpoint}`, line),
   );
-  if (whole === undefined) {
+  const whole = visible ?? lines.find(({ device, root }) => device === line.device && root === '/');
+  // What is below mounts on it belongs to it too.
+  const isCovered = visible === undefined || lines.some(({ parentId }) => parentId === visible.id);
+  using alone = whole && isCovered ? openAlone(options.hostPid, lines, whole) : undefined;
+  if (visible === undefined && alone === undefined) {
     const reason = 'its content cannot be seen: another mount covers it';
     return [refusal(line.mountpoint, reason, 'unmount what is mounted over it')];
   }
-  const top = `/proc/${options.hostPid}/root${whole.mountpoint === '/' ? '' : whole.mountpoint}/.`;
+  const top =
+    alone === undefined
+      ? `/proc/${options.hostPid}/root${visible!.mountpoint === '/' ? '' : visible!.mountpoint}/.`
+      : `/proc/self/fd/${alone.number}/.`;
   const bytes = contentSize(top);
   if (bytes > CONTENT_MAX) {
     const reason = `its files hold ${bytes >> 20n} MiB, more than the ${CONTENT_MAX >> 20n} MiB that are carried`;

@@ -236,6 +236,7 @@ export function makeRig() {
       serviceBase: SERVICE_BASE,
       fdOf: (id) => SERVICE_BASE + 16 + position(id),
       objectsEnd: SERVICE_BASE + 16 + files.length,
+      coveredFd: () => 0,
       spaceFd: () => 0,
       sharedMemoryFd: () => -1,
       file: (id) => files[position(id)]!,

@@ -1,4 +1,5 @@
 import { emitOpen, emitOpenAt, inodeKey } from './common.js';
+import { openingPath } from './covered.js';
 import type { FileEmitter } from './emit.js';
 import { emitNameless, lostOf, sameLost } from './nameless.js';
 
@@ -8,7 +9,9 @@ export const deviceEmitter: FileEmitter = {
     if (file.kind?.$case !== 'device') return;
     const lost = lostOf(file);
     if (lost === undefined) {
-      emitOpen(b, { ...file, position: 0n }, file.kind.value.path, ctx);
+      const { file: reference, path } = file.kind.value;
+      const from = reference === undefined ? path : openingPath(file, reference, ctx);
+      emitOpen(b, { ...file, position: 0n }, from, ctx);
       return;
     }
     if (!ctx.once(`nameless:${inodeKey(lost.reference)}`)) return;

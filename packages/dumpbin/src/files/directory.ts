@@ -1,4 +1,5 @@
 import { emitOpen, emitOpenAt, inodeKey } from './common.js';
+import { openingPath } from './covered.js';
 import type { FileEmitter } from './emit.js';
 import { emitNameless, lostOf, sameLost } from './nameless.js';
 import { isProc, procFileEmitter } from './proc-file.js';
@@ -14,7 +15,7 @@ export const directoryEmitter: FileEmitter = {
     const { file: reference } = file.kind.value;
     const lost = lostOf(file);
     if (lost === undefined) {
-      emitOpen(b, file, reference.path, ctx);
+      emitOpen(b, file, openingPath(file, reference, ctx), ctx);
       return;
     }
     if (!ctx.once(`nameless:${inodeKey(reference)}`)) return;

@@ -11,6 +11,8 @@ export interface EmitContext {
   /** The first number above all created descriptions. */
   readonly objectsEnd: number;
   file(fileId: number): FileObject;
+  /** Of a file that a mount covers. */
+  coveredFd(fileId: number): number;
   /** Of a carried namespace that the root is not in. */
   spaceFd(namespaceId: number): number;
   /** Where the description of a shared memory object stands in every process of the tree. */

@@ -9,6 +9,7 @@ import {
   O_RDWR,
   openFlags,
 } from './common.js';
+import { openingPath } from './covered.js';
 import type { EmitContext, FileEmitter } from './emit.js';
 import { emitNameless, lostOf } from './nameless.js';
 import { emitContent } from './pipe.js';
@@ -37,7 +38,8 @@ function partOf(file: FileObject): Fifo {
 
 function emitFifo(b: ProgramBuilder, ends: readonly FileObject[], ctx: EmitContext): void {
   const lost = lostOf(ends[0]!);
-  const path = partOf(ends[0]!).file?.path ?? '';
+  const reference = partOf(ends[0]!).file;
+  const path = reference === undefined ? '' : openingPath(ends[0]!, reference, ctx);
   if (lost === undefined) emitEnds(b, ends, { path, at: b.cstr(path) }, ctx);
   else emitNameless(b, ctx.image, lost, (name, at) => emitEnds(b, ends, { path: name, at }, ctx));
 }

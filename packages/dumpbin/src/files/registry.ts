@@ -1,6 +1,7 @@
 import type { FileObject, TreeImage } from '@ferry/image';
 import { withAttributes } from './attributes.js';
 import { bpfMapEmitter } from './bpf-map.js';
+import { isCovered } from './covered.js';
 import { deviceEmitter } from './device.js';
 import { directoryEmitter } from './directory.js';
 import type { FileEmitter } from './emit.js';
@@ -82,6 +83,7 @@ export function solitaryFiles(image: TreeImage): Set<number> {
     if (!SOLITARY.has(kind?.$case ?? '')) continue;
     if (
       lostOf(file) !== undefined ||
+      isCovered(file) ||
       isProc(file, image) ||
       (kind?.$case === 'pidfd' && kind.value.ended)
     )

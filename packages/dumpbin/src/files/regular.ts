@@ -1,5 +1,6 @@
 import type { FileObject, RegularFile } from '@ferry/image';
 import { emitOpen, emitOpenAt, inodeKey } from './common.js';
+import { openingPath } from './covered.js';
 import type { FileEmitter } from './emit.js';
 import { emitNameless, lostOf, lostWithContent, sameLost } from './nameless.js';
 import { isProc, procFileEmitter } from './proc-file.js';
@@ -15,7 +16,7 @@ export const regularEmitter: FileEmitter = {
     const { file: reference } = partOf(file);
     if (reference === undefined) return;
     if (lostOf(file) === undefined) {
-      emitOpen(b, file, reference.path, ctx);
+      emitOpen(b, file, openingPath(file, reference, ctx), ctx);
       return;
     }
     if (!ctx.once(`nameless:${inodeKey(reference)}`)) return;

@@ -7,6 +7,9 @@ const SUN_PATH_MAX = 108;
 const O_PATH_DIRECTORY = 0o10200000;
 const FSCONFIG_CMD_CREATE = 6;
 const EADDRINUSE = 98;
+const CLONE_NEWNS = 0x20000;
+const MS_REC_PRIVATE = 0x44000;
+const MNT_DETACH = 2;
 
 /** A name for people: a path, `@name` for an abstract one. */
 export function nameText(address: Uint8Array): string {
@@ -54,6 +57,13 @@ export function emitBind(
     whileBound();
     return;
   }
+  if (path !== undefined && path.covers.length > 0) {
+    emitUncovered(b, path.covers, () => {
+      emitBindFile(b, fd, address, path);
+      whileBound();
+    });
+    return;
+  }
   if (path?.present) {
     emitBindFile(b, fd, address, path);
     whileBound();
@@ -64,6 +74,21 @@ export function emitBind(
     emitBindCall(b, fd, address);
     whileBound();
   });
+}
+
+/** Runs `body` in a copy of the mount namespace, where mounts are taken away that cover the file. */
+function emitUncovered(b: ProgramBuilder, covers: readonly string[], body: () => void): void {
+  const name = 'a socket below mounts';
+  const home = b.slotFor('mount namespace');
+  b.sys('open', [b.cstr('/proc/self/ns/mnt'), 0, 0], name, { into: home });
+  b.sys('unshare', [CLONE_NEWNS], name);
+  b.sys('mount', [0, b.cstr('/'), 0, MS_REC_PRIVATE, 0], name);
+  for (const cover of covers) {
+    b.sys('umount2', [b.cstr(cover), MNT_DETACH], `${name}: ${cover}`, { expect: 'any' });
+  }
+  body();
+  b.sys('setns', [home, CLONE_NEWNS], `${name}: back`);
+  b.sys('close', [home], `${name}: back`);
 }
 
 function emitBindCall(b: ProgramBuilder, fd: Argument, address: Uint8Array): void {

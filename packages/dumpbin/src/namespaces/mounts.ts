@@ -1,5 +1,6 @@
 import type { FileObject, Mount, MountNamespace, Namespace } from '@ferry/image';
 import type { CompileContext } from '../compile-context.js';
+import { emitCoveredFiles } from '../files/covered.js';
 import type { DataRef, ProgramBuilder, StepOptions } from '../program.js';
 import { CLONE } from './clone-flags.js';
 import { emitEntries } from './entries.js';
@@ -15,7 +16,8 @@ const MOVE_TO_FD = 0x44;
 const MNT_DETACH = 2;
 const MS_PRIVATE = 0x40000;
 const MS_REC = 0x4000;
-const FSCONFIG = { flag: 0, string: 1, create: 6 } as const;
+const FSCONFIG = { flag: 0, string: 1, create: 6, reconfigure: 7 } as const;
+const FSPICK_EMPTY_PATH_CLOEXEC = 0x9;
 /** MOUNT_ATTR__ATIME */
 const ATIME_MASK = 0x70n;
 const ATTRIBUTES = 0x2000ffn;
@@ -153,6 +155,7 @@ export function emitMounts(b: ProgramBuilder, namespace: Namespace, ctx: Compile
   b.sys('fchdir', [fd(root)], 'go to the new root');
   b.sys('pivot_root', [b.cstr('.'), b.cstr('.')], 'make it the root');
   b.sys('chroot', [b.cstr('.')], 'make it the root');
+  emitCoveredFiles(b, ctx, { mount: root, fd: fd(root) });
   const placed = new Map<number, Mount>([[root.id, root]]);
   for (const mount of inOrder(mounts)) {
     const parent = placed.get(mount.parentId);
@@ -165,6 +168,7 @@ export function emitMounts(b: ProgramBuilder, namespace: Namespace, ctx: Compile
       ...(mayBeGone(mount, ctx) ? { expect: 'any' } : {}),
     });
     if (mount.deleted) emitRemoval(b, mount, old);
+    emitCoveredFiles(b, ctx, { mount, fd: fd(mount) });
     placed.set(mount.id, mount);
   }
   emitGroups(
@@ -261,8 +265,10 @@ export function emitNew(b: ProgramBuilder, mount: Mount, fd: number): void {
     );
   };
   if (mount.source !== '') configure(FSCONFIG.string, 'source', mount.source);
+  const isReadOnly = mount.content.length > 0 && mount.options.split(',').includes('ro');
   for (const { key, value } of optionsOf(mount)) {
-    configure(value === undefined ? FSCONFIG.flag : FSCONFIG.string, key, value);
+    if (key !== 'ro' || !isReadOnly)
+      configure(value === undefined ? FSCONFIG.flag : FSCONFIG.string, key, value);
   }
   configure(FSCONFIG.create, undefined);
   const writable = mount.attributes & ~1n;
@@ -277,7 +283,18 @@ export function emitNew(b: ProgramBuilder, mount: Mount, fd: number): void {
   b.sys('close', [context], `close ${what}`);
   b.moveFd(made, fd, what);
   emitEntries(b, mount.content, fd);
+  if (isReadOnly) emitReadOnly(b, fd, what);
   if (mount.content.length > 0) emitAttributes(b, fd, mount);
+}
+
+/** A file system that was made read-only once it had its files: fspick and fsconfig, the new remount. */
+function emitReadOnly(b: ProgramBuilder, fd: number, what: string): void {
+  const context = b.slotFor('file system');
+  const step = `${what}: read-only`;
+  b.sys('fspick', [fd, b.cstr(''), FSPICK_EMPTY_PATH_CLOEXEC], step, { into: context });
+  b.sys('fsconfig', [context, FSCONFIG.flag, b.cstr('ro'), 0, 0], step);
+  b.sys('fsconfig', [context, FSCONFIG.reconfigure, 0, 0, 0], step);
+  b.sys('close', [context], step);
 }
 
 /** Options of the file system; those that only say what is so anyway are left out. */

@@ -1,6 +1,7 @@
 import type { Namespace } from '@ferry/image';
 import { emitControlGroups } from '../cgroup-steps.js';
 import type { CompileContext } from '../compile-context.js';
+import { emitOuterDevices } from '../files/covered.js';
 import type { DataRef, Label, ProgramBuilder } from '../program.js';
 import { clocks } from './clocks.js';
 import { CLONE } from './clone-flags.js';
@@ -27,7 +28,10 @@ export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): Data
   const mount = namespaces.find(({ type }) => type === 'mnt');
   const proc = ctx.namespaceFd('proc');
   emitOpenProc(b, ctx);
-  if (mount !== undefined) emitOuterMounts(b, mount, ctx);
+  if (mount !== undefined) {
+    emitOuterMounts(b, mount, ctx);
+    emitOuterDevices(b, ctx);
+  }
   const joined = namespaces.some(
     ({ content }) => content?.$case === 'net' && content.value.outerLinks.length > 0,
   );

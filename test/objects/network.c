@@ -72,6 +72,14 @@ static const struct {
     {"tun",
      "ip tuntap add dev t0 mode tun && ip tuntap add dev t1 mode tap user 12 && ip addr add 10.6.0.1/24 dev t0 && ip link set t1 up",
      "(ip -d link; ip -4 addr) | sed -E 's/NO-CARRIER,//; s/ qdisc [a-z_]+ state [A-Z]+//'", "ip link del t1"},
+    {"settings-of-devices",
+     "ip link set lo up && ip link add d0 type veth peer name p0 && echo 2 > /proc/sys/net/ipv4/conf/default/arp_announce && "
+     "echo 0 > /proc/sys/net/ipv4/conf/p0/arp_announce && echo 3 > /proc/sys/net/ipv6/conf/default/accept_ra_defrtr && "
+     "echo 2001:db8::1 > /proc/sys/net/ipv6/conf/default/stable_secret && echo 2001:db8::2 > /proc/sys/net/ipv6/conf/d0/stable_secret && "
+     "echo 0 > /proc/sys/net/ipv6/conf/p0/addr_gen_mode",
+     "cd /proc/sys/net && grep . ipv4/conf/*/arp_announce ipv6/conf/*/accept_ra_defrtr ipv6/conf/*/addr_gen_mode "
+     "ipv6/conf/default/stable_secret ipv6/conf/d0/stable_secret",
+     "echo 1 > /proc/sys/net/ipv4/conf/p0/arp_announce"},
     {"settings",
      "ip link set lo up && ip link add d0 type veth peer name p0 && echo 1 > /proc/sys/net/ipv4/ip_forward && "
      "echo 2 > /proc/sys/net/ipv4/conf/d0/rp_filter && echo 1234 60000 > /proc/sys/net/ipv4/ip_local_port_range && "

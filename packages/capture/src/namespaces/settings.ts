@@ -12,7 +12,7 @@ const FOLDERS = {
 } as const;
 /** Files that do something when written, that only look like a value, or that another file sets too. */
 const LEFT_OUT = [
-  /\/(flush|stable_secret|nf_conntrack_count|random\/|dev_snmp6)/,
+  /\/(flush|nf_conntrack_count|random\/|dev_snmp6)/,
   /^net\/(core|unix)\/(rps_|flow_limit|bpf_)/,
   /_(ms)$/,
 ];
@@ -21,16 +21,43 @@ const LEFT_OUT = [
 export function changedSettings(type: 'ipc' | 'net', where: number | string): KernelSetting[] {
   const own = inNamespace(type, where, () => readSettings(FOLDERS[type]));
   const fresh = freshSettings(type);
-  const usual = (name: string): Buffer | undefined =>
-    fresh.get(name) ?? fresh.get(name.replace(/\/(conf|neigh)\/[^/]+\//, '/$1/default/'));
   const changed: KernelSetting[] = [];
   for (const [name, value] of own) {
-    if (!(usual(name)?.equals(value) ?? false)) changed.push({ name, value });
+    const usual = fresh.get(name) ?? fresh.get(commonOf(name, 'default'));
+    if (isSpread(name, own, fresh) || !(usual?.equals(value) ?? false)) {
+      changed.push({ name, value });
+    }
   }
-  // What is set for all devices changes each of them, so that theirs come after.
-  const rank = ({ name }: KernelSetting): number =>
-    /\/all\//.test(name) || !/\/(conf|neigh)\//.test(name) ? 0 : /\/default\//.test(name) ? 1 : 2;
-  return changed.sort((a, b) => rank(a) - rank(b));
+  return changed.sort((a, b) => rank(a.name) - rank(b.name));
+}
+
+/** The setting for all devices, or for new ones, that goes with one of a device. */
+function commonOf(name: string, which: 'all' | 'default'): string {
+  return name.replace(/\/(conf|neigh)\/[^/]+\//, `/$1/${which}/`);
+}
+
+/** Whether a setting of a device was changed, or will be, by setting it for all or for new ones; an address generation
+ *  mode by the secret for it too (addrconf_sysctl_stable_secret, net/ipv6/addrconf.c). */
+function isSpread(
+  name: string,
+  own: ReadonlyMap<string, Buffer>,
+  fresh: ReadonlyMap<string, Buffer>,
+): boolean {
+  const sources = [commonOf(name, 'all'), commonOf(name, 'default')];
+  if (sources.includes(name) || sources[0] === sources[1]) return false;
+  if (name.endsWith('/addr_gen_mode')) sources.push('net/ipv6/conf/default/stable_secret');
+  return sources.some((source) => {
+    const [now, usual] = [own.get(source), fresh.get(source)];
+    return now !== undefined && !(usual?.equals(now) ?? false);
+  });
+}
+
+/** What is set for all devices changes each of them, so that theirs come after; a secret changes the mode that uses it. */
+function rank(name: string): number {
+  const ofDevice = /\/(conf|neigh)\//.test(name) && !/\/(all|default)\//.test(name);
+  if (name.endsWith('/stable_secret')) return ofDevice ? 1 : 0;
+  if (ofDevice) return 4;
+  return /\/default\//.test(name) ? 3 : 2;
 }
 
 /** What the kernel derives from a device, and what a new namespace takes over from the host as that is set then: it tells

@@ -69,6 +69,14 @@ export const morePrograms: readonly ObjectProgram[] = [
     source: 'socket-states',
     args: [kind],
   })),
+  ...['memfd', 'held', 'deleted'].map((kind) => ({
+    name: `executable-${kind}`,
+    source: 'executables',
+    args: [kind],
+    ...(kind === 'deleted'
+      ? { missing: { twoPhase: 'the content of what is executed, which nobody may write' } }
+      : {}),
+  })),
   ...['full', 'lowered'].map((kind) => ({
     name: `descriptor-limit-${kind}`,
     source: 'descriptor-limit',

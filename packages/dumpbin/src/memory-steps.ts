@@ -377,17 +377,18 @@ export function emitFutureLocks(b: ProgramBuilder, process: Process): void {
 }
 
 /** The object that stands for an executable without a name. */
-function deletedExecutable(image: TreeImage, exe: FileReference): SharedMemory | undefined {
+function namelessExecutable(image: TreeImage, exe: FileReference): SharedMemory | undefined {
   return image.sharedMemory.find(
-    (object) =>
-      object.kind === 'deletedFile' && object.device === exe.device && object.inode === exe.inode,
+    ({ kind, device, inode }) =>
+      (kind === 'deletedFile' || kind === 'memfd') && device === exe.device && inode === exe.inode,
   );
 }
 
-/** Whether some process runs a shared memory object as its executable: then no description may be able to write. */
+/** Whether some process runs a shared memory object as its executable: then no description may be able to write, but for
+ *  the first one of a memfd, which does not count (mm/memfd.c opens it without vfs_open). */
 export function isExecutable(image: TreeImage, object: SharedMemory): boolean {
   return image.processes.some(
-    ({ mm }) => mm?.exe !== undefined && deletedExecutable(image, mm.exe) === object,
+    ({ mm }) => mm?.exe !== undefined && namelessExecutable(image, mm.exe) === object,
   );
 }
 
@@ -416,9 +417,9 @@ function layoutMap(mm: Mm): Buffer {
 export function emitLayout(b: ProgramBuilder, process: Process, ctx: CompileContext): void {
   const mm = process.mm!;
   const exeFd = ctx.ownFd('left', process);
-  const deleted = mm.exe === undefined ? undefined : deletedExecutable(ctx.image, mm.exe);
+  const nameless = mm.exe === undefined ? undefined : namelessExecutable(ctx.image, mm.exe);
   const path =
-    deleted === undefined ? mm.exe?.path : `/proc/self/fd/${ctx.sharedMemoryFd(deleted.id)}`;
+    nameless === undefined ? mm.exe?.path : `/proc/self/fd/${ctx.sharedMemoryFd(nameless.id)}`;
   const auxv = b.bytes(mm.auxv);
   const map = layoutMap(mm);
   map.writeUInt32LE(mm.auxv.length, 96);

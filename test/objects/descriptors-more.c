@@ -5,12 +5,17 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/socket.h>
 #include <poll.h>
 
 #include "support/object.h"
+
+#ifndef F_GETOWNER_UIDS
+#define F_GETOWNER_UIDS 17
+#endif
 
 static char path[PATH_MAX], buffer[8192];
 
@@ -173,12 +178,17 @@ static void owners(void) {
     fds[2] = MUST(socket(AF_INET, SOCK_DGRAM, 0));
     fds[3] = MUST(open("/dev/null", O_RDWR));
     struct f_owner_ex before = {F_OWNER_PID, child}, now;
+    uid_t setter[2];
     for (int i = 0; i < 4; i++) {
         MUST(fcntl(fds[i], F_SETOWN_EX, &before));
         MUST(fcntl(fds[i], F_SETSIG, SIGRTMIN + i));
     }
     MUST(fcntl(pipes[0], F_SETFL, O_ASYNC | O_NONBLOCK));
+    // The kernel notes who has set it, and asks whether that one may send the signal.
+    MUST(setresuid(-1, 1234, -1));
     MUST(fcntl(pipes[1], F_SETOWN, -getpgrp()));
+    MUST(setresuid(-1, 0, -1));
+    MUST(prctl(PR_SET_DUMPABLE, 1));
     object_pause();
     SABOTAGE(MUST(fcntl(fds[2], F_SETSIG, 0)));
     for (int i = 0; i < 4; i++) {
@@ -191,6 +201,8 @@ static void owners(void) {
     MUST(fcntl(pipes[1], F_GETOWN_EX, &now));
     CHECK(now.type == F_OWNER_PGRP && now.pid == getpgrp(), "group: %d of type %d", now.pid,
           now.type);
+    MUST(fcntl(pipes[1], F_GETOWNER_UIDS, setter));
+    CHECK(setter[0] == 0 && setter[1] == 1234, "set by %u, effective %u", setter[0], setter[1]);
     object_join(child);
 }
 

@@ -5,6 +5,7 @@ import type { Descriptor, FileContext } from './context.js';
 
 const F_GETSIG = 11;
 const F_GETOWN_EX = 16;
+const F_GETOWNER_UIDS = 17;
 const F_OWNER_PGRP = 2;
 
 /** Who gets signals about a description (F_SETOWN_EX, F_SETSIG). Of anonymous files, which
@@ -21,14 +22,27 @@ export function ownerOf(descriptor: Descriptor, ctx: FileContext): FileOwner | u
   const hostPid = raw.readInt32LE(4);
   if (type === 'directory' && hostPid !== 0) return refuseWatch(descriptor, ctx);
   const signal = call('fcntl', fd, F_GETSIG);
-  if (hostPid === 0) return signal === 0 ? undefined : { pid: 0, type: kind, signal };
+  if (hostPid === 0) {
+    return signal === 0 ? undefined : { pid: 0, type: kind, signal, uid: 0, euid: 0 };
+  }
   const pid = innerPid(hostPid, kind, ctx);
-  if (pid !== undefined) return { pid, type: kind, signal };
+  if (pid !== undefined) return { pid, type: kind, signal, ...setterOf(fd) };
   return refuse(descriptor, ctx, {
     code: 'file.ownerOutside',
     reason: `its signals go to process ${hostPid}, which is outside the tree`,
     remedy: 'dump that process too (start at a common ancestor), or take F_SETOWN back',
   });
+}
+
+/** Who has set the owner: fcntl(2) F_GETOWNER_UIDS, which kernels with CONFIG_CHECKPOINT_RESTORE have. */
+function setterOf(fd: number): { uid: number; euid: number } {
+  const raw = Buffer.alloc(8);
+  try {
+    call('fcntl', fd, F_GETOWNER_UIDS, raw);
+  } catch {
+    return { uid: 0, euid: 0 };
+  }
+  return { uid: raw.readUInt32LE(0), euid: raw.readUInt32LE(4) };
 }
 
 /** A folder has an owner when it is watched with F_NOTIFY; for what, the kernel does not tell. */

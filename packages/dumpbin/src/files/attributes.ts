@@ -5,6 +5,9 @@ import { CHANGEABLE, F_SETFL, inodeKey, O_ACCMODE, O_ASYNC, O_NONBLOCK } from '.
 import { firstHolder } from './deferred.js';
 import type { EmitContext, FileEmitter } from './emit.js';
 
+// prctl(2), linux/securebits.h
+const PR = { setDumpable: 4, setSecurebits: 28 } as const;
+const SECBIT_NO_SETUID_FIXUP = 1 << 2;
 const F_SETLK = 6;
 const F_SETSIG = 10;
 const F_SETOWN_EX = 15;
@@ -43,7 +46,10 @@ function emitOwner(b: ProgramBuilder, file: FileObject, fd: number, image: TreeI
     const holder = firstHolder(image, file.id);
     const number = holder === undefined ? owner.pid : translate(image, holder, owner.pid);
     value.writeInt32LE(number, 4);
-    b.sys('fcntl', [fd, F_SETOWN_EX, b.bytes(value)], `descriptor ${fd}: signals to ${owner.pid}`);
+    const step = `descriptor ${fd}: signals to ${owner.pid}`;
+    emitAs(b, owner, step, () => {
+      b.sys('fcntl', [fd, F_SETOWN_EX, b.bytes(value)], step);
+    });
   }
   if (owner !== undefined && owner.signal !== 0) {
     b.sys('fcntl', [fd, F_SETSIG, owner.signal], `descriptor ${fd}: signal ${owner.signal}`);
@@ -52,6 +58,25 @@ function emitOwner(b: ProgramBuilder, file: FileObject, fd: number, image: TreeI
     const flags = file.flags & (CHANGEABLE | O_ASYNC);
     b.sys('fcntl', [fd, F_SETFL, flags], `descriptor ${fd}: O_ASYNC`);
   }
+}
+
+/** Steps as another user, who keeps all capabilities. The kernel notes who sets an owner (fs/fcntl.c: f_modown). */
+function emitAs(
+  b: ProgramBuilder,
+  { uid, euid }: { uid: number; euid: number },
+  step: string,
+  steps: () => void,
+): void {
+  if (uid === 0 && euid === 0) {
+    steps();
+    return;
+  }
+  b.sys('prctl', [PR.setSecurebits, SECBIT_NO_SETUID_FIXUP], `${step}: keep capabilities`);
+  b.sys('setresuid', [uid, euid, 0], `${step}: as user ${euid}`);
+  steps();
+  b.sys('setresuid', [0, 0, 0], `${step}: as root again`);
+  b.sys('prctl', [PR.setSecurebits, 0], `${step}: no longer`);
+  b.sys('prctl', [PR.setDumpable, 1], `${step}: may use /proc`);
 }
 
 function emitDescriptionLock(

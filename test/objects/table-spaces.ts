@@ -29,6 +29,9 @@ const mapped: readonly (readonly [string, readonly string[]])[] = [
   ['credentials', ['ids']],
   ['credentials', ['capabilities']],
   ['heap', []],
+  ['memory-shared', []],
+  ['sharing-files', []],
+  ['robust-list', []],
   ['threads', []],
   ['unix-named', []],
   ['files-deleted', []],
@@ -43,6 +46,13 @@ export const spacePrograms: readonly ObjectProgram[] = [
     source: 'namespaces',
     args: [kind],
     volatile: [/ fd \d+: was "net:/],
+    hostOnly: nested,
+  })),
+  ...['memory', 'files', 'nested', 'login'].map((kind) => ({
+    name: `user-root-${kind}`,
+    source: 'user-root',
+    args: [kind],
+    isFirst: true,
     hostOnly: nested,
   })),
   ...['uts', 'ipc', 'net', 'net-held', 'mnt'].map((kind) => ({
@@ -160,10 +170,14 @@ export const spacePrograms: readonly ObjectProgram[] = [
     source,
     args,
     isMapped: true,
-    // As of files-deleted itself: what has no name is made under another.
-    ...(source === 'files-deleted'
-      ? { volatile: [/#\d+ \(deleted\)/, /\/\.ferry-/, /fdinfo 3: was "flags:\\t020300002/] }
-      : {}),
+    volatile: [
+      // As of files-deleted itself: what has no name is made under another.
+      ...(source === 'files-deleted'
+        ? [/#\d+ \(deleted\)/, /\/\.ferry-/, /fdinfo 3: was "flags:\\t020300002/]
+        : []),
+      // Shared memory without a name has one where /proc/self/map_files is closed.
+      /\/dev\/zero \(deleted\)/,
+    ],
   })),
   ...['hidden', 'stale-used', 'huge-used'].map((kind) => ({
     name: `mount-${kind}`,

@@ -17,6 +17,8 @@ export interface ObjectProgram {
   readonly later?: string;
   /** Why it only runs when FERRY_OBJECTS names it: it asks for more than the kernel promises. */
   readonly onlyByName?: string;
+  /** It is the first process of a PID namespace, and has mounts of its own. */
+  readonly isFirst?: boolean;
   /** Why it is not tried in a container. */
   readonly hostOnly?: string;
   /** Its containers have a user namespace of their own. */

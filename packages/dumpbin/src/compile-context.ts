@@ -1,7 +1,7 @@
 import { FerryError, invariant } from '@ferry/core';
-import type { FileObject, Process, SharedMemory, TreeImage } from '@ferry/image';
+import type { FileObject, Process, SharedMemory, TreeImage, UserNamespace } from '@ferry/image';
 import type { EmitContext } from './files/emit.js';
-import { highestTransientFd, solitaryFiles } from './files/registry.js';
+import { filesByPath, highestTransientFd, solitaryFiles } from './files/registry.js';
 import { SERVICE } from './layout.js';
 import type { ProgramBuilder } from './program.js';
 
@@ -56,6 +56,7 @@ export class CompileContext implements EmitContext {
   readonly #owners = new Map<number, number[]>();
   readonly #done = new Set<string>();
   readonly #solitary: ReadonlySet<number>;
+  readonly #openedOutside: ReadonlySet<number>;
   readonly #sharedPlaces: ReadonlyMap<number, number>;
   readonly #sharedEnd: number;
   readonly #passedBefore: ReadonlyMap<number, number>;
@@ -69,6 +70,7 @@ export class CompileContext implements EmitContext {
     this.pages = pages;
     let highest = Math.max(63, highestTransientFd(image));
     this.#solitary = solitaryFiles(image);
+    this.#openedOutside = new Set(this.rootUserNamespace && filesByPath(image));
     for (const process of image.processes) {
       for (const { fd, fileId } of process.descriptors) {
         highest = Math.max(highest, fd);
@@ -151,8 +153,31 @@ export class CompileContext implements EmitContext {
     return this.namespaceFd('spaces') + position;
   }
 
-  get #mounts(): number {
+  /** Of the dump file of another process than the root, where it is opened before the root enters its user namespace. */
+  dumpFd({ pid }: Process): number {
+    return this.#dumps + this.living.findIndex((process) => process.pid === pid);
+  }
+
+  /** The user namespace that the root is born in, when it is carried. */
+  get rootUserNamespace(): { id: number; space: UserNamespace } | undefined {
+    const ids = new Set(this.process(this.image.rootPid).namespaceIds);
+    for (const { id, content } of this.image.namespaces) {
+      if (ids.has(id) && content?.$case === 'user') return { id, space: content.value };
+    }
+    return undefined;
+  }
+
+  /** Whether each process finds its dump file open: that of the host's root is closed to the root of a namespace. */
+  get opensDumpsEarly(): boolean {
+    return this.pages === 'embedded' && this.rootUserNamespace !== undefined;
+  }
+
+  get #dumps(): number {
     return this.namespaceFd('spaces') + HOMES.length + this.image.namespaces.length;
+  }
+
+  get #mounts(): number {
+    return this.#dumps + (this.opensDumpsEarly ? this.living.length : 0);
   }
 
   #mountIds(): number[] {
@@ -203,8 +228,15 @@ export class CompileContext implements EmitContext {
   /** The process that recreates a file object: its only owner for simple kinds, else the root. */
   creatorOf(file: FileObject): number {
     const owners = this.#owners.get(file.id) ?? [];
-    const alone = owners.length === 1 && this.#solitary.has(file.id);
+    const alone =
+      owners.length === 1 && this.#solitary.has(file.id) && !this.#openedOutside.has(file.id);
     return alone ? owners[0]! : this.image.rootPid;
+  }
+
+  /** Whether a file is opened before the root is somebody in its user namespace: it may belong to others, who had opened
+   *  it for the tree. */
+  isOpenedOutside({ id }: FileObject): boolean {
+    return this.#openedOutside.has(id);
   }
 
   filesCreatedBy(pid: number): FileObject[] {

@@ -73,7 +73,10 @@ function emitterOf(file: FileObject): FileEmitter {
 export function createFiles(b: ProgramBuilder, ctx: CompileContext, pid: number): void {
   // What has an address that others are bound to comes first.
   const isDevice = ({ kind }: FileObject): number => (kind?.$case === 'tun' ? 0 : 1);
-  const files = ctx.filesCreatedBy(pid).toSorted((x, y) => isDevice(x) - isDevice(y));
+  const files = ctx
+    .filesCreatedBy(pid)
+    .filter((file) => !ctx.isOpenedOutside(file))
+    .toSorted((x, y) => isDevice(x) - isDevice(y));
   const there = { ctx, pid };
   for (const file of files) {
     inSpacesOf(b, file, there, () => emitterOf(file).create(b, file, ctx));

@@ -3,13 +3,16 @@ import { FerryError } from '@ferry/core';
 import type { PageRun, SharedMemory } from '@ferry/image';
 import type { CompileContext } from './compile-context.js';
 import { hugeFlags, isExecutable, type PageCursor } from './memory-steps.js';
-import type { ProgramBuilder } from './program.js';
+import type { ProgramBuilder, Slot } from './program.js';
 import { emitSegment, holdAddress } from './segment-steps.js';
 
 const PROT_READ_WRITE = 3;
 const MAP = { shared: 1, fixed: 0x10, anonymous: 0x20, noReserve: 0x4000 } as const;
 const O = { rdonly: 0, rdwr: 2, creat: 0o100, excl: 0o200 } as const;
+const EPERM = 1;
 const EEXIST = 17;
+const MFD_HUGETLB = 4;
+const MFD_HUGE_SHIFT = 26;
 const F_ADD_SEALS = 1033;
 const NS = 1_000_000_000n;
 const SCRATCH = 0x300000000000n;
@@ -44,7 +47,7 @@ export function emitSharedMemory(
     b.sys('munmap', [scratch, mapped(object)], `${step}: unmap`);
   }
   if (object.kind === 'deletedFile') emitFinishFile(b, object, fd, step);
-  if (isExecutable(ctx.image, object)) {
+  if (object.kind === 'deletedFile' && isExecutable(ctx.image, object)) {
     const slot = b.slotFor('shared memory');
     b.sys('open', [b.cstr(`/proc/self/fd/${fd}`), O.rdonly, 0], `${step}: open`, { into: slot });
     b.moveFd(slot, fd, `${step}: read-only`);
@@ -132,9 +135,17 @@ function emitCreate(
       b.sys('mmap', [scratch, object.size, PROT_READ_WRITE, flags, -1n, 0], `${step}: create`);
       const end = scratch + mapped(object);
       const path = `/proc/self/map_files/${scratch.toString(16)}-${end.toString(16)}`;
-      b.sys('open', [b.cstr(path), O.rdwr, 0], `${step}: open`, { into: slot });
-      b.moveFd(slot, fd, step);
+      const unseen = { into: slot, expect: { orErrno: EPERM } } as const;
+      b.sys('open', [b.cstr(path), O.rdwr, 0], `${step}: open`, unseen);
       b.sys('munmap', [scratch, mapped(object)], `${step}: unmap`);
+      const made = b.label();
+      const named = b.label();
+      b.op('jump', [slot, -EPERM], `${step}: may it not be opened?`, { target: named });
+      b.op('jump', [0, 0], `${step} stands`, { target: made });
+      b.place(named);
+      emitNamed(b, object, slot);
+      b.place(made);
+      b.moveFd(slot, fd, step);
       return;
     }
     case 'deletedFile':
@@ -146,6 +157,16 @@ function emitCreate(
         `Shared memory object ${object.id} is of unknown kind "${object.kind}"`,
       );
   }
+}
+
+/** Memory without a name where map_files of /proc is closed: in a user namespace nobody may open it (fs/proc/base.c:
+ *  proc_map_files_get_link). A memfd is the same for a program, but for what its maps say. */
+function emitNamed(b: ProgramBuilder, object: SharedMemory, slot: Slot): void {
+  const step = stepOf(object);
+  const { hugePageShift } = object;
+  const huge = hugePageShift === 0 ? 0 : MFD_HUGETLB | (hugePageShift << MFD_HUGE_SHIFT);
+  b.sys('memfd_create', [b.cstr('dev/zero'), huge], `${step}: create by a name`, { into: slot });
+  b.sys('ftruncate', [slot, mapped(object)], `${step}: size`);
 }
 
 /** A file under the name it had, so that /proc shows it as before; under one of ours when another file has that name.

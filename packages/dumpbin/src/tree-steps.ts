@@ -277,17 +277,26 @@ export function emitBecome({ b, ctx, place }: TreePlan, child: Process): void {
     emitChainByTable(b, self, place.placeOf(child.pid));
     return;
   }
-  const slot = b.slotFor('dump file');
-  b.sys(
-    'openat',
-    [ctx.service('folder'), b.cstr(`${child.pid}.dump`), 0, 0],
-    `open ${child.pid}.dump`,
-    {
-      into: slot,
-    },
-  );
-  b.moveFd(slot, self, `${child.pid}.dump`);
+  if (ctx.opensDumpsEarly) {
+    b.sys('dup3', [ctx.dumpFd(child), self, 0], `${child.pid}.dump, which is open`);
+  } else emitOpenDump(b, ctx, child, self);
   b.op('chain', [self, 0], `load the program of process ${child.pid}`);
+}
+
+/** Opens the dump files of all other processes, each at its `CompileContext.dumpFd`. */
+export function emitOpenDumps(b: ProgramBuilder, ctx: CompileContext): void {
+  if (!ctx.opensDumpsEarly) return;
+  for (const process of ctx.living) {
+    if (process.pid !== ctx.image.rootPid) emitOpenDump(b, ctx, process, ctx.dumpFd(process));
+  }
+}
+
+function emitOpenDump(b: ProgramBuilder, ctx: CompileContext, { pid }: Process, to: number): void {
+  const slot = b.slotFor('dump file');
+  const step = `${pid}.dump`;
+  const args = [ctx.service('folder'), b.cstr(step), 0, 0];
+  b.sys('openat', args, `open ${step}`, { into: slot });
+  b.moveFd(slot, to, step);
 }
 
 /** Goes on with the program that the store's table names. */

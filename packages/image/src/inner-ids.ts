@@ -1,6 +1,8 @@
 import type { TreeImage } from './generated/ferry/image/v1/tree.js';
 
-const USERS: ReadonlySet<string> = new Set(['uid', 'euid', 'suid', 'fsuid', 'ownerUid']);
+const USERS: ReadonlySet<string> = new Set([
+  ...['uid', 'euid', 'suid', 'fsuid', 'ownerUid', 'loginuid'],
+]);
 const GROUPS: ReadonlySet<string> = new Set(['gid', 'egid', 'sgid', 'fsgid', 'groups']);
 
 /** Ids of users or groups as a user namespace shows them, by the text of /proc/PID/uid_map or gid_map
@@ -41,8 +43,21 @@ function translate(value: object, users: IdMap, groups: IdMap): void {
     if (map !== undefined) {
       const inner = (id: unknown) => (typeof id === 'number' ? (map.inner(id) ?? id) : id);
       Object.assign(value, { [key]: Array.isArray(field) ? field.map(inner) : inner(field) });
+    } else if (key === 'options' && typeof field === 'string') {
+      Object.assign(value, { options: innerOptions(field, { users, groups }) });
     } else if (field !== null && typeof field === 'object' && !ArrayBuffer.isView(field)) {
       translate(field, users, groups);
     }
   }
+}
+
+/** Mount options: devpts and tmpfs show the ids of the first user namespace (fs/devpts/inode.c: devpts_show_options). */
+function innerOptions(options: string, { users, groups }: { users: IdMap; groups: IdMap }): string {
+  return options.replaceAll(
+    /(?<=^|,)(uid|gid)=(\d+)(?=,|$)/g,
+    (whole, name: string, id: string) => {
+      const inner = (name === 'uid' ? users : groups).inner(Number(id));
+      return inner === undefined ? whole : `${name}=${inner}`;
+    },
+  );
 }

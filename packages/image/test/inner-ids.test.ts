@@ -27,6 +27,7 @@ describe('ids in a user namespace', () => {
         },
       ],
       files: [{ kind: { $case: 'pipe', value: { uid: 100_002, inode: 100_002n } } }],
+      namespaces: [{ mounts: [{ options: 'rw,gid=200005,mode=620,uid=7', name: 'gid=200005' }] }],
       host: undefined,
     };
     useInnerIds(image as unknown as TreeImage, { users, groups });
@@ -36,5 +37,9 @@ describe('ids in a user namespace', () => {
       threads: [{ credentials: { uid: 1, gid: 1, groups: [2, 5] } }],
     });
     assert.deepEqual(image.files[0]!.kind.value, { uid: 2, inode: 100_002n });
+    assert.deepEqual(image.namespaces[0]!.mounts[0], {
+      options: 'rw,gid=5,mode=620,uid=7',
+      name: 'gid=200005',
+    });
   });
 });

@@ -96,6 +96,16 @@ export function solitaryFiles(image: TreeImage): Set<number> {
   return solitary;
 }
 
+/** Files that are opened by a path of the root's mount namespace, and by nothing else. */
+export function filesByPath(image: TreeImage): Set<number> {
+  const isByPath = (file: FileObject): boolean =>
+    ['regular', 'directory'].includes(file.kind?.$case ?? '') &&
+    file.mountNamespaceId === 0 &&
+    lostOf(file) === undefined &&
+    !isProc(file, image);
+  return new Set(image.files.filter(isByPath).map(({ id }) => id));
+}
+
 /** The highest descriptor number that creating files uses besides those that processes end up with. */
 export function highestTransientFd(image: TreeImage): number {
   let highest = 0;

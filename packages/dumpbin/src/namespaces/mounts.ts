@@ -93,7 +93,7 @@ function emitCutOff(b: ProgramBuilder): void {
   b.sys('mount', args, 'cut off from the mounts outside');
 }
 
-/** For a namespace of another user namespace, in which nothing may be unmounted that comes from outside: runs in one of its
+/** For a namespace of another user namespace, in which nothing may be unmounted that comes from outside. Runs in one of its
  *  own, which ends with the caller. */
 export function emitCoveredApart(
   b: ProgramBuilder,
@@ -103,6 +103,13 @@ export function emitCoveredApart(
   b.sys('unshare', [CLONE.mnt!], 'namespace to uncover mounts in');
   emitCutOff(b);
   emitCovered(b, contentOf(namespace).mounts, ctx);
+}
+
+/** Whether what a mount namespace has from outside is locked there: it is made together with a user namespace
+ *  (mount_namespaces(7)). */
+export function isInNewUser({ id }: Namespace, ctx: CompileContext): boolean {
+  const isOfRoot = ctx.process(ctx.image.rootPid).namespaceIds.includes(id);
+  return isOfRoot && ctx.rootUserNamespace !== undefined;
 }
 
 export function hasCovered(namespace: Namespace): boolean {
@@ -148,7 +155,7 @@ export function emitMounts(b: ProgramBuilder, namespace: Namespace, ctx: Compile
   b.sys('open', [b.cstr('/'), O_PATH_DIRECTORY, 0], 'open the outer root', { into: slot });
   b.moveFd(slot, old, 'outer root');
   const fd = (mount: Mount): number => fdOf(ctx, mount);
-  if (namespace.ownerId === 0) emitCovered(b, mounts, ctx);
+  if (namespace.ownerId === 0 && !isInNewUser(namespace, ctx)) emitCovered(b, mounts, ctx);
   emitObtain(b, root, mounts, fd);
   const empty = b.cstr('');
   b.sys('move_mount', [fd(root), empty, AT_FDCWD, b.cstr('/'), MOVE_FROM_FD], 'mount /');

@@ -47,12 +47,13 @@ export function emitNested(b: ProgramBuilder, ctx: CompileContext): void {
       emitOpenSpace(b, proc, { type: name, fd: ctx.spaceFd(id), what });
     };
     // Whoever makes it must be in the namespace that owns it; whoever fills it needs more privileges than that gives.
-    if (ownerId !== 0) emitHelper(b, `make ${what}`, make);
+    const isOurs = isInRootUser(namespace, ctx);
+    if (!isOurs) emitHelper(b, `make ${what}`, make);
     if (ownerId !== 0 && hasCovered(namespace)) {
       emitHelper(b, `uncover for ${what}`, () => emitCoveredApart(b, namespace, ctx));
     }
     emitHelper(b, `fill ${what}`, () => {
-      if (ownerId === 0) make();
+      if (isOurs) make();
       else if (type !== 'time') b.sys('setns', [ctx.spaceFd(id), CLONE[type]!], `enter ${what}`);
       if (type === 'mnt') emitMounts(b, namespace, ctx);
       else emitContent(b, namespace, ctx, ctx.homeFd('net'));
@@ -72,6 +73,11 @@ function emitJoinedNetworks(b: ProgramBuilder, ctx: CompileContext): void {
       emitNetworkRest(b, namespace, ctx);
     });
   }
+}
+
+/** Whether a namespace is owned by the user namespace that the root makes it in. */
+function isInRootUser({ ownerId }: Namespace, ctx: CompileContext): boolean {
+  return ownerId === 0 || ownerId === ctx.rootUserNamespace?.id;
 }
 
 function ownersFirst(namespaces: readonly Namespace[]): Namespace[] {
@@ -108,13 +114,10 @@ function emitUser(b: ProgramBuilder, { id, content }: Namespace, ctx: CompileCon
   b.sys('wait4', [child, 0, WAIT_ALL, 0], `${what}: reap the helper`);
 }
 
-function emitMake(
-  b: ProgramBuilder,
-  { id, type, content, ownerId }: Namespace,
-  ctx: CompileContext,
-): void {
+function emitMake(b: ProgramBuilder, namespace: Namespace, ctx: CompileContext): void {
+  const { id, type, content, ownerId } = namespace;
   if (content?.$case === 'cgroup') emitControlGroups(b, content.value.roots);
-  if (ownerId !== 0) {
+  if (!isInRootUser(namespace, ctx)) {
     b.sys('setns', [ctx.spaceFd(ownerId), CLONE.user!], `enter user namespace ${ownerId}`);
   }
   if (type === 'time') {
@@ -138,7 +141,7 @@ function emitOpenSpace(
 }
 
 /** Steps of a child that is gone afterwards; what it opens, the root has. */
-function emitHelper(b: ProgramBuilder, step: string, steps: () => void): void {
+export function emitHelper(b: ProgramBuilder, step: string, steps: () => void): void {
   const helper = b.label();
   const after = b.label();
   const child = b.slotFor('helper');

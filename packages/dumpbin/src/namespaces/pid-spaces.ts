@@ -76,7 +76,8 @@ export function birthOf(image: TreeImage, makerSpace: number, child: Process): B
   if (space === makerSpace) return { kind: 'here' };
   const init = initOf(image, space);
   const parent = image.namespaces.find(({ id }) => id === space)?.parentId ?? 0;
-  if (init === child && parent === makerSpace) return { kind: 'first' };
+  const isOfRoot = image.processes[0]!.namespaceIds.includes(parent);
+  if (init === child && (isOfRoot ? 0 : parent) === makerSpace) return { kind: 'first' };
   if (init !== undefined && init !== child) return { kind: 'away', init };
   throw new FerryError(
     'dumpbin.pidNamespace',

@@ -3,14 +3,22 @@ import { emitControlGroups } from '../cgroup-steps.js';
 import type { CompileContext } from '../compile-context.js';
 import { emitOuterDevices } from '../files/covered.js';
 import type { DataRef, Label, ProgramBuilder } from '../program.js';
+import { emitOpenDumps } from '../tree-steps.js';
 import { clocks } from './clocks.js';
 import { CLONE } from './clone-flags.js';
 import { emitContent } from './content.js';
 import { emitTun, parseLinks } from './links.js';
-import { emitMounts, emitOuterMounts } from './mounts.js';
-import { emitNested, nestedNamespaces } from './nested.js';
+import {
+  emitCoveredApart,
+  emitMounts,
+  emitOuterMounts,
+  hasCovered,
+  isInNewUser,
+} from './mounts.js';
+import { emitHelper, emitNested, nestedNamespaces } from './nested.js';
 import { emitSocket } from './netlink.js';
 import { emitTunDevice } from './network.js';
+import { emitMapped, emitOpenedOutside } from './user-space.js';
 
 /** What the root makes before anything else: its own namespaces, filled. Steps before `enter` run outside. */
 export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): DataRef | undefined {
@@ -31,11 +39,15 @@ export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): Data
   if (mount !== undefined) {
     emitOuterMounts(b, mount, ctx);
     emitOuterDevices(b, ctx);
+    if (hasCovered(mount) && isInNewUser(mount, ctx)) {
+      emitHelper(b, 'uncover mounts', () => emitCoveredApart(b, mount, ctx));
+    }
   }
   const joined = namespaces.some(
     ({ content }) => content?.$case === 'net' && content.value.outerLinks.length > 0,
   );
   if (joined) emitOuterNetwork(b, ctx);
+  emitOpenDumps(b, ctx);
   b.op('enter', [], 'enter namespaces of its own');
   emitControlGroups(b, ctx.process(ctx.image.rootPid).controlGroups);
   // The group that a process is in when it makes a control group namespace is the root there.
@@ -43,7 +55,11 @@ export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): Data
     b.sys('unshare', [CLONE.cgroup!], 'control group namespace');
   }
   for (const namespace of namespaces) emitContent(b, namespace, ctx, ctx.namespaceFd('network'));
-  if (mount !== undefined) emitMounts(b, mount, ctx);
+  const mounted = (): void => {
+    if (mount !== undefined) emitMounts(b, mount, ctx);
+  };
+  if (ctx.rootUserNamespace === undefined) mounted();
+  else emitMapped(b, ctx, mounted);
   emitNested(b, ctx);
   b.sys('close', [proc], 'close the outer /proc');
   if (joined) {
@@ -53,8 +69,10 @@ export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): Data
   const [given, ready] = [b.label(), b.label()];
   b.op('jump', [0, 0], 'its namespaces stand', { target: ready });
   b.place(given);
+  emitOpenDumps(b, ctx);
   emitControlGroups(b, ctx.process(ctx.image.rootPid).innerControlGroups);
   emitGivenTuns(b, ctx);
+  emitOpenedOutside(b, ctx);
   b.place(ready);
   return b.bytes(header(namespaces, given, ctx));
 }

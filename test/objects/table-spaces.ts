@@ -95,6 +95,14 @@ export const spacePrograms: readonly ObjectProgram[] = [
     hostOnly: withoutAdmin,
     volatile: [/ fd \d+: was "pid:/],
   })),
+  ...['files', 'mounts', 'nested', 'covered', 'denied'].map((kind) => ({
+    name: `mapped-root-${kind}`,
+    source: 'mapped-root',
+    args: [kind],
+    hostOnly: withoutAdmin,
+    // As of files-deleted: what has no name is made under another.
+    volatile: [/#\d+ \(deleted\)/, /\/\.ferry-/, /nameless \(deleted\)/, / fd \d+: was "uts:/],
+  })),
   {
     name: 'nested-user-pid-owned',
     source: 'nested-user',

@@ -14,6 +14,7 @@ const AMBIENT = { raise: 2, clearAll: 4 } as const;
 const SECBIT_NO_SETUID_FIXUP = 1 << 2;
 const CAPABILITY_VERSION_3 = 0x20080522;
 const CAP_LAST = 40;
+const EPERM = 1;
 
 /** Identity, groups and bounding set, while all capabilities are still there; `emitCapabilities` takes them away. */
 export function emitIdentity(b: ProgramBuilder, credentials: Credentials, who: string): void {
@@ -23,7 +24,10 @@ export function emitIdentity(b: ProgramBuilder, credentials: Credentials, who: s
   c.groups.forEach((gid, i) => {
     groups.writeUInt32LE(gid, i * 4);
   });
-  b.sys('setgroups', [c.groups.length, b.bytes(groups)], `${who}: groups`);
+  // A user namespace may forbid it: then they are those that it was made with.
+  b.sys('setgroups', [c.groups.length, b.bytes(groups)], `${who}: groups`, {
+    expect: { orErrno: EPERM },
+  });
   b.sys('setresgid', [c.gid, c.egid, c.sgid], `${who}: group ids`);
   b.sys('setfsgid', [c.fsgid], `${who}: file system group id`, { expect: 'any' });
   b.sys('setresuid', [c.uid, c.euid, c.suid], `${who}: user ids`);

@@ -81,7 +81,7 @@ export function createFiles(b: ProgramBuilder, ctx: CompileContext, pid: number)
   for (const file of files) {
     inSpacesOf(b, file, there, () => emitterOf(file).create(b, file, ctx));
   }
-  emitCloseCovered(b, files, ctx);
+  emitCloseCovered(b, ctx.filesCreatedBy(pid), ctx);
   for (const file of files) {
     const { connect } = emitterOf(file);
     if (connect !== undefined) inSpacesOf(b, file, there, () => connect(b, file, ctx));

@@ -26,6 +26,12 @@ export class IdMap {
     const range = this.#ranges.find((r) => outer >= r.outer && outer < r.outer + r.length);
     return range === undefined ? undefined : outer - range.outer + range.inner;
   }
+
+  /** The other way round. */
+  outer(inner: number): number | undefined {
+    const range = this.#ranges.find((r) => inner >= r.inner && inner < r.inner + r.length);
+    return range === undefined ? undefined : inner - range.inner + range.outer;
+  }
 }
 
 /** Puts into every place of an image that names a user or a group what the user namespace of the tree's root calls it.

@@ -18,7 +18,7 @@ import {
 import { emitHelper, emitNested, nestedNamespaces } from './nested.js';
 import { emitSocket } from './netlink.js';
 import { emitTunDevice } from './network.js';
-import { emitMapped, emitOpenedOutside } from './user-space.js';
+import { emitMapped, emitOpenedOutside, emitOuterGroups } from './user-space.js';
 
 /** What the root makes before anything else: its own namespaces, filled. Steps before `enter` run outside. */
 export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): DataRef | undefined {
@@ -48,6 +48,7 @@ export function emitRootNamespaces(b: ProgramBuilder, ctx: CompileContext): Data
   );
   if (joined) emitOuterNetwork(b, ctx);
   emitOpenDumps(b, ctx);
+  emitOuterGroups(b, ctx);
   b.op('enter', [], 'enter namespaces of its own');
   emitControlGroups(b, ctx.process(ctx.image.rootPid).controlGroups);
   // The group that a process is in when it makes a control group namespace is the root there.

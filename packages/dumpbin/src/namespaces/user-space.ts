@@ -1,5 +1,5 @@
 import { FerryError } from '@ferry/core';
-import type { Process, TreeImage } from '@ferry/image';
+import { IdMap, type Process, type TreeImage } from '@ferry/image';
 import type { CompileContext } from '../compile-context.js';
 import { emitIdentity } from '../credential-steps.js';
 import { fileEmitters } from '../files/registry.js';
@@ -47,6 +47,18 @@ export function emitEnterUser(b: ProgramBuilder, process: Process, ctx: CompileC
   b.sys('setns', [ctx.spaceFd(space), CLONE.user!], `${who}: enter user namespace ${space}`);
   // So that it may use what /proc has of it.
   b.sys('prctl', [PR_SET_DUMPABLE, 1], `${who}: dumpable meanwhile`);
+}
+
+/** Groups, before a user namespace is entered in which they cannot be set any more. What is not mapped there has its outer
+ *  number in the image. */
+export function emitOuterGroups(b: ProgramBuilder, ctx: CompileContext): void {
+  const { space } = ctx.rootUserNamespace ?? {};
+  if (space?.denySetgroups !== true) return;
+  const map = new IdMap(Buffer.from(space.gidMap).toString());
+  const groups = ctx.process(ctx.image.rootPid).threads[0]?.credentials?.groups ?? [];
+  const list = Buffer.alloc(groups.length * 4);
+  for (const [i, group] of groups.entries()) list.writeUInt32LE(map.outer(group) ?? group, i * 4);
+  b.sys('setgroups', [groups.length, b.bytes(list)], 'groups outside', { expect: 'any' });
 }
 
 /** Who has entered the root's user namespace is still who it was outside, whom that namespace does not know: what it made

@@ -8,6 +8,7 @@ export * from './mount-copy.js';
 export * from './namespace.js';
 export type { SyscallArgument } from './native.js';
 export * from './netlink.js';
+export * from './optimizer.js';
 export * from './page-io.js';
 export * from './pagemap.js';
 export * from './proc.js';

@@ -3,13 +3,16 @@ import { native, type PageWork } from './native.js';
 import { sysError } from './sys.js';
 
 export const PAGE_SIZE = 4096;
-const RUN_BYTES = 24;
+/** struct page_run of native/pages.c: three 64-bit fields. */
+const RUN_WORDS = 6;
+const WORD = 2 ** 32;
 
 /** Consecutive pages of one process. */
 export interface ProcessPages {
   /** In our PID namespace. */
   readonly hostPid: number;
-  readonly address: bigint;
+  /** Below 2^47: exact as a number, and there are too many of them for bigints. */
+  readonly address: number;
   readonly pages: number;
 }
 
@@ -38,15 +41,17 @@ const NO_HASHES: PageHashes = { key: Buffer.alloc(0), into: Buffer.alloc(0) };
 
 /** Packs runs for one native call. */
 export function packRuns(runs: readonly ProcessPages[]): Buffer {
-  const packed = Buffer.from(new ArrayBuffer(runs.length * RUN_BYTES));
+  const words = new Uint32Array(runs.length * RUN_WORDS);
   let at = 0;
-  for (const run of runs) {
-    packed.writeBigUInt64LE(BigInt(run.hostPid), at);
-    packed.writeBigUInt64LE(run.address, at + 8);
-    packed.writeBigUInt64LE(BigInt(run.pages), at + 16);
-    at += RUN_BYTES;
+  for (const { hostPid, address, pages } of runs) {
+    words[at] = hostPid;
+    words[at + 2] = address;
+    words[at + 3] = address / WORD;
+    words[at + 4] = pages;
+    words[at + 5] = pages / WORD;
+    at += RUN_WORDS;
   }
-  return packed;
+  return Buffer.from(words.buffer);
 }
 
 /** Reads pages of processes (running or stopped) and compresses them, on a thread of the pool.

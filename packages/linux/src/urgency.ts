@@ -3,6 +3,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { threadsOf } from './proc.js';
 import { sys } from './sys.js';
+import { asLongAsWished } from './wished.js';
 
 /** Above what other programs have, below what keeps a host alive. */
 const URGENT = -10;
@@ -42,26 +43,13 @@ function prioritize(priority: number): void {
   }
 }
 
-let inHurry = 0;
 /** Nice values of our threads before the first wished to go first. */
 const usual = new Map<number, number>();
 
 /** Until it is disposed of, every thread of this process goes before others, so that nobody waits for its turn in a
  *  moment that counts; not where it may not. What is started meanwhile does not: sched(7), the reset-on-fork flag. As
  *  long as several wish it, it holds. */
-export function goFirst(): Disposable {
-  inHurry += 1;
-  if (inHurry === 1) hurry();
-  let over = false;
-  return {
-    [Symbol.dispose]: () => {
-      if (over) return;
-      over = true;
-      inHurry -= 1;
-      if (inHurry === 0) calm();
-    },
-  };
-}
+export const goFirst: () => Disposable = asLongAsWished(hurry, calm);
 
 function hurry(): void {
   for (const tid of threadsOf(process.pid)) {

@@ -361,6 +361,7 @@ export class DestinationSession {
     if (!changed || !isDestinationEnd(state.phase)) return;
     // What was begun is finished first.
     void this.#queue.then(() => {
+      this.#work.endTurn();
       this.#outbox.close();
       this.#over.abort();
       this.#port.close();

@@ -3,11 +3,12 @@ import { ApiError, type Part, type PostCopyReport, type SourceDescription } from
 import { type Neighbour, parseTransfer, type Transfer } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
 import { hasTemporaryNames, TreeImage } from '@ferry/image';
-import { canWaitForPages } from '@ferry/linux';
+import { canWaitForPages, holdOptimizer } from '@ferry/linux';
 import type { PageCounters, SegmentTable } from '@ferry/pages';
 import type { Policy } from './convergence.js';
 import type { CutoverHistory } from './cutover-history.js';
 import type { CutoverTurns, Turn } from './cutover-turns.js';
+import { STEADY_FROM_ROUND } from './hurry.js';
 import type { ReceivedImage } from './image-receiver.js';
 import { IncomingFiles } from './incoming-files.js';
 import { type LaterProcess, laterProcesses } from './later-pages.js';
@@ -77,6 +78,7 @@ export class DestinationWork {
   /** What was asked for at the freeze. */
   #comesLater = false;
   #turn: Turn | undefined;
+  #optimizerHeld: Disposable | undefined;
 
   constructor(parameters: Parameters) {
     this.#p = parameters;
@@ -227,12 +229,15 @@ export class DestinationWork {
     return this.#turn;
   }
 
-  /** Others may cut over to this host; repeatable. */
+  /** It is not cutting over, or not any more: others may; repeatable. */
   endTurn(): void {
     this.#turn?.end();
+    this.#optimizerHeld?.[Symbol.dispose]();
+    this.#optimizerHeld = undefined;
   }
 
   async #writeRound(round: number, segments: SegmentTable): Promise<void> {
+    if (round >= STEADY_FROM_ROUND) this.#optimizerHeld ??= holdOptimizer();
     this.#p.progress.announced(segments.totalBytes);
     const pages = this.#pullPages(segments, round);
     try {

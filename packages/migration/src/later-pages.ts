@@ -135,7 +135,9 @@ export interface LaterProcess {
 export function laterProcesses(image: TreeImage, table: SegmentTable): LaterProcess[] | undefined {
   const byPid = new Map<number, { runs: PageRun[]; ranges: Set<Range>; mappings: Range[] }>();
   for (let i = 0; i < table.count; i++) {
-    const { hostPid: pid, address, pages } = table.targetRun(i, 0, table.pages(i));
+    const pid = table.targetPid(i);
+    const address = BigInt(table.targetAddress(i));
+    const pages = table.pages(i);
     const known = byPid.get(pid);
     const process = known === undefined ? image.processes.find((p) => p.pid === pid) : undefined;
     const entry = known ?? {

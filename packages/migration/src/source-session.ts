@@ -11,19 +11,20 @@ import {
   toErrorDetail,
 } from '@ferry/api';
 import { errorText, FerryError, unreachable } from '@ferry/core';
+import { holdOptimizer } from '@ferry/linux';
 import {
   answerPages,
   type Credits,
   type OutgoingChunk,
   type PageCounters,
   PageReader,
-  SegmentTable,
+  type SegmentTable,
   SentPages,
 } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
 import type { CutoverTurns, Turn } from './cutover-turns.js';
 import { faultPoint } from './fault-points.js';
-import { Hurry } from './hurry.js';
+import { Hurry, STEADY_FROM_ROUND } from './hurry.js';
 import type { Logger } from './logger.js';
 import { Outbox } from './outbox.js';
 import {
@@ -82,6 +83,7 @@ export class SourceSession {
   #state: SourceState;
   #begun: boolean;
   readonly #hurry = new Hurry();
+  #optimizerHeld: Disposable | undefined;
   #outbox: Outbox<SourceMessage> | undefined;
   #queue: Promise<void> = Promise.resolve();
   /** Segment lists that were told: of the rounds, and (0) of the frozen container. */
@@ -281,7 +283,7 @@ export class SourceSession {
       (async function* () {
         for await (const { pid, address, pages } of requests) {
           stopped.throwIfAborted();
-          yield { hostPid: pids.hostPid(pid), address, pages };
+          yield { hostPid: pids.hostPid(pid), address: Number(address), pages };
         }
       })(),
     );
@@ -304,6 +306,7 @@ export class SourceSession {
     this.#perform(actions);
     if (isCommitted(state.phase) || isSourceEnd(state.phase)) this.#decide();
     if (!isSourceEnd(state.phase)) return;
+    this.#optimizerHeld?.[Symbol.dispose]();
     clearInterval(this.#passing);
     this.#endedAt ??= this.#o.now();
     this.#end();
@@ -526,6 +529,7 @@ export class SourceSession {
     const owed = await this.#o.work.round();
     const { scanMs } = owed;
     const round = ++this.#rounds;
+    if (round >= STEADY_FROM_ROUND) this.#optimizerHeld ??= holdOptimizer();
     this.#sharedSegments = owed.sharedSegments;
     const segments = await this.#changed(owed, round);
     this.#tell(round, segments);
@@ -544,11 +548,8 @@ export class SourceSession {
     const [sure, doubtful] = owed.split(owed.count - doubtfulSegments);
     const stands = this.#state.phase === 'freezing';
     const looks = round > NOTED_FROM_ROUND && (!stands || this.#sentPages.pays);
-    const parts = [
-      looks ? await this.#sentPages.changed(sure) : sure,
-      await this.#sentPages.changed(doubtful, 'all'),
-    ];
-    const segments = SegmentTable.decode(Buffer.concat(parts.map((part) => part.encode())));
+    const changed = looks ? await this.#sentPages.changed(sure) : sure;
+    const segments = changed.followedBy(await this.#sentPages.changed(doubtful, 'all'));
     const { totalPages: pages } = segments;
     const counts = { owed: owed.totalPages, doubtful: doubtful.totalPages, pages };
     this.#o.logger.debug('unchanged pages', { round, ...counts });
@@ -563,8 +564,8 @@ export class SourceSession {
     const freezeMs = await work.freeze();
     this.#stand();
     // What was written last is on its way while the processes are captured.
-    if (this.#rounds > 0 && !this.#later) await this.#tellRound();
-    const frozen = await work.capture(this.#later);
+    const told = this.#rounds > 0 && !this.#later ? this.#tellRound() : undefined;
+    const [frozen] = await Promise.all([work.capture(this.#later), told]);
     const { captureMs } = frozen;
     this.#parts.push({ name: 'freeze', ms: freezeMs }, { name: 'capture', ms: captureMs });
     this.dispatch({ kind: 'freezeDone' });

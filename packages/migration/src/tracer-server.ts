@@ -4,7 +4,7 @@ import { Rehearsal, TreeCapture } from '@ferry/capture';
 import type { FileText } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
 import { TreeImage } from '@ferry/image';
-import { canTrackWrites, collectYoung } from '@ferry/linux';
+import { canTrackWrites, collectYoung, holdOptimizer } from '@ferry/linux';
 import { SegmentTable } from '@ferry/pages';
 import { readDecision } from './journal.js';
 import { splitLater } from './later-pages.js';
@@ -31,6 +31,8 @@ export class TracerServer {
   #entry: string | undefined;
   #putBack: readonly FileText[] = [];
   #rehearsal: Rehearsal | undefined;
+  /** In the rounds between the first and the freeze, and in that: what it has begun to optimize is done by then. */
+  #optimizerHeld: Disposable | undefined;
 
   handle(request: TracerRequest): TracerAnswer {
     try {
@@ -91,17 +93,29 @@ export class TracerServer {
   /** Before another tree is opened nothing of this one may be left that would be done when the agent is lost. */
   #release(): void {
     if (this.#frozen) throw new FerryError('tracer.order', 'The tracer holds a tree');
+    this.#endRehearsal();
     this.#capture?.[Symbol.dispose]();
     this.#capture = undefined;
+    this.#letOptimize();
     this.#reconnection = undefined;
     this.#entry = undefined;
     this.#putBack = [];
   }
 
+  #endRehearsal(): void {
+    this.#rehearsal?.[Symbol.dispose]();
+    this.#rehearsal = undefined;
+  }
+
+  #letOptimize(): void {
+    this.#optimizerHeld?.[Symbol.dispose]();
+    this.#optimizerHeld = undefined;
+  }
+
   #perform(request: TracerRequest): unknown {
     if (request.method === 'rehearse') return this.#rehearse();
     if (request.method === 'open') {
-      this.#rehearsal?.[Symbol.dispose]();
+      this.#endRehearsal();
       const { hostPid, externalInodes, givenMounts, givenSettings, reconnection } = request;
       this.#reconnection = reconnection;
       this.#capture = TreeCapture.open(hostPid, {
@@ -124,12 +138,16 @@ export class TracerServer {
       case 'track':
         collectYoung();
         return track(capture);
-      case 'round':
-        return round(capture);
+      case 'round': {
+        const owed = round(capture);
+        this.#optimizerHeld ??= holdOptimizer();
+        return owed;
+      }
       case 'putBack':
         this.#putBack = request.files;
         return undefined;
       case 'makeReady':
+        this.#optimizerHeld ??= holdOptimizer();
         collectYoung();
         return undefined;
       case 'freeze':
@@ -145,6 +163,7 @@ export class TracerServer {
       case 'thaw':
         capture.untrack();
         capture.thaw();
+        this.#letOptimize();
         this.#frozen = false;
         this.#entry = undefined;
         return undefined;

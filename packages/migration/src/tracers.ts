@@ -8,6 +8,8 @@ import type { TracerRehearsal } from './tracer-protocol.js';
 
 /** So often a tracer rehearses; then V8 has compiled what a freeze runs as well as it does. */
 const REHEARSALS = 30;
+/** After it has done its work, what was optimized for rehearsals has met something else, and is optimized anew. */
+const REHEARSALS_AGAIN = 6;
 /** So often this process compiles what they gave, as a destination does. */
 const COMPILATIONS = 25;
 /** Of each the part that a container stands for so many times. */
@@ -15,7 +17,7 @@ const FINISHES = 3;
 /** Rehearsals make way for whatever else the host does. */
 const LOW_PRIORITY = 10;
 /** Whatever runs beside a tracer in use makes a container stand for longer, the agents' own work beside it too. */
-const HIGH_PRIORITY = -15;
+const HIGH_PRIORITY = -20;
 /** Between two steps other work of this process gets its turn. */
 const PAUSE_MS = 2;
 const BUSY_MS = 200;
@@ -41,6 +43,8 @@ export class Tracers {
   #timer: NodeJS.Timeout | undefined;
   #idleTimer: NodeJS.Timeout | undefined;
   #compiled = 0;
+  /** Of those to be taken: how often they have yet to rehearse. */
+  readonly #toRehearse = new WeakMap<Tracer, number>();
 
   /** @param options.isBusy  whether a migration is under way, which rehearsals must not slow down */
   constructor(options: {
@@ -90,7 +94,10 @@ export class Tracers {
 
   #keep(tracer: Tracer): void {
     prioritize(tracer, getPriority());
+    this.#toRehearse.set(tracer, REHEARSALS_AGAIN);
+    this.#compiled = Math.min(this.#compiled, COMPILATIONS - REHEARSALS_AGAIN);
     this.#spares.push(tracer);
+    this.#makeSpare(AGAIN_MS);
     clearTimeout(this.#idleTimer);
     this.#idleTimer = setTimeout(() => {
       for (const idle of this.#spares.splice(0, this.#spares.length - 1)) void idle.close();
@@ -121,18 +128,30 @@ export class Tracers {
   }
 
   async #ready(): Promise<void> {
-    if (this.#spares.length > 0 || this.#over.signal.aborted) return;
-    const tracer = Tracer.spawn(this.#command);
-    this.#spares.push(tracer);
-    prioritize(tracer, LOW_PRIORITY);
-    for (let i = 0; i < REHEARSALS && this.#isIdle(tracer); i++) {
-      while (this.#isBusy())
+    if (this.#over.signal.aborted) return;
+    if (this.#spares.length === 0) {
+      const tracer = Tracer.spawn(this.#command);
+      this.#toRehearse.set(tracer, REHEARSALS);
+      this.#spares.push(tracer);
+    }
+    for (const tracer of [...this.#spares]) await this.#rehearseWith(tracer);
+  }
+
+  async #rehearseWith(tracer: Tracer): Promise<void> {
+    for (;;) {
+      while (this.#isBusy() && this.#isIdle(tracer))
         await sleep(BUSY_MS, undefined, { ref: false, signal: this.#over.signal });
+      const left = this.#toRehearse.get(tracer) ?? 0;
+      if (left === 0 || !this.#isIdle(tracer)) break;
+      this.#toRehearse.set(tracer, left - 1);
+      prioritize(tracer, LOW_PRIORITY);
       const made = await tracer.ask({ method: 'rehearse' });
       if (made === undefined) break;
       if (this.#isIdle(tracer)) this.#compile(made);
       await sleep(PAUSE_MS, undefined, { ref: false });
     }
+    if (!this.#isIdle(tracer)) return;
+    await tracer.ask({ method: 'release' });
     if (this.#isIdle(tracer)) prioritize(tracer, getPriority());
   }
 

@@ -2,6 +2,7 @@ import { FerryError } from '@ferry/core';
 import { PAGE_SIZE, type ProcessPages } from '@ferry/linux';
 import { pageLimits } from './limits.js';
 import { OutgoingChunk, packPages, spareSlots } from './outgoing-chunk.js';
+import { ADDRESS_END } from './segment-table.js';
 
 /** So many requests are read ahead of whoever takes the answers. */
 const AHEAD = 4;
@@ -53,7 +54,8 @@ function watched<T>(promise: Promise<T>): Promise<T> {
 
 async function answer(request: ProcessPages, segment: number): Promise<OutgoingChunk> {
   const { address, pages } = request;
-  if (pages === 0 || pages > pageLimits.chunkPages || address % BigInt(PAGE_SIZE) !== 0n) {
+  const isPlace = address % PAGE_SIZE === 0 && address < ADDRESS_END;
+  if (pages === 0 || pages > pageLimits.chunkPages || !isPlace) {
     throw new FerryError('pages.invalid', `A request for ${pages} pages is not valid`);
   }
   const slot = spareSlots.take();

@@ -7,9 +7,10 @@ import {
   readPages,
 } from '@ferry/linux';
 import { pageLimits } from './limits.js';
-import { type Segment, SegmentTable } from './segment-table.js';
+import { hashWords, PageHashStore } from './page-hash-store.js';
+import type { SegmentTable } from './segment-table.js';
 
-/** So many pages are kept in mind: 60 bytes each. */
+/** So many pages are kept in mind. */
 const KNOWN_MAX = 1 << 20;
 /** Pages are read again only while it pays: at least this part of those that were looked at last was unchanged. */
 const WORTH = 0.25;
@@ -26,15 +27,14 @@ const NOTHING = Buffer.alloc(0);
  *  keeps what it got: in memory that it maps anew at the end nothing may be passed over. */
 export class SentPages {
   readonly key = randomBytes(PAGE_HASH_BYTES);
-  /** By PID in the container, then by page number. */
-  readonly #known = new Map<number, Map<number, string>>();
-  #count = 0;
+  /** By PID in the container. */
+  readonly #known = new PageHashStore(KNOWN_MAX);
   /** The part that was unchanged when it was last looked. */
   #unchanged = 1;
 
   /** Whether passing over what is unchanged was worth the look. */
   get pays(): boolean {
-    return this.#unchanged >= WORTH && this.#count > 0;
+    return this.#unchanged >= WORTH && this.#known.count > 0;
   }
 
   /** Room for the hashes of pages that are about to be read. */
@@ -45,20 +45,11 @@ export class SentPages {
   /** These pages were sent as they were hashed.
    *  @param targets  in the order of the hashes; `hostPid` is the PID in the container */
   note(targets: readonly ProcessPages[], { into }: PageHashes): void {
+    const hashes = hashWords(into);
     let at = 0;
     for (const { hostPid: pid, address, pages } of targets) {
-      let known = this.#known.get(pid);
-      if (known === undefined) {
-        known = new Map();
-        this.#known.set(pid, known);
-      }
-      const first = Number(address / BigInt(PAGE_SIZE));
-      for (let page = first; page < first + pages; page++, at += PAGE_HASH_BYTES) {
-        const isNew = !known.has(page);
-        if (isNew && this.#count >= KNOWN_MAX) continue;
-        if (isNew) this.#count += 1;
-        known.set(page, into.toString('latin1', at, at + PAGE_HASH_BYTES));
-      }
+      this.#known.set(pid, address / PAGE_SIZE, pages, hashes, at);
+      at += pages;
     }
   }
 
@@ -79,7 +70,7 @@ export class SentPages {
       if (looked >= SAMPLE && same.size < looked * WORTH) break;
     }
     this.#unchanged = same.size / looked;
-    return same.size === 0 ? table : without(table, same);
+    return without(table, same);
   }
 
   async #allSame(known: readonly Candidate[]): Promise<Set<number>> {
@@ -97,13 +88,12 @@ export class SentPages {
     let index = 0;
     for (let i = 0; i < table.count; i++) {
       const pages = table.pages(i);
-      const { hostPid: pid, address } = table.targetRun(i, 0, pages);
-      const known = this.#known.get(pid);
-      const first = Number(address / BigInt(PAGE_SIZE));
+      const known = this.#known.placesOf(table.targetPid(i));
+      const first = table.targetAddress(i) / PAGE_SIZE;
       for (let page = 0; known !== undefined && page < pages; page++) {
-        const hash = known.get(first + page);
-        if (hash === undefined) continue;
-        found.push({ index: index + page, source: table.sourceRun(i, page, 1), hash });
+        const place = known.get(first + page);
+        if (place === undefined) continue;
+        found.push({ index: index + page, source: table.sourceRun(i, page, 1), place });
       }
       index += pages;
     }
@@ -116,10 +106,10 @@ export class SentPages {
     const hashes = this.room(candidates.length);
     const runs = candidates.map(({ source }) => source);
     await readPages(runs, raw, NOTHING, { lenient: true, hashes });
-    return candidates.flatMap(({ index, hash }, i) => {
-      const now = hashes.into.toString('latin1', i * PAGE_HASH_BYTES, (i + 1) * PAGE_HASH_BYTES);
-      return now === hash ? [index] : [];
-    });
+    const now = hashWords(hashes.into);
+    return candidates
+      .filter(({ place }, i) => this.#known.isSame(place, now, i))
+      .map(({ index }) => index);
   }
 }
 
@@ -127,30 +117,10 @@ interface Candidate {
   /** Among all pages of the table. */
   readonly index: number;
   readonly source: ProcessPages;
-  readonly hash: string;
+  /** Of the hash of what was sent. */
+  readonly place: number;
 }
 
-/** `table` without some of its pages. */
 function without(table: SegmentTable, pages: ReadonlySet<number>): SegmentTable {
-  const left: Segment[] = [];
-  let index = 0;
-  for (let segment = 0; segment < table.count; segment++) {
-    for (let page = 0; page < table.pages(segment); page++, index++) {
-      if (!pages.has(index)) add(left, table, segment, page);
-    }
-  }
-  return SegmentTable.from(left);
-}
-
-function add(left: Segment[], table: SegmentTable, segment: number, page: number): void {
-  const { hostPid, address } = table.sourceRun(segment, page, 1);
-  const { hostPid: pid, address: targetAddress } = table.targetRun(segment, page, 1);
-  const last = left.at(-1);
-  const follows =
-    last !== undefined &&
-    page > 0 &&
-    last.pid === pid &&
-    last.address + BigInt(last.pages * PAGE_SIZE) === address;
-  if (follows) left[left.length - 1] = { ...last, pages: last.pages + 1 };
-  else left.push({ hostPid, address, pid, targetAddress, pages: 1 });
+  return pages.size === 0 ? table : table.without((place) => pages.has(place));
 }

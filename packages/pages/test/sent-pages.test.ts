@@ -23,7 +23,7 @@ function listed(from: Holder, table: SegmentTable): number[] {
     const run = table.targetRun(i, 0, table.pages(i));
     assert.equal(run.hostPid, PID);
     assert.equal(table.sourceRun(i, 0, 1).address, run.address);
-    const first = Number(run.address - from.address) / 4096;
+    const first = (run.address - Number(from.address)) / 4096;
     for (let page = 0; page < run.pages; page++) pages.push(first + page);
   }
   return pages;
@@ -82,9 +82,9 @@ describe('pages: what was sent before', () => {
     assert.notDeepEqual(one.key, other.key);
     const table = tableOf(holder, [[0, 10]]);
     await send(table, one);
-    const source = table.sourceRun(0, 0, 10);
+    const { pid: hostPid, address } = holder;
     const stranger = SegmentTable.from([
-      { ...source, pid: PID + 1, targetAddress: source.address },
+      { hostPid, address, pid: PID + 1, targetAddress: address, pages: 10 },
     ]);
     assert.equal((await one.changed(stranger)).totalPages, 10);
     assert.equal((await one.changed(table)).totalPages, 0);

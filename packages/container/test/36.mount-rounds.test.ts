@@ -244,6 +244,41 @@ describe('container: tmpfs mounts in rounds', function () {
     assert.equal(seen('there'), seen('here'));
   });
 
+  for (const [what, twin, early, late, after] of [
+    ['its first name is away for a while', 'b', ':', 'rm b', 'ln c b'],
+    ['a further name is away for a while', 'd', 'rm d', 'ln c d', ':'],
+  ] as const) {
+    it(`bring a file once, of which ${what}`, async () => {
+      large('a');
+      large('c');
+      inHere(`ln c ${twin}`);
+      // While the one before it is read, and when its own beginning has been.
+      const write = 'printf new | dd of=c conv=notrunc status=none';
+      const happens = new Map<number, string>([
+        [LARGE / 2, early],
+        [LARGE * 1.5, `${write}; ${late}`],
+      ]);
+      const chunks = rounds.copy(signal);
+      const disturbed = (async function* () {
+        let bytes = 0;
+        for await (const chunk of chunks) {
+          bytes += chunk.length;
+          for (const [from, script] of happens) {
+            if (bytes < from) continue;
+            inHere(script);
+            happens.delete(from);
+          }
+          yield chunk;
+        }
+      })();
+      await importMountContent(root('there'), MOUNTS, disturbed);
+      assert.equal(happens.size, 0);
+      inHere(after);
+      await follow('running');
+      assert.equal(seen('there'), seen('here'));
+    });
+  }
+
   it('bring nothing that came and went while they were copied, and what went and came', async () => {
     inHere('mkdir folder; echo 1 >folder/moved; echo 2 >gone; ln gone twin');
     const chunks = rounds.copy(signal);

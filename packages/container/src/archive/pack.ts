@@ -107,7 +107,8 @@ class Packer {
   readonly #pacer = new Pacer();
   readonly #sent: SentBlocks | undefined;
   readonly #ownFiles: boolean;
-  /** Of each inode with several names the path that the others are linked to: the first one, or one that is there. */
+  /** Of each inode with several names the path that the others are linked to: the first one, or one that is there. While
+   *  names come and go each inode may have several. */
   readonly #linked = new Map<string, string>();
   /** Names by what is there and they were linked to. */
   readonly #links = new Map<string, string[]>();
@@ -221,7 +222,8 @@ class Packer {
   }
 
   #hardLink(about: BigIntStats, path: string): boolean {
-    if (about.nlink < 2n) return false;
+    // Sent once more it would be another file there, and what is known of its content that of one of them.
+    if (about.nlink < 2n && this.#leftOut === undefined) return false;
     const key = `${about.dev}:${about.ino}`;
     const target = this.#linked.get(key);
     if (target === undefined || target === path) {
@@ -238,20 +240,23 @@ class Packer {
   }
 
   async *#leaf(folder: OwnedFd, name: string, path: string, about: BigIntStats) {
-    if (about.isFile()) {
-      const key = `${about.dev}:${about.ino}`;
-      const sent = yield* this.#file(folder, name, path, about.ino);
-      const isKept = this.#isKept(about.ino, path);
-      if (sent && isKept) this.#upToDate.add(path);
-      // Another name of it must not be linked to what is not there.
-      if (!sent && !isKept && this.#linked.get(key) === path) this.#linked.delete(key);
-      return;
-    }
+    const key = `${about.dev}:${about.ino}`;
+    const isKept = this.#isKept(about.ino, path);
+    const sent = about.isFile()
+      ? yield* this.#file(folder, name, path, about.ino)
+      : this.#special(folder, name, path, about);
+    if (sent && isKept) this.#upToDate.add(path);
+    // Another name of it must not be linked to what is not there.
+    if (!sent && !isKept && this.#linked.get(key) === path) this.#linked.delete(key);
+  }
+
+  #special(folder: OwnedFd, name: string, path: string, about: BigIntStats): boolean {
     const where = memberPath(folder, name);
     const entry = this.#unlessGone(path, () =>
       special(path, this.#metadata(about, where), about, where),
     );
     if (entry !== undefined) this.#put(encodeEntry(entry));
+    return entry !== undefined;
   }
 
   /** @param inode  as it was looked at: of another one in its place nothing is known

@@ -101,10 +101,11 @@ static const struct {
     {"forwarding", "ip link add br0 type bridge && bridge fdb add 02:00:00:00:00:07 dev br0 self", "bridge fdb show dev br0",
      "bridge fdb del 02:00:00:00:00:07 dev br0 self"},
     {"filter", "nft -f ruleset",
-     "nft list ruleset", "nft flush ruleset"},
+     "nft list ruleset | sed 's/ expires [0-9a-z]*//g'", "nft flush ruleset"},
 };
 
 static const char ruleset[] = "table inet f {\n"
+                              "set leased { type ipv4_addr; flags interval,timeout; timeout 1d; elements = { 10.1.0.0/16, 10.3.0.1 }\n }\n"
                               "set s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.168.1.1 }\n }\n"
                               "map m { type inet_service : verdict; elements = { 22 : accept, 23 : drop }\n }\n"
                               "chain o {\n ct state established accept\n }\n"

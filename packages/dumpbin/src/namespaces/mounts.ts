@@ -305,16 +305,21 @@ function emitReadOnly(b: ProgramBuilder, fd: number, what: string): void {
 }
 
 /** Options of the file system; those that only say what is so anyway are left out. */
-export function optionsOf({ options }: Mount): { key: string; value: string | undefined }[] {
-  return options
-    .split(/(?<!\\),/)
-    .filter((option) => option !== '' && option !== 'rw' && option !== 'seclabel')
-    .map((option) => {
-      const at = option.indexOf('=');
-      return at < 0
-        ? { key: option, value: undefined }
-        : { key: option.slice(0, at), value: option.slice(at + 1) };
-    });
+export function optionsOf({ type, options }: Mount): { key: string; value: string | undefined }[] {
+  const isWritten = options.includes('upperdir=');
+  return (
+    options
+      .split(/(?<!\\),/)
+      .filter((option) => option !== '' && option !== 'rw' && option !== 'seclabel')
+      // Without an upper folder it says nothing, and a user namespace may not set it.
+      .filter((option) => isWritten || type !== 'overlay' || !option.startsWith('redirect_dir='))
+      .map((option) => {
+        const at = option.indexOf('=');
+        return at < 0
+          ? { key: option, value: undefined }
+          : { key: option.slice(0, at), value: option.slice(at + 1) };
+      })
+  );
 }
 
 export function emitAttributes(

@@ -51,6 +51,11 @@ export const morePrograms: readonly ObjectProgram[] = [
     source: 'socket-states',
     args: [kind],
   })),
+  ...['options', 'listening', 'datagram-end', 'stream-end', 'old-packet'].map((kind) => ({
+    name: `socket-kept-${kind}`,
+    source: 'socket-kept',
+    args: [kind],
+  })),
   {
     name: 'socket-packet-ring',
     source: 'socket-states',

@@ -41,6 +41,19 @@ export function useInnerIds(
   { users, groups }: { users: IdMap; groups: IdMap },
 ): void {
   translate(image, users, groups);
+  for (const namespace of image.namespaces) {
+    for (const setting of namespace.settings) {
+      if (setting.name === GROUP_RANGE) setting.value = innerRange(setting.value, groups);
+    }
+  }
+}
+
+/** Its numbers are those of whoever reads it (ipv4_ping_group_range, net/ipv4/sysctl_net_ipv4.c). */
+const GROUP_RANGE = 'net/ipv4/ping_group_range';
+
+function innerRange(value: Uint8Array, groups: IdMap): Buffer {
+  const [from = 1, to = 0] = Buffer.from(value).toString().trim().split(/\s+/).map(Number);
+  return Buffer.from(`${groups.inner(from) ?? from}\t${groups.inner(to) ?? to}\n`);
 }
 
 function translate(value: object, users: IdMap, groups: IdMap): void {

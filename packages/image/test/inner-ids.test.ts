@@ -27,7 +27,15 @@ describe('ids in a user namespace', () => {
         },
       ],
       files: [{ kind: { $case: 'pipe', value: { uid: 100_002, inode: 100_002n } } }],
-      namespaces: [{ mounts: [{ options: 'rw,gid=200005,mode=620,uid=7', name: 'gid=200005' }] }],
+      namespaces: [
+        {
+          mounts: [{ options: 'rw,gid=200005,mode=620,uid=7', name: 'gid=200005' }],
+          settings: [
+            { name: 'net/ipv4/ping_group_range', value: Buffer.from('200001\t200009\n') },
+            { name: 'net/core/somaxconn', value: Buffer.from('200001\n') },
+          ],
+        },
+      ],
       host: undefined,
     };
     useInnerIds(image as unknown as TreeImage, { users, groups });
@@ -41,5 +49,7 @@ describe('ids in a user namespace', () => {
       options: 'rw,gid=5,mode=620,uid=7',
       name: 'gid=200005',
     });
+    const settings = image.namespaces[0]!.settings.map(({ value }) => value.toString());
+    assert.deepEqual(settings, ['1\t9\n', '200001\n']);
   });
 });

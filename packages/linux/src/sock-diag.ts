@@ -40,6 +40,8 @@ export interface InetDiag {
 /** A packet socket: packet_diag. */
 export interface PacketDiag {
   readonly inode: number;
+  /** ETH_P_* */
+  readonly protocol: number;
   readonly memberships: readonly {
     index: number;
     count: number;
@@ -115,7 +117,8 @@ function parsePacket(message: Buffer): PacketDiag {
       });
     }
   }
-  return { inode: message.readUInt32LE(4), memberships, receiveRing, sendRing };
+  const protocol = message.readUInt16LE(2);
+  return { inode: message.readUInt32LE(4), protocol, memberships, receiveRing, sendRing };
 }
 
 function dump(payload: Buffer, take: (message: Buffer) => void): void {

@@ -19,7 +19,7 @@ import { peekDatagrams, withoutPeekOffset } from './socket-queue.js';
 import { refuseFilter, refuseUrgent } from './socket-refusals.js';
 import { NetworkTable, socketKind } from './socket-table.js';
 import { checkPair } from './tcp-pairs.js';
-import { captureTcpState, parseTcpInfo, silence, TCP } from './tcp-state.js';
+import { captureTcpState, hasReceivedFin, parseTcpInfo, silence, TCP } from './tcp-state.js';
 import { captureListening } from './tcp-waiting.js';
 import { UnacceptedReader } from './unaccepted.js';
 
@@ -151,6 +151,7 @@ function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | unde
   if (ctx.scanning || info === undefined) return socket;
   socket.state = state;
   if (isMptcp) dropRepeated(socket);
+  socket.options = socket.options.filter((option) => !isComputed(option));
   if (state === TCP.listen) return captureListening(descriptor, { socket, info }, ctx);
   if (state === TCP.close) return closed(descriptor, socket);
   if (state === TCP.synSent) return connecting(descriptor, looked, ctx);
@@ -173,9 +174,20 @@ function refuseMptcp(descriptor: Descriptor, ctx: FileContext): undefined {
   });
 }
 
-/** An MPTCP socket shows options of its first subflow that it does not take. */
+/** An MPTCP socket shows options of its first subflow that it does not take. It takes TCP_NODELAY, CORK, KEEPIDLE, KEEPINTVL,
+ *  KEEPCNT, DEFER_ACCEPT, CONGESTION, FASTOPEN, NOTSENT_LOWAT, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE, INQ:
+ *  mptcp_setsockopt_sol_tcp, net/mptcp/sockopt.c. */
+const MPTCP_TAKES = [1, 3, 4, 5, 6, 9, 13, 23, 25, 30, 34, 36];
+
 function dropRepeated(socket: InetSocket): void {
-  socket.options = socket.options.filter(({ level }) => level !== SOL.tcp);
+  socket.options = socket.options.filter(
+    ({ level, name }) => level !== SOL.tcp || MPTCP_TAKES.includes(name),
+  );
+}
+
+/** TCP_MAXSEG that nobody has set, but IP options have brought below what may be set (TCP_MIN_MSS, include/net/tcp.h). */
+function isComputed({ level, name, value }: SocketOption): boolean {
+  return level === SOL.tcp && name === 2 && Buffer.from(value).readInt32LE(0) < 88;
 }
 
 /** Never connected, or connected once and at its end (then it may still have data). */
@@ -242,6 +254,10 @@ function connected(
     return taken.isWhole;
   };
   if (!take()) return refuseUrgent(descriptor, ctx);
+  // What the peer's end has shut down comes back with that.
+  if (!hasReceivedFin(socket.state)) {
+    socket.shutdown = shutdownOf(descriptor, IPPROTO.tcp, ctx) & READ_SHUTDOWN;
+  }
   ctx.onRelease((outcome) => {
     if (outcome === 'killed') silence(fd);
   });
@@ -254,9 +270,10 @@ function setOptions({ reuseAddress, options }: SocketFacts) {
   return { reuseAddress, isOobInline: options.some(isInline) };
 }
 
-/** TCP_MAXSEG and TCP_WINDOW_CLAMP of a connection are its state, not somebody's wish. */
+/** TCP_MAXSEG and TCP_WINDOW_CLAMP of a connection are its state, not somebody's wish; TCP_FASTOPEN, _CONNECT and _KEY
+ *  are wishes for one that there is already, and are refused. */
 function isNegotiated({ level, name }: SocketOption): boolean {
-  return level === SOL.tcp && (name === 2 || name === 10);
+  return level === SOL.tcp && [2, 10, 23, 30, 33].includes(name);
 }
 
 /** Everything but TCP. What waits in a raw or an ICMP socket is not carried. */
@@ -271,11 +288,13 @@ function captureDatagrams(descriptor: Descriptor, ctx: FileContext): InetSocket 
   const resent = RESENT.includes(socket.protocol) && socket.type === SOCK.dgram;
   if (socket.remotePort !== 0 && resent) {
     socket.state = TCP.established;
-    socket.shutdown = udpShutdown(descriptor, socket.protocol, ctx);
+    socket.shutdown = shutdownOf(descriptor, socket.protocol, ctx);
   }
   if ((events & POLL.error) !== 0) ctx.lose('errors', descriptor);
   if (resent && ioctlInt(fd, SIOCOUTQ) > 0) return refuseCorked(descriptor, ctx);
-  if ((events & POLL.in) !== 0 && (socket.shutdown & READ_SHUTDOWN) === 0) {
+  // A socket that reads nothing more is always ready.
+  const isEnded = (socket.shutdown & READ_SHUTDOWN) !== 0;
+  if (isEnded ? ioctlInt(fd, SIOCINQ) > 0 : (events & POLL.in) !== 0) {
     if (resent) socket.receiveQueue = queueOf(fd);
     else ctx.lose('packets', descriptor);
   }
@@ -306,7 +325,7 @@ function rawPeer({ process, stat }: Descriptor, { family }: InetSocket): Buffer 
   return NOTHING;
 }
 
-function udpShutdown(descriptor: Descriptor, protocol: number, ctx: FileContext): number {
+function shutdownOf(descriptor: Descriptor, protocol: number, ctx: FileContext): number {
   const { inode } = descriptor.stat;
   const all = NetworkTable.of(descriptor, ctx).inet(protocol);
   return all.find((entry) => entry.inode === Number(inode))?.shutdown ?? 0;

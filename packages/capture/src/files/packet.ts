@@ -8,6 +8,7 @@ import { NetworkTable, socketKind } from './socket-table.js';
 const SIOCGIFNAME = 0x8910;
 const SOL_PACKET = 263;
 const PACKET_FANOUT = 18;
+const SOCK_PACKET = 10;
 
 /** packet(7): what it is bound to, memberships, rings and options. */
 export const packetCapture: FileCapture = {
@@ -30,9 +31,7 @@ function describe(descriptor: Descriptor, ctx: FileContext): PacketSocket | unde
   return {
     inode: descriptor.stat.inode,
     type: kind.type,
-    // struct sockaddr_ll: family, protocol (network order), index
-    protocol: facts.local.readUInt16BE(2),
-    device: deviceName(fd, facts.local.readInt32LE(4)),
+    ...(kind.type === SOCK_PACKET ? oldAddress(facts.local, diag) : address(fd, facts.local)),
     options: facts.options.filter((option) => !isFanout(option)),
     buffers: facts.buffers,
     packetFilter: readPacketFilter(fd, facts),
@@ -41,6 +40,17 @@ function describe(descriptor: Descriptor, ctx: FileContext): PacketSocket | unde
     sendRing: diag?.sendRing ?? Buffer.alloc(0),
     fanout: facts.options.find(isFanout)?.value.readUInt32LE(0) ?? 0,
   };
+}
+
+/** struct sockaddr_ll: family, protocol (network order), index. */
+function address(fd: number, local: Buffer): { protocol: number; device: string } {
+  return { protocol: local.readUInt16BE(2), device: deviceName(fd, local.readInt32LE(4)) };
+}
+
+/** Of the type that was used in Linux 2.0 a struct sockaddr with the device's name; nothing else tells the protocol. */
+function oldAddress(local: Buffer, diag: PacketDiag | undefined) {
+  const name = local.toString('latin1', 2, 16).replace(/\0.*$/s, '');
+  return { protocol: diag?.protocol ?? 0, device: name };
 }
 
 function isFanout({ level, name }: SocketOption): boolean {

@@ -10,11 +10,13 @@ import {
   OwnedFd,
   type PacketDiag,
   readLink,
+  readProc,
   SO,
   SOCK,
   SOL,
   SyscallBatch,
   sys,
+  sysError,
   type UnixDiag,
 } from '@ferry/linux';
 import { typeOf } from './common.js';
@@ -107,10 +109,7 @@ export class NetworkTable {
     const key = `${kind.domain}/${kind.type}/${kind.protocol}`;
     let probe = this.#probes.get(key);
     if (probe === undefined) {
-      using fresh = inNetworkNamespace(
-        this.#where,
-        () => new OwnedFd(call('socket', kind.domain, kind.type | SOCK.cloexec, kind.protocol)),
-      );
+      using fresh = inNetworkNamespace(this.#where, () => freshSocket(kind));
       probe = SocketProbe.borrow(fresh.number, kind, this.#onRelease);
       this.#probes.set(key, probe);
     }
@@ -186,3 +185,19 @@ function packetSockets(): PacketDiag[] {
 
 /** ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h. */
 const OPEN_STATES = [1, 2, 4, 5, 8, 9, 11].reduce((mask, state) => mask | (1 << state), 0);
+
+/** ICMP sockets for everybody are only for some groups (icmp(7)): one of them makes it. */
+function freshSocket({ domain, type, protocol }: SocketKind): OwnedFd {
+  const make = () => sys('socket', domain, type | SOCK.cloexec, protocol);
+  const fd = make();
+  if (fd !== -ERRNO.EACCES) {
+    return new OwnedFd(fd >= 0 ? fd : call('socket', domain, type | SOCK.cloexec, protocol));
+  }
+  const group = Number.parseInt(readProc('/proc/sys/net/ipv4/ping_group_range'), 10);
+  const own = process.getegid?.() ?? 0;
+  call('setresgid', -1, group, -1);
+  const made = make();
+  call('setresgid', -1, own, -1);
+  if (made < 0) throw sysError('socket', -made);
+  return new OwnedFd(made);
+}

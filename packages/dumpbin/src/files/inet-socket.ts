@@ -35,6 +35,8 @@ const SOCK_STREAM = 1;
 const TCP = { close: 7, listen: 10, synSent: 2, established: 1 } as const;
 const ENOENT = 2;
 const TCP_CONGESTION = 13;
+/** Only before anything is done with a socket. */
+const TCP_FASTOPEN_CONNECT = 30;
 const TCP_REPAIR = 19;
 const TCP_REPAIR_QUEUE = 20;
 const TCP_QUEUE_SEQ = 21;
@@ -166,6 +168,7 @@ function isRepaired(socket: InetSocket, image: TreeImage): boolean {
  *  what connect(2) does. */
 function isNeededToBind({ level, name }: SocketOption): boolean {
   if (level === SOL.socket) return [SO_REUSEPORT, SO_MARK, SO_BROADCAST].includes(name);
+  if (level === SOL.tcp) return name === TCP_FASTOPEN_CONNECT;
   if (level === SOL.ip) return [15, 19, 24, 51].includes(name);
   return level === SOL.ipv6 && [26, 75, 78].includes(name);
 }

@@ -12,6 +12,7 @@ import {
 
 const AF_PACKET = 17;
 const SOCK_CLOEXEC = 0o2000000;
+const SOCK_PACKET = 10;
 const SOL_PACKET = 263;
 const PACKET_ADD_MEMBERSHIP = 1;
 const PACKET_RX_RING = 5;
@@ -25,10 +26,11 @@ const INDEX_AT = 16;
  *  and the rings stand, as it is bound last. */
 export const packetEmitter: FileEmitter = {
   create(b, file, ctx) {
-    const { type } = socketOf(file);
+    const { type, protocol } = socketOf(file);
     const slot = b.slotFor('socket');
     const name = `packet socket ${file.id}`;
-    b.sys('socket', [AF_PACKET, type | SOCK_CLOEXEC, 0], `make ${name}`, { into: slot });
+    const first = type === SOCK_PACKET ? swapped(protocol) : 0;
+    b.sys('socket', [AF_PACKET, type | SOCK_CLOEXEC, first], `make ${name}`, { into: slot });
     b.moveFd(slot, ctx.fdOf(file.id), name);
   },
   connect(b, file, ctx) {
@@ -96,6 +98,10 @@ function emitIndex(
 
 function emitBind(b: ProgramBuilder, fd: number, socket: PacketSocket, name: string): void {
   const { protocol, device } = socket;
+  if (socket.type === SOCK_PACKET) {
+    emitOldBind(b, fd, socket, name);
+    return;
+  }
   if (protocol === 0 && device === '') return;
   const address = Buffer.alloc(20);
   address.writeUInt16LE(AF_PACKET, 0);
@@ -103,6 +109,20 @@ function emitBind(b: ProgramBuilder, fd: number, socket: PacketSocket, name: str
   const at = b.bytes(address);
   if (device !== '') emitIndex(b, fd, { device, to: at.plus(4), name });
   b.sys('bind', [fd, at, address.length], `bind ${name}`);
+}
+
+/** The type of Linux 2.0 has its protocol from socket(2), and takes a device by name: packet(7). */
+function emitOldBind(b: ProgramBuilder, fd: number, { device }: PacketSocket, name: string): void {
+  if (device === '') return;
+  const address = Buffer.alloc(16);
+  address.writeUInt16LE(AF_PACKET, 0);
+  address.write(device, 2, 13, 'latin1');
+  b.sys('bind', [fd, b.bytes(address), address.length], `bind ${name}`);
+}
+
+/** In network order, as socket(2) wants it. */
+function swapped(protocol: number): number {
+  return ((protocol & 0xff) << 8) | (protocol >> 8);
 }
 
 /** struct packet_mreq: index, type, length of the address, address. */

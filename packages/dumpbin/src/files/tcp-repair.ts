@@ -32,7 +32,12 @@ const QUEUE = { none: 0, receive: 1, send: 2 } as const;
 const TCPOPT = { mss: 2, window: 3, sackPermitted: 4, timestamp: 8 } as const;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
+const SOCK_RAW = 3;
+const ICMP: readonly number[] = [1, 58];
+const SHUT_RD = 0;
 const SHUT_WR = 1;
+/** RCV_SHUTDOWN, include/net/sock.h */
+const READ = 1;
 const SHUT_RDWR = 2;
 /** The kernel takes at most this much at a time into a receive queue (tcp_send_rcvq, net/ipv4/tcp_input.c). */
 const RECEIVE_PIECE = 32 * 1024;
@@ -182,6 +187,9 @@ export function emitGoOn(b: ProgramBuilder, socket: InetSocket, target: Target):
   const off = { level: SOL.tcp, name: TCP_REPAIR, value: REPAIR_OFF };
   emitIntOption(b, fd, off, `${name}: leave repair mode`);
   emitReuse(b, socket, target);
+  if (socket.shutdown === READ) {
+    b.sys('shutdown', [fd, SHUT_RD], `${name}: reads nothing more`, { expect: 'any' });
+  }
   if (tcp.unsent > 0) emitUnsent(b, socket, target);
   if (tcp.finUnsent) {
     b.sys('shutdown', [fd, SHUT_WR], `${name}: half close`, { expect: 'any' });
@@ -216,6 +224,8 @@ export function emitReuse(
   const own = socket.options.find(
     (option) => option.level === SOL.socket && option.name === SO_REUSEADDR,
   );
-  const value = own === undefined ? 0 : Buffer.from(own.value).readInt32LE(0);
+  // Raw and ICMP sockets are born with it: inetsw_array, net/ipv4/af_inet.c.
+  const usual = socket.type === SOCK_RAW || ICMP.includes(socket.protocol) ? 1 : 0;
+  const value = own === undefined ? usual : Buffer.from(own.value).readInt32LE(0);
   emitIntOption(b, fd, { level: SOL.socket, name: SO_REUSEADDR, value }, name);
 }

@@ -124,6 +124,8 @@ export class TreeCapture implements Disposable {
   #tracker: DirtyTracker | undefined;
   #objects = new MemoryObjects();
   readonly #sources = new Map<string, OwnedFd>();
+  /** The same for all its processes, and as long as the host is up. */
+  #knownFacts: HostFacts | undefined;
 
   constructor(rootHostPid: number, options: TreeCaptureOptions = {}) {
     this.#rootPid = rootHostPid;
@@ -596,22 +598,25 @@ export class TreeCapture implements Disposable {
   }
 
   #facts(hostPid: number): HostFacts {
-    const mappings = parseMappings(readProc(`/proc/${hostPid}/maps`));
-    const size = (names: string[]): bigint =>
-      mappings
-        .filter((m) => names.includes(m.name))
-        .reduce((sum, m) => sum + (m.end - m.start), 0n);
-    return {
-      architecture: arch(),
-      kernelRelease: release(),
-      xfeatures: 0n,
-      xsaveSize: 0,
-      cpuFlags: cpuFlags(),
-      vdsoSize: size(['[vdso]']),
-      vdsoHash: vdsoHash(hostPid, mappings),
-      vvarSize: size(['[vvar]', '[vvar_vclock]']),
-    };
+    this.#knownFacts ??= factsOf(hostPid);
+    return this.#knownFacts;
   }
+}
+
+function factsOf(hostPid: number): HostFacts {
+  const mappings = parseMappings(readProc(`/proc/${hostPid}/maps`));
+  const size = (names: string[]): bigint =>
+    mappings.filter((m) => names.includes(m.name)).reduce((sum, m) => sum + (m.end - m.start), 0n);
+  return {
+    architecture: arch(),
+    kernelRelease: release(),
+    xfeatures: 0n,
+    xsaveSize: 0,
+    cpuFlags: cpuFlags(),
+    vdsoSize: size(['[vdso]']),
+    vdsoHash: vdsoHash(hostPid, mappings),
+    vvarSize: size(['[vvar]', '[vvar_vclock]']),
+  };
 }
 
 /** How the user namespace of a process translates ids; undefined when we are in it. */

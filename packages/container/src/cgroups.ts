@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -79,29 +79,33 @@ export class Cgroups {
     options: { timeoutMs: number; signal?: AbortSignal | undefined },
   ): Promise<void> {
     try {
-      await this.#setFrozen(group, true);
+      this.#setFrozen(group, true);
       const end = performance.now() + options.timeoutMs;
-      while (!(await this.isFrozen(group))) {
+      while (!this.isFrozen(group)) {
         options.signal?.throwIfAborted();
         if (performance.now() > end) throw await this.#notFrozen(group, options.timeoutMs);
         await sleep(POLL_MS);
       }
     } catch (error) {
-      await this.#setFrozen(group, false).catch(() => undefined);
+      try {
+        this.#setFrozen(group, false);
+      } catch {
+        // The first error says more.
+      }
       throw error;
     }
   }
 
   async thaw(group: string): Promise<void> {
-    await this.#setFrozen(group, false);
+    this.#setFrozen(group, false);
   }
 
-  async isFrozen(group: string): Promise<boolean> {
+  isFrozen(group: string): boolean {
     const folder = this.path(group);
     if (this.mounts.unified === undefined) {
-      return (await readFile(join(folder, 'freezer.state'), 'utf8')).trim() === 'FROZEN';
+      return readFileSync(join(folder, 'freezer.state'), 'utf8').trim() === 'FROZEN';
     }
-    return /^frozen 1$/m.test(await readFile(join(folder, 'cgroup.events'), 'utf8'));
+    return /^frozen 1$/m.test(readFileSync(join(folder, 'cgroup.events'), 'utf8'));
   }
 
   /** Host PIDs of all processes of the group and its subgroups, ascending; none when it does not
@@ -170,14 +174,15 @@ export class Cgroups {
     }
   }
 
-  async #setFrozen(group: string, frozen: boolean): Promise<void> {
+  /** Without the pool's threads: a cutover waits for it, and they have the files. */
+  #setFrozen(group: string, frozen: boolean): void {
     const folder = this.path(group);
     const [file, text] =
       this.mounts.unified === undefined
         ? ['freezer.state', frozen ? 'FROZEN' : 'THAWED']
         : ['cgroup.freeze', frozen ? '1' : '0'];
     try {
-      await writeFile(join(folder, file), text);
+      writeFileSync(join(folder, file), text);
     } catch (cause) {
       throw new FerryError(
         'container.freeze',

@@ -116,7 +116,7 @@ describe('container on one host', () => {
       .freeze('thawed', { signal })
       .catch((error: Error) => assert.match(error.message, /changed/));
     await host.thaw('thawed');
-    assert.equal(await host.cgroups.isFrozen(`/ferry-${tag}/thawed`), false);
+    assert.equal(host.cgroups.isFrozen(`/ferry-${tag}/thawed`), false);
   });
 
   it('goes on while its agent is away: no line is lost, and its end is known afterwards', async () => {

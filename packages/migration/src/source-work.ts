@@ -308,11 +308,13 @@ export class SourceWork {
   async prepareCommit(): Promise<void> {
     const { source, container, journal, migrationId } = this.#p;
     this.#held = true;
+    const prepared = journal.prepare(this.#entry('committed'));
+    prepared.catch(() => {}); // looked at below
     await source.host.freeze(container);
     // Before the entry, so that no moment is left in which a tracer that loses its agent must guess: the entry decides.
     // Had the tracer died before the freezer held, the container would have run meanwhile.
     await this.#running().ask({ method: 'commit', entry: journal.path(migrationId) });
-    await journal.prepare(this.#entry('committed'));
+    await prepared;
     this.#commitPrepared = true;
   }
 

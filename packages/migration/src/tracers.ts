@@ -17,7 +17,7 @@ const FINISHES = 3;
 /** Rehearsals make way for whatever else the host does. */
 const LOW_PRIORITY = 10;
 /** Whatever runs beside a tracer in use makes a container stand for longer, the agents' own work beside it too. */
-const HIGH_PRIORITY = -20;
+const HIGH_PRIORITY = -15;
 /** Between two steps other work of this process gets its turn. */
 const PAUSE_MS = 2;
 const BUSY_MS = 200;

@@ -162,6 +162,11 @@ export const spacePrograms: readonly ObjectProgram[] = [
     hostOnly: 'a container may not make control groups',
   })),
   {
+    name: 'cgroup-made',
+    source: 'cgroup-made',
+    hostOnly: 'a container may not make control groups',
+  },
+  {
     name: 'cgroup-contained',
     source: 'cgroups',
     args: ['pids'],

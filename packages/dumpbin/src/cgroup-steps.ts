@@ -17,6 +17,22 @@ export function emitControlGroups(b: ProgramBuilder, groups: readonly ControlGro
     if (!group.unified) emitProperties(b, group);
     emitJoin(b, group);
     if (group.unified) emitProperties(b, group);
+    const below = { ...group, levels: group.empty };
+    emitLevels(b, below);
+    emitProperties(b, below);
+    emitFiles(b, group);
+    emitFiles(b, below);
+  }
+}
+
+/** Whom the files of a group belong to, and their modes. */
+function emitFiles(b: ProgramBuilder, { mountpoint, levels }: ControlGroup): void {
+  for (const { path, files } of levels) {
+    for (const { name, mode, user, group } of files) {
+      const file = `${folderOf(mountpoint, path)}${name === '' ? '' : `/${name}`}`;
+      b.sys('chown', [b.cstr(file), user, group], `owner of ${file}`, { expect: 'any' });
+      b.sys('chmod', [b.cstr(file), mode], `mode of ${file}`, { expect: 'any' });
+    }
   }
 }
 
@@ -54,15 +70,20 @@ function emitLevels(b: ProgramBuilder, { mountpoint, levels }: ControlGroup): vo
     const step = `control group ${folder}`;
     b.sys('mkdir', [b.cstr(folder), 0o755], step, { expect: { orErrno: EEXIST } });
     for (const { name, value } of properties) {
-      if (name === TYPE) emitSet(b, `${folder}/${name}`, value);
+      if (isSetFirst(name)) emitSet(b, `${folder}/${name}`, value);
     }
   }
+}
+
+/** What a group with others below it takes no more: devices_update_access, security/device_cgroup.c. */
+function isSetFirst(name: string): boolean {
+  return name === TYPE || name.startsWith('devices.');
 }
 
 function emitProperties(b: ProgramBuilder, { mountpoint, levels }: ControlGroup): void {
   for (const { path, properties } of levels) {
     for (const { name, value } of properties) {
-      if (name !== TYPE) emitSet(b, `${folderOf(mountpoint, path)}/${name}`, value);
+      if (!isSetFirst(name)) emitSet(b, `${folderOf(mountpoint, path)}/${name}`, value);
     }
   }
 }

@@ -1,4 +1,8 @@
-export { ControlGroup } from './generated/ferry/image/v1/cgroup.js';
+export {
+  ControlGroup,
+  ControlGroupFile,
+  ControlGroupLevel,
+} from './generated/ferry/image/v1/cgroup.js';
 export { Credentials, SecurityLabels } from './generated/ferry/image/v1/credentials.js';
 export {
   CharacterDevice,

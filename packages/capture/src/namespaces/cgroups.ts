@@ -1,5 +1,5 @@
-import { existsSync, readFileSync } from 'node:fs';
-import type { ControlGroup } from '@ferry/image';
+import { existsSync, lstatSync, readdirSync, readFileSync } from 'node:fs';
+import type { ControlGroup, ControlGroupFile, ControlGroupLevel } from '@ferry/image';
 import { inNamespace, readLink, readProc, tryReadProc } from '@ferry/linux';
 import { parseMountInfo } from './mountinfo.js';
 
@@ -10,7 +10,7 @@ const PROPERTIES = [
   ...['memory.limit_in_bytes', 'memory.memsw.limit_in_bytes', 'memory.soft_limit_in_bytes'],
   ...['memory.swappiness', 'memory.use_hierarchy', 'memory.oom_control'],
   ...['cpu.shares', 'cpu.cfs_period_us', 'cpu.cfs_quota_us', 'blkio.weight', 'pids.max'],
-  ...['net_cls.classid', 'notify_on_release', 'cgroup.clone_children'],
+  ...['net_cls.classid', 'notify_on_release', 'cgroup.clone_children', 'devices.list'],
   ...['memory.min', 'memory.low', 'memory.high', 'memory.max', 'memory.swap.max'],
   ...['memory.oom.group', 'cpu.weight', 'cpu.max', 'io.weight', 'io.max', 'cpuset.cpus.partition'],
   ...['cgroup.max.depth', 'cgroup.max.descendants', 'cgroup.subtree_control'],
@@ -144,7 +144,7 @@ export class ControlGroups {
   #withTop(group: ControlGroup): ControlGroup {
     const folder = `${this.#rootView().prefix}${group.mountpoint}`;
     const properties = propertiesOf(folder, ['cgroup.subtree_control']);
-    return { ...group, levels: [{ path: '/', properties }, ...group.levels] };
+    return { ...group, levels: [{ path: '/', properties, files: [] }, ...group.levels] };
   }
 }
 
@@ -181,8 +181,9 @@ export function groupRoots(
   // A group that hands its controllers on takes no processes: that is set when those below are made.
   return describe(roots, memberships(others), ownView).map((group) => ({
     ...group,
-    levels: group.levels.map(({ path: level, properties }) => ({
+    levels: group.levels.map(({ path: level, properties, files }) => ({
       path: level,
+      files,
       properties: properties.filter(({ name }) => name !== 'cgroup.subtree_control'),
     })),
   }));
@@ -205,8 +206,10 @@ function describe(
     if (hierarchy === undefined || path === undefined || path.endsWith(' (deleted)')) return [];
     const { mountpoint, root } = hierarchy;
     const shared = belowRoot(usual.get(controllers) ?? '/', root) ?? '/';
-    const levels = levelsOf(`${prefix}${mountpoint}`, path, shared);
-    return [{ mountpoint, path, levels, unified: controllers === '' }];
+    const folder = `${prefix}${mountpoint}`;
+    const levels = levelsOf(folder, path, shared);
+    const empty = path === '/' || path === shared ? [] : emptyBelow(folder, path);
+    return [{ mountpoint, path, levels, unified: controllers === '', empty }];
   });
 }
 
@@ -224,7 +227,61 @@ function levelsOf(folder: string, path: string, usual: string): ControlGroup['le
   return parts.map((_, i) => {
     const level = `/${parts.slice(0, i + 1).join('/')}`;
     const isShared = usual === level || usual.startsWith(`${level}/`);
-    return { path: level, properties: isShared ? [] : propertiesOf(`${folder}${level}`) };
+    return isShared ? { path: level, properties: [], files: [] } : levelAt(folder, level);
+  });
+}
+
+function levelAt(folder: string, level: string): ControlGroupLevel {
+  const properties = propertiesOf(`${folder}${level}`);
+  return { path: level, properties, files: changedFiles(folder, level) };
+}
+
+const EMPTY_MAX = 256;
+
+/** Groups below one that hold nobody, parents first. */
+function emptyBelow(folder: string, path: string): ControlGroupLevel[] {
+  const found: ControlGroupLevel[] = [];
+  const visit = (level: string): void => {
+    for (const entry of listed(`${folder}${level}`)) {
+      if (!entry.isDirectory() || found.length >= EMPTY_MAX) continue;
+      const below = `${level}/${entry.name}`;
+      if (!isEmpty(`${folder}${below}`)) continue;
+      found.push(levelAt(folder, below));
+      visit(below);
+    }
+  };
+  visit(path);
+  return found;
+}
+
+function listed(folder: string) {
+  try {
+    return readdirSync(folder, { withFileTypes: true });
+  } catch {
+    return []; // it was removed meanwhile
+  }
+}
+
+function isEmpty(folder: string): boolean {
+  try {
+    return readFileSync(`${folder}/cgroup.procs`, 'utf8') === '';
+  } catch {
+    return false; // threads only
+  }
+}
+
+/** Those of a group that belong to somebody, or that have not the mode of the same file of the first group. */
+function changedFiles(folder: string, level: string): ControlGroupFile[] {
+  const names = listed(`${folder}${level}`).filter((entry) => !entry.isDirectory());
+  return ['', ...names.map(({ name }) => name)].flatMap((name) => {
+    try {
+      const { mode, uid, gid } = lstatSync(`${folder}${level}/${name}`);
+      const usual = lstatSync(`${folder}/${name}`, { throwIfNoEntry: false })?.mode ?? mode;
+      if (uid === 0 && gid === 0 && mode === usual) return [];
+      return [{ name, mode: mode & 0o7777, user: uid, group: gid }];
+    } catch {
+      return [];
+    }
   });
 }
 
@@ -236,6 +293,7 @@ function propertiesOf(
     const path = `${folder}/${name}`;
     if (!existsSync(path)) return [];
     try {
+      if (name === 'devices.list') return devicesOf(readFileSync(path, 'utf8'));
       const text = readFileSync(path, 'utf8').trim();
       // A domain is one by itself.
       if (name === 'cgroup.type' && text !== 'threaded') return [];
@@ -244,6 +302,14 @@ function propertiesOf(
       return []; // cannot be read in the root group, or while its controller is off
     }
   });
+}
+
+/** What allows every device allows it as it is made; else each is allowed by itself: cgroup-v1/devices.rst. */
+function devicesOf(list: string): { name: string; value: Buffer }[] {
+  const lines = list.split('\n').filter((line) => line !== '');
+  if (lines.includes('a *:* rwm')) return [];
+  const allowed = lines.map((line) => ({ name: 'devices.allow', value: Buffer.from(line) }));
+  return [{ name: 'devices.deny', value: Buffer.from('a') }, ...allowed];
 }
 
 function written(name: string, text: string): Buffer {

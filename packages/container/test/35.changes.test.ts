@@ -20,6 +20,7 @@ import { SentBlocks } from '../src/archive/sent-blocks.js';
 import { leavingOut, type TreeState, treeChanges, treeState } from '../src/archive/tree-state.js';
 import { unpackTree } from '../src/archive/unpack.js';
 import { mountOverlay, unmount } from '../src/overlay.js';
+import { differences } from './same-trees.js';
 
 describe('container: changes of a writable layer', () => {
   let base: string;
@@ -116,6 +117,23 @@ describe('container: changes of a writable layer', () => {
       packChanges(upper(), treeChanges(now, await treeState(upper()))),
     );
     assert.equal(seen('there'), seen('here'));
+  });
+
+  it('keeps the names of one thing together, when one comes in a folder that is wanted whole', async () => {
+    inHere('rm -rf renewed; mkdir young; echo 1 >one; ln -s one link; ln one link young');
+    const bring = async (before: TreeState): Promise<TreeState> => {
+      const now = await treeState(upper());
+      const changes = treeChanges(before, now);
+      assert.equal(changes.whole.has('renewed'), now.has('renewed/one'));
+      await unpackChanges(at('there'), packChanges(upper(), changes, { looked: now }));
+      return now;
+    };
+    // So that times tell apart what happens before and after.
+    await new Promise((done) => setTimeout(done, 50));
+    const before = await bring(new Map());
+    inHere('mv young renewed');
+    await bring(before);
+    assert.deepEqual(differences(at('here'), at('there')), []);
   });
 
   it('starts from what was looked at, without what came later', async () => {

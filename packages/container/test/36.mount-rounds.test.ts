@@ -15,6 +15,7 @@ import {
 } from '../src/mount-content.js';
 import { MountRounds } from '../src/mount-rounds.js';
 import { unmount } from '../src/overlay.js';
+import { differences } from './same-trees.js';
 
 const MOUNTS = ['/shm', '/scratch'];
 const LARGE = 4 << 20;
@@ -225,6 +226,15 @@ describe('container: tmpfs mounts in rounds', function () {
     assert.equal(statSync(at('there', 'mapped')).ino, ino);
   });
 
+  it('keep the names of one thing together, when the folder of one of them gets another name', async () => {
+    inHere('mkdir folder; echo 1 >file; mkfifo fifo; ln -s file link; ln file fifo link folder');
+    await pause();
+    await copy();
+    inHere('mv folder other');
+    await follow('running');
+    assert.deepEqual(differences(at('here', ''), at('there', '')), []);
+  });
+
   it('bring a file under its other name, whose first one went while it was copied', async () => {
     inHere('echo 1 >mapped');
     await copy();
@@ -343,6 +353,23 @@ describe('container: tmpfs mounts in rounds', function () {
       assert.equal(readFileSync(outside, 'utf8'), 'mine');
     } finally {
       unmount(at('there', 'file'));
+    }
+  });
+
+  it('never touch what has changed of a file that is mounted in one of them', async () => {
+    const outside = join(base, 'outside');
+    writeFileSync(outside, 'mine');
+    for (const side of ['here', 'there'] as const) {
+      writeFileSync(at(side, 'file'), '');
+      execFileSync('mount', ['--bind', outside, at(side, 'file')]);
+    }
+    try {
+      await copy();
+      writeFileSync(outside, 'written');
+      await follow('standing');
+      assert.equal(readFileSync(at('there', 'file'), 'utf8'), 'written');
+    } finally {
+      for (const side of ['here', 'there'] as const) unmount(at(side, 'file'));
     }
   });
 

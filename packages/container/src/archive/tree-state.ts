@@ -28,7 +28,7 @@ export type TreeState = ReadonlyMap<string, TreeEntry>;
 const RECENT_NS = 20_000_000n;
 
 /** Looks at every file below `root` (a trusted path, or a folder held open), on its file system alone, and into none. Names
- *  that vanish are left out.
+ *  that vanish are left out, and files that something else is mounted on.
  *  @param onFile  told where each regular file is while it is looked at */
 export async function treeState(
   root: string | OwnedFd,
@@ -54,15 +54,14 @@ async function lookAt(
     const isOwn = about.dev === device;
     const kind = kindOf(about);
     const isFolder = kind === 'folder';
+    if (!isOwn && !isFolder) return 'other';
     const recent = began - about.ctimeNs < RECENT_NS;
     const mark = `${about.mode} ${about.size} ${about.mtimeNs} ${about.ctimeNs}`;
     state.set(path, {
-      // Inode numbers are those of one file system.
-      ...{ kind: isOwn || isFolder ? kind : 'other', inode: about.ino },
-      ...{ opaque: isFolder && isOpaque(where) },
+      ...{ kind, inode: about.ino, opaque: isFolder && isOpaque(where) },
       mark: recent ? `${mark} ${marks++}` : mark,
     });
-    if (kind === 'file' && isOwn) onFile(where, about);
+    if (kind === 'file') onFile(where, about);
     return isFolder && isOwn ? 'folder' : 'other';
   };
   const visit = async (inside: OwnedFd, prefix: string): Promise<void> => {
@@ -154,9 +153,19 @@ export function treeChanges(
     kept.set(inode, path);
     make(path);
   };
+  const named = new Set<bigint>();
+  /** That another name of what is there is to be made. A folder that gets another name moves no time of what is in it. */
+  const name = ({ kind, inode }: TreeEntry): void => {
+    const home = homes.get(inode);
+    if (kind === 'file' && home !== undefined) keep(inode, home);
+    if (kind === 'other') named.add(inode);
+  };
   let inside: string | undefined;
   for (const [path, entry] of now) {
-    if (inside !== undefined && path.startsWith(`${inside}/`)) continue;
+    if (inside !== undefined && path.startsWith(`${inside}/`)) {
+      name(entry);
+      continue;
+    }
     const was = before.get(path);
     const same = isSame(was, entry);
     const home = homes.get(entry.inode);
@@ -181,8 +190,14 @@ export function treeChanges(
       } else if (was !== undefined && was.kind !== 'folder') removed.push(path);
       continue;
     }
-    if (entry.kind === 'file' && home !== undefined) keep(entry.inode, home);
+    name(entry);
     if (!isHome) removed.push(path);
+  }
+  // What is no file is made anew, and so are all its names.
+  for (const [path, { kind, inode }] of now) {
+    if (kind !== 'other' || !named.has(inode) || made.has(path)) continue;
+    make(path);
+    removed.push(path);
   }
   return { removed, made, whole, kept, doubted, plain };
 }

@@ -167,6 +167,10 @@ static void deleted(void) {
     object_write_file("here.txt", 0, "y");
     MUST(mount(path_of("gone"), path_of("here"), NULL, MS_BIND, NULL));
     MUST(rmdir(path_of("gone")));
+    strcpy(path_b, path_of("here.txt"));
+    MUST(mount(path_of("gone.txt"), path_b, NULL, MS_BIND, NULL));
+    MUST(chmod(path_of("gone.txt"), 0604));
+    MUST(unlink(path_of("gone.txt")));
     object_ready_and_wait();
     SABOTAGE(MUST(umount2(path_of("here"), MNT_DETACH)));
     struct stat stat_a;
@@ -174,6 +178,12 @@ static void deleted(void) {
     CHECK_EQUAL(stat_a.st_nlink, 0, "links of the deleted directory");
     CHECK(mkdir(path_of("here/x"), 0700) < 0 && errno == ENOENT, "the directory is alive");
     CHECK(!holds("gone"), "the directory has its name again");
+    char text[4] = "";
+    int fd = MUST(open(path_of("here.txt"), O_RDONLY));
+    CHECK(read(fd, text, 3) == 1 && text[0] == 'x', "the deleted file says %s", text);
+    MUST(fstat(fd, &stat_a));
+    CHECK_EQUAL(stat_a.st_mode & 0777, 0604, "its mode");
+    CHECK(!holds("gone.txt"), "the file has its name again");
 }
 
 static void overlay(void) {

@@ -90,6 +90,8 @@ export function captureMounts(
     }
     const found = refuse(mount, line, hostPid);
     if (found !== undefined) refusals.push(found);
+    if (mount.deleted && mount.file)
+      refusals.push(...keepDeleted(mount, line, options.scanning, hostPid));
     const fresh = mount.outerPath === '' && !first.has(line.device);
     if (fresh) first.add(line.device);
     if (fresh && line.root !== '/') {
@@ -287,6 +289,18 @@ function refuse(mount: Mount, line: MountLine, hostPid: number): Refusal | undef
 
 function isEmpty(path: string, line: MountLine): boolean {
   return isVisible(path, line) && readdirSync(path).every((name) => PRELOADED.has(name));
+}
+
+/** What is in a file that was deleted after it was mounted. */
+function keepDeleted(mount: Mount, line: MountLine, scanning: boolean, hostPid: number): Refusal[] {
+  const path = `/proc/${hostPid}/root${line.mountpoint}`;
+  if (!isVisible(path, line)) return [];
+  if (contentSize(path) > CONTENT_MAX) {
+    const reason = 'the file has no name any more, and holds more than is carried';
+    return [refusal(line.mountpoint, reason, 'unmount it, or empty it', 'mount.tooLarge')];
+  }
+  if (!scanning) mount.content = readTree(path);
+  return [];
 }
 
 function fill(

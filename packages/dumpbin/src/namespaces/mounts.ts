@@ -22,6 +22,7 @@ const FSPICK_EMPTY_PATH_CLOEXEC = 0x9;
 const ATIME_MASK = 0x70n;
 const ATTRIBUTES = 0x2000ffn;
 const O_PATH_DIRECTORY = 0o10200000;
+const O_WRONLY = 1;
 
 /** What other files of this folder need of a mount: its descriptor while mounts are made. */
 export type FdOfMount = (mount: Mount) => number;
@@ -134,8 +135,23 @@ function emitCovered(b: ProgramBuilder, mounts: readonly Mount[], ctx: CompileCo
 /** A file or directory that was deleted after it was mounted is made for a moment. */
 function emitStandIn(b: ProgramBuilder, mount: Mount, path: DataRef): void {
   const step = `stand-in for the deleted ${mount.outerPath}`;
-  if (mount.file) b.sys('mknod', [path, 0o100600, 0], step);
-  else b.sys('mkdir', [path, 0o700], step);
+  if (!mount.file) {
+    b.sys('mkdir', [path, 0o700], step);
+    return;
+  }
+  b.sys('mknod', [path, 0o100600, 0], step);
+  const [entry] = mount.content;
+  if (entry === undefined) return;
+  const slot = b.slotFor('stand-in');
+  b.sys('open', [path, O_WRONLY, 0], step, { into: slot });
+  b.sys('ftruncate', [slot, entry.size], step);
+  for (const { offset, bytes } of entry.data) {
+    const expect = { value: bytes.length };
+    b.sys('pwrite64', [slot, b.bytes(bytes), bytes.length, offset], step, { expect });
+  }
+  b.sys('fchown', [slot, entry.uid, entry.gid], step, { expect: 'any' });
+  b.sys('fchmod', [slot, entry.mode & 0o7777], step);
+  b.sys('close', [slot], step);
 }
 
 /** Takes the stand-in away again, once it is mounted. */

@@ -19,7 +19,7 @@ import { fanotifyEmitter, inotifyEmitter } from './notify.js';
 import { packetEmitter } from './packet.js';
 import { pidfdEmitter } from './pidfd.js';
 import { pipeEmitter } from './pipe.js';
-import { isProc } from './proc-file.js';
+import { isProc, procOf } from './proc-file.js';
 import { regularEmitter } from './regular.js';
 import { signalfdEmitter } from './signalfd.js';
 import { terminalEmitter } from './terminal.js';
@@ -102,7 +102,7 @@ export function filesByPath(image: TreeImage): Set<number> {
     ['regular', 'directory'].includes(file.kind?.$case ?? '') &&
     file.mountNamespaceId === 0 &&
     lostOf(file) === undefined &&
-    !isProc(file, image);
+    procOf(file) === undefined;
   return new Set(image.files.filter(isByPath).map(({ id }) => id));
 }
 

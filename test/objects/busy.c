@@ -12,6 +12,7 @@
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/timerfd.h>
+#include <stdatomic.h>
 #include <termios.h>
 
 #include "support/socket.h"
@@ -54,6 +55,40 @@ static void threads(void) {
         void *value;
         MUST_BE_ZERO(pthread_join(made[i], &value));
         CHECK_EQUAL((uintptr_t)value, i, "value of a thread");
+    }
+}
+
+enum { CHAINS = 10 };
+static atomic_uint links[CHAINS];
+static pthread_attr_t small;
+
+/// Each thread of a chain makes the next one, and ends.
+static void *link_on(void *argument) {
+    uintptr_t chain = (uintptr_t)argument;
+    pthread_t next;
+    links[chain]++;
+    usleep(2000);
+    int error;
+    while ((error = pthread_create(&next, &small, link_on, argument)) == EAGAIN) usleep(100);
+    MUST_BE_ZERO(error);
+    return NULL;
+}
+
+/// A thread that was overlooked is the end of its chain.
+static void thread_chains(void) {
+    unsigned before[CHAINS];
+    if (links[0] == 0) {
+        MUST_BE_ZERO(pthread_attr_init(&small));
+        MUST_BE_ZERO(pthread_attr_setstacksize(&small, 1 << 16));
+        MUST_BE_ZERO(pthread_attr_setdetachstate(&small, PTHREAD_CREATE_DETACHED));
+        for (uintptr_t i = 0; i < CHAINS; i++) link_on((void *)i);
+    }
+    for (int i = 0; i < CHAINS; i++) before[i] = links[i];
+    for (int i = 0; i < CHAINS; i++) {
+        for (int ms = 0; links[i] == before[i]; ms++) {
+            CHECK(ms < 10000, "chain %d has ended after %u threads", i, before[i]);
+            usleep(1000);
+        }
     }
 }
 
@@ -395,6 +430,7 @@ static const struct {
     void (*child)(void *);
 } kinds[] = {
     {"threads", threads, NULL},       {"forks", forks, NULL},         {"execs", execs, NULL},
+    {"thread-chains", thread_chains, NULL},
     {"unix", unix_sockets, NULL},     {"tcp", tcp_sockets, NULL},     {"pipes", pipes, NULL},
     {"terminals", terminals, NULL},   {"mappings", mappings, NULL},   {"netlink", netlink, NULL},
     {"aio", requests, NULL},          {"aio-anew", requests_anew, NULL}, {"epoll", epolls, NULL},        {"inotify", watches, NULL},

@@ -123,7 +123,18 @@ export const morePrograms: readonly ObjectProgram[] = [
     blocker: /eBPF/,
   },
   ...[
-    ...['threads', 'forks', 'execs', 'unix', 'tcp', 'pipes', 'terminals', 'mappings', 'netlink'],
+    ...[
+      'threads',
+      'thread-chains',
+      'forks',
+      'execs',
+      'unix',
+      'tcp',
+      'pipes',
+      'terminals',
+      'mappings',
+      'netlink',
+    ],
     ...[
       'aio',
       'aio-anew',

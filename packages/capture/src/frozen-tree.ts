@@ -59,6 +59,9 @@ interface Found {
   readonly parent: number;
 }
 
+/** How often the threads of a process are listed in one walk. */
+const LISTED_MAX = 1000;
+
 /** The first thread of a process has ended between two walks: it must be reached by another one. */
 class LeaderEnded extends Error {}
 
@@ -74,12 +77,17 @@ interface Fresh {
  *  New threads and processes may appear until all are stopped, so the tree is walked until a walk finds nothing new:
  *  1. a thread is seized and interrupted; it may have cloned before it stopped;
  *  2. once it has stopped it can clone no more, so re-reading its process's threads and children finds all of them;
- *  3. a walk in which every task was stopped already is therefore complete.
+ *  3. a task that a walk has met, and that is gone before it could be seized, may have left others behind;
+ *  4. where threads end while /proc lists them, the list may leave out others (fs/proc/base.c: first_tid), so that it is
+ *     compared with their number;
+ *  5. a walk in which every task was stopped already, and none was missed, is therefore complete.
  *
  *  A process that uses its parent's memory (vfork) is let go on until it does not any more: the parent stops then. */
 export class FrozenTree {
   /** By `hostPid`. */
   readonly processes = new Map<number, FrozenProcess>();
+  /** Whether something was missed in this walk. */
+  #missed = false;
 
   /** @throws FerryError capture.borrowedMemory, capture.unstoppable, capture.cannotTrace */
   static freeze(rootHostPid: number): FrozenTree {
@@ -106,6 +114,7 @@ export class FrozenTree {
     /** By which a process is reached whose first thread has ended. */
     const tasks = new Map<number, number>();
     const seen = new Set<number>();
+    this.#missed = false;
     for (const [leaderHostPid, parent] of parents) {
       const hostPid = this.#taskOf(leaderHostPid);
       if (hostPid !== leaderHostPid) tasks.set(leaderHostPid, hostPid);
@@ -139,7 +148,7 @@ export class FrozenTree {
     for (const process of tasks.size > 0 ? this.processes.values() : []) {
       process.children = process.children.map((child) => tasks.get(child) ?? child);
     }
-    return fresh.length > 0 || borrowers.length > 0;
+    return fresh.length > 0 || borrowers.length > 0 || this.#missed;
   }
 
   /** Only a zombie can be without its first thread. */
@@ -150,30 +159,60 @@ export class FrozenTree {
 
   #seizeThreads({ hostPid, leaderHostPid, parent }: Found, fresh: Fresh[]): number[] {
     const state = stateOf(hostPid);
-    if (state === undefined) return [];
-    const threads = tidsOf(hostPid);
+    if (state === undefined) {
+      this.#missed = true;
+      return [];
+    }
     let process = this.processes.get(hostPid);
-    if (process === undefined || (state === 'Z' && threads.length <= 1)) {
+    if (process === undefined) this.#missed = true;
+    const isZombie = state === 'Z' && tidsOf(hostPid).length <= 1;
+    if (process === undefined || isZombie) {
       process = {
         ...{ hostPid, leaderHostPid, parentHostPid: parent },
         threads: [],
         children: [],
-        zombie: state === 'Z' && threads.length <= 1,
+        zombie: isZombie,
       };
       this.processes.set(hostPid, process);
     }
     if (process.zombie) return [];
     const known = new Set(process.threads.map((thread) => thread.hostTid));
+    let threads = tidsOf(hostPid);
+    // Threads that make others and end are gone sooner than a whole walk takes.
+    for (
+      let i = 0;
+      i < LISTED_MAX && this.#seizeNew(process, threads, { known, state, fresh });
+      i++
+    ) {
+      threads = tidsOf(hostPid);
+    }
+    if (state !== 'Z' && threads.length !== threadCountOf(hostPid)) this.#missed = true;
+    return threads;
+  }
+
+  /** Seizes those of `threads` that are not known yet; true when one of them was gone. */
+  #seizeNew(
+    process: FrozenProcess,
+    threads: readonly number[],
+    { known, state, fresh }: { known: Set<number>; state: string; fresh: Fresh[] },
+  ): boolean {
+    let missed = false;
     for (const tid of threads) {
       if (known.has(tid)) continue;
+      known.add(tid);
       const thread = seize(tid);
-      if (thread === undefined) continue;
+      if (thread === undefined) {
+        // A first thread that has ended stays in the list.
+        missed ||= tid !== process.leaderHostPid;
+        continue;
+      }
       // Seizing a stopped thread makes it trap; an interrupt on top would make it trap again when it is let run.
       const wasStopped = state === 'T';
       if (!wasStopped) thread.interrupt();
       fresh.push({ process, thread, wasStopped });
     }
-    return threads;
+    this.#missed ||= missed;
+    return missed;
   }
 
   /** Lets every thread run on as it was: detaching keeps job-control stops and lets interrupted system calls restart. */
@@ -269,6 +308,11 @@ function waitReaped(hostPid: number): void {
 
 function stateOf(pid: number): string | undefined {
   return tryProcStat(pid)?.state;
+}
+
+/** How many threads a process has, as it says itself. */
+function threadCountOf(pid: number): number | undefined {
+  return tryProcStat(pid)?.threadCount;
 }
 
 function tidsOf(pid: number): number[] {

@@ -11,6 +11,7 @@ export interface ProcStat {
   readonly session: number;
   readonly ttyNr: number;
   readonly flags: number;
+  readonly threadCount: number;
   readonly startTime: bigint;
   readonly startCode: bigint;
   readonly endCode: bigint;
@@ -48,6 +49,7 @@ export function parseStat(text: string): ProcStat {
     session: Number(field(6)),
     ttyNr: Number(field(7)),
     flags: Number(field(9)),
+    threadCount: Number(field(20)),
     startTime: BigInt(field(22)),
     startCode: BigInt(field(26)),
     endCode: BigInt(field(27)),

@@ -156,5 +156,7 @@ struct plan_shared {
                         PLAN_FAILED when the restore fails */
     uint32_t counters[PLAN_COUNTERS];
 };
+_Static_assert(__builtin_offsetof(struct plan_shared, goes) == 12, "layout.ts reads it at 12");
+_Static_assert(__builtin_offsetof(struct plan_shared, gone) == 16, "layout.ts reads it at 16");
 
 #endif

@@ -49,5 +49,8 @@ export const SERVICE = {
   objects: 16,
 } as const;
 
+/** Of struct plan_shared: how many tasks have to meet for the tree to run, how many have, and what a failure adds. */
+export const FATE = { goes: 12, gone: 16, failed: 0x40000000 } as const;
+
 /** Slots of a process's main task (restorer.h). */
 export const SLOT_COUNT = 256;

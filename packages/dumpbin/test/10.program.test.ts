@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { ferryRoot } from '@ferry/core';
 import {
   EXPECT,
+  FATE,
   FLAG,
   HEADER_SIZE,
   KIND,
@@ -67,6 +68,9 @@ describe('layout.ts and plan.h', () => {
     assert.match(plan, new RegExp(`PLAN_VERSION ${PLAN_VERSION}\\b`));
     assert.match(plan, new RegExp(`PLAN_PAGE ${PAGE}ull`));
     assert.match(plan, new RegExp(`PLAN_ROOT ${FLAG.root}u[\\s\\S]*PLAN_LOADER ${FLAG.loader}u`));
+    assert.match(plan, new RegExp(`struct plan_shared, goes\\) == ${FATE.goes}`));
+    assert.match(plan, new RegExp(`struct plan_shared, gone\\) == ${FATE.gone}`));
+    assert.match(plan, new RegExp(`PLAN_FAILED 0x${FATE.failed.toString(16)}u`));
     const header = readFileSync(join(folder, 'restorer.h'), 'utf8');
     assert.match(header, new RegExp(`SLOT_COUNT ${SLOT_COUNT}\\b`));
   });

@@ -1,10 +1,8 @@
 import {
   type DestinationMessage,
-  fromErrorDetail,
   type MigrationEvent,
   type MigrationResult,
   type MigrationStatus,
-  type Prediction,
   MigrationResult as ResultMessage,
   type SessionDone,
   type SourceDescription,
@@ -25,9 +23,18 @@ import {
   destinationStart,
   destinationStep,
   type FoundCopy,
-  isCancellable,
   isDestinationEnd,
 } from './destination-machine.js';
+import {
+  copyOf,
+  errorOf,
+  isCuttingOver,
+  isWordOfSource,
+  modeOf,
+  predicted,
+  runsHere,
+  stateNameOf,
+} from './destination-status.js';
 import { DestinationWork, type MigrationMode } from './destination-work.js';
 import { faultPoint } from './fault-points.js';
 import { readBootId } from './host-facts.js';
@@ -37,7 +44,6 @@ import type { Decision, Journal, JournalEntry } from './journal.js';
 import type { Logger } from './logger.js';
 import type { DestinationHost } from './offer.js';
 import { Outbox } from './outbox.js';
-import type { PreCopyOutcome } from './pre-copy.js';
 import { ProgressReporter } from './progress.js';
 import type { SourcePort } from './source-port.js';
 import { SourceQuestions } from './source-questions.js';
@@ -232,9 +238,7 @@ export class DestinationSession {
 
   /** Its container stands, and each millisecond counts. */
   get isCuttingOver(): boolean {
-    const { phase, silent } = this.#state;
-    const standing = ['freezing', 'restoring', 'asking', 'accepting', 'resuming'];
-    return silent !== true && standing.includes(phase);
+    return isCuttingOver(this.#state);
   }
 
   /** Part of its memory is at its source alone. */
@@ -256,51 +260,16 @@ export class DestinationSession {
   }
 
   status(): MigrationStatus {
-    const { phase, error } = this.#state;
+    const { error } = this.#state;
     return {
       migrationId: this.#o.migrationId,
-      state: this.#stateName(),
+      state: stateNameOf(this.#state),
       progress: this.#progress.last,
-      result: this.#runsHere() ? this.#result() : undefined,
+      result: runsHere(this.#state) ? this.#result() : undefined,
       error: error === undefined ? undefined : toErrorDetail(error),
       role: 'destination',
-      copy: this.#copy(phase),
+      copy: copyOf(this.#state),
     };
-  }
-
-  #runsHere(): boolean {
-    return this.#state.phase === 'succeeded' || this.#state.phase === 'reporting';
-  }
-
-  #copy(phase: DestinationState['phase']): string {
-    if (this.#runsHere()) return 'runs';
-    if (phase === 'asking') return 'ready';
-    if (phase === 'accepting' || phase === 'resuming' || phase === 'fetching') return 'runs';
-    return phase === 'inDoubt' ? 'lost' : 'none';
-  }
-
-  #stateName(): string {
-    const { phase, error, silent, unbegun } = this.#state;
-    switch (phase) {
-      case 'succeeded':
-        return 'succeeded';
-      case 'failed':
-        if (unbegun === true) return 'refused';
-        return codeOf(error) === 'migrate.cancelled' ? 'cancelled' : 'failed';
-      case 'inDoubt':
-        return 'in-doubt';
-      case 'asking':
-      case 'givingBack':
-        return silent === true ? 'in-doubt' : 'running';
-      case 'accepting':
-      case 'resuming':
-      case 'fetching':
-        return 'committed';
-      case 'reporting':
-        return silent === true ? 'succeeded' : 'committed';
-      default:
-        return 'running';
-    }
   }
 
   /** Progress from now on, then the result: what ReceiveMigration streams.
@@ -311,7 +280,7 @@ export class DestinationSession {
     }
     if (signal.aborted) return;
     const { phase, error } = this.#state;
-    if (this.#runsHere()) {
+    if (runsHere(this.#state)) {
       yield { event: { $case: 'result', value: this.#result() } };
       return;
     }
@@ -716,40 +685,4 @@ function pause(ms: number): Promise<void> {
   return new Promise((resolve) => {
     setTimeout(resolve, ms).unref();
   });
-}
-
-function predicted(outcome: PreCopyOutcome | undefined): Prediction | undefined {
-  if (outcome === undefined) return undefined;
-  const { prediction } = outcome.decision;
-  return { ...prediction, bytes: BigInt(prediction.bytes) };
-}
-
-function modeOf(outcome: PreCopyOutcome | undefined, followed: boolean): string {
-  const rounds = outcome?.rounds.length ?? 0;
-  if (followed) return rounds === 0 ? 'post-copy' : 'hybrid';
-  return outcome === undefined ? 'stop-copy' : 'pre-copy';
-}
-
-function codeOf(error: unknown): string {
-  const code = (error as { code?: unknown } | undefined)?.code;
-  return typeof code === 'string' ? code : '';
-}
-
-/** Answers that say that the source has not granted this migration and never will. */
-const FINAL_WORDS = ['migrate.unknown', 'migrate.cancelled', 'migrate.epoch', 'migrate.aborted'];
-
-/** An error with which the source's agent itself answered. While nothing is decided any refusal ends it; once the source
- *  may have committed only its word about this migration does: "busy", "not allowed" or a broken line is none. */
-function isWordOfSource(error: unknown, phase: DestinationState['phase']): boolean {
-  const code = codeOf(error);
-  if (!isCancellable(phase)) {
-    return FINAL_WORDS.includes(code);
-  }
-  return code !== '' && !/^(rpc|host|migrate\.lost)/.test(code) && code !== 'internal';
-}
-
-function errorOf(detail: Parameters<typeof fromErrorDetail>[0] | undefined): Error {
-  return detail === undefined
-    ? new FerryError('migrate.aborted', 'The source gave up')
-    : fromErrorDetail(detail);
 }

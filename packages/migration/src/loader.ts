@@ -4,7 +4,9 @@ import { FerryError, InvariantError } from '@ferry/core';
 import {
   buildStore,
   compileTree,
+  FATE,
   loaderFile,
+  PAGE,
   restorer,
   type SkeletonPrograms,
 } from '@ferry/dumpbin';
@@ -30,11 +32,6 @@ export const loaderCommand = {
   args: ['--folder-fd', '5', '--control-fd', '4', '--fate-fd', '6'],
 } as const;
 
-/** struct plan_shared of plan.h: how many tasks have to meet for the tree to run, how many have, and what a failure adds. */
-const FATE_BYTES = 4096;
-const FATE_GOES = 12;
-const FATE_GONE = 16;
-const FATE_FAILED = 0x40000000;
 /** The tasks of a tree of one thread: it, and the root's helper. */
 const ONE_AND_KEEPER = 2;
 
@@ -99,7 +96,7 @@ export class Loader {
     call('socketpair', AF_UNIX, SOCK_STREAM_CLOEXEC, 0, pair);
     const theirs = new OwnedFd(pair.readInt32LE(4));
     const store = memfd(LOADER_STORE, Buffer.alloc(0), MFD_CLOEXEC);
-    const fate = memfd('ferry-fate', Buffer.alloc(FATE_BYTES), MFD_CLOEXEC);
+    const fate = memfd('ferry-fate', Buffer.alloc(PAGE), MFD_CLOEXEC);
     const control = new Socket({ fd: pair.readInt32LE(0), readable: true, writable: true });
     return new Loader([executable, theirs], { store, fate }, control);
   }
@@ -177,13 +174,13 @@ export class Loader {
 
   /** Whether anything of the tree has run, or runs, once the restorer has gone or ended: exact, however that came. */
   get ran(): boolean {
-    const page = Buffer.alloc(FATE_BYTES);
+    const page = Buffer.alloc(PAGE);
     call('pread64', this.#fate.number, page, page.length, 0);
-    const goes = page.readUInt32LE(FATE_GOES);
-    const gone = page.readUInt32LE(FATE_GONE);
+    const goes = page.readUInt32LE(FATE.goes);
+    const gone = page.readUInt32LE(FATE.gone);
     // The last steps come after the meeting. Who fails at them has not run; others may have.
-    const failedAlone = gone >= FATE_FAILED && goes === ONE_AND_KEEPER;
-    return goes > 0 && gone % FATE_FAILED >= goes && !failedAlone;
+    const failedAlone = gone >= FATE.failed && goes === ONE_AND_KEEPER;
+    return goes > 0 && gone % FATE.failed >= goes && !failedAlone;
   }
 
   get hasEnded(): boolean {

@@ -1,10 +1,8 @@
-import { createHash } from 'node:crypto';
 import {
   type DestinationMessage,
   type ErrorDetail,
   type FetchPagesRequest,
   fromErrorDetail,
-  limits,
   type MigrationStatus,
   type Part,
   type SourceMessage,
@@ -12,15 +10,7 @@ import {
 } from '@ferry/api';
 import { errorText, FerryError, unreachable } from '@ferry/core';
 import { holdOptimizer } from '@ferry/linux';
-import {
-  answerPages,
-  type Credits,
-  type OutgoingChunk,
-  type PageCounters,
-  PageReader,
-  type SegmentTable,
-  SentPages,
-} from '@ferry/pages';
+import { answerPages, type Credits, type OutgoingChunk } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
 import type { CutoverTurns, Turn } from './cutover-turns.js';
 import { faultPoint } from './fault-points.js';
@@ -37,7 +27,9 @@ import {
   sourceStart,
   sourceStep,
 } from './source-machine.js';
-import type { FrozenImage, OwedPages, SourceWork } from './source-work.js';
+import { LAST, SourceMemory } from './source-memory.js';
+import { frameMessages, imageMessages } from './source-messages.js';
+import type { FrozenImage, SourceWork } from './source-work.js';
 
 export interface SourceSessionOptions {
   readonly migrationId: string;
@@ -60,9 +52,6 @@ export interface SourceSessionOptions {
 type Message = NonNullable<SourceMessage['message']>;
 
 const AGAIN_PAUSE_MS = 1000;
-/** The first round is everything there is: only what is written again may be written as it was. Of shared memory it is noted
- *  from the first round on what was sent: later all of it may become doubtful, perhaps when the container stands. */
-const NOTED_FROM_ROUND = 2;
 /** Its turn is not waited for any longer: what its destination has of its memory gets old. */
 const TURN_PATIENCE_MS = 200;
 /** How often late frames are looked for, between Grant and Resumed. */
@@ -86,16 +75,9 @@ export class SourceSession {
   #optimizerHeld: Disposable | undefined;
   #outbox: Outbox<SourceMessage> | undefined;
   #queue: Promise<void> = Promise.resolve();
-  /** Segment lists that were told: of the rounds, and (0) of the frozen container. */
-  readonly #tables = new Map<number, SegmentTable>();
-  readonly #sent: PageCounters = { raw: 0, wire: 0 };
-  readonly #sentPages = new SentPages();
-  #rounds = 0;
-  /** So many at the start of the last round's. */
-  #sharedSegments = 0;
+  readonly #memory = new SourceMemory();
   /** That the container was last asked to be left with. */
   #cpuPercent = 100;
-  #bytesTold = 0;
   /** Memory that may come later was asked to be told apart. */
   #later = false;
   #downtimeMs = 0;
@@ -235,37 +217,16 @@ export class SourceSession {
     return errorCode(error) === 'migrate.cancelled' ? 'cancelled' : 'failed';
   }
 
-  /** The pages of a round (0: of the frozen container), as chunks, no more of them under way than `credits` allow.
+  /** The pages of a round (LAST: of the frozen container), as chunks, no more of them under way than `credits` allow.
    *  @throws FerryError migrate.order when there is no such round now, or a second time */
-  async *pages(credits: Credits, round = 0): AsyncGenerator<OutgoingChunk, void, undefined> {
-    const table = this.#tables.get(round);
+  async *pages(credits: Credits, round = LAST): AsyncGenerator<OutgoingChunk, void, undefined> {
     const { phase } = this.#state;
-    const phases = round === 0 ? ['frozen'] : ['copying', 'freezing', 'frozen'];
-    if (table === undefined || !phases.includes(phase)) {
+    const phases = round === LAST ? ['frozen'] : ['copying', 'freezing', 'frozen'];
+    if (!this.#memory.has(round) || !phases.includes(phase)) {
       throw new FerryError('migrate.order', 'The memory of this container cannot be read now');
     }
-    this.#tables.delete(round);
-    // What a running container has unmapped meanwhile is owed anew, if it is there again.
-    const sent = round > 0 ? this.#sentPages : undefined;
-    const notedSegments = round >= NOTED_FROM_ROUND ? undefined : this.#sharedSegments;
-    const reader = new PageReader(table, { lenient: round > 0, sent, notedSegments });
     const courtesy = round === 1 ? await this.#o.work.courtesy() : undefined;
-    try {
-      for await (const chunk of reader.chunks(this.stopped)) {
-        try {
-          // The root is for nothing: who has all pages grants no more.
-          if (chunk.head.pages > 0) await credits.take(chunk.length, this.stopped);
-        } catch (error) {
-          chunk.release();
-          throw error;
-        }
-        yield chunk;
-        await courtesy?.rest(this.stopped);
-      }
-    } finally {
-      this.#sent.raw += reader.counters.raw;
-      this.#sent.wire += reader.counters.wire;
-    }
+    yield* this.#memory.chunks(round, { credits, signal: this.stopped, courtesy });
   }
 
   /** Memory of the frozen container, as asked for: what a destination fetches that runs it already, or is about to.
@@ -394,7 +355,7 @@ export class SourceSession {
   /** A destination that has less than all of the memory must not run it. */
   #ready(bytesRaw: number): void {
     this.#readyAfterMs = this.#o.now() - this.#capturedAt;
-    const expected = this.#bytesTold;
+    const expected = this.#memory.bytesTold;
     if (bytesRaw === expected) {
       this.dispatch({ kind: 'ready' });
       return;
@@ -528,32 +489,16 @@ export class SourceSession {
   async #tellRound(): Promise<void> {
     const owed = await this.#o.work.round();
     const { scanMs } = owed;
-    const round = ++this.#rounds;
+    const stands = this.#state.phase === 'freezing';
+    const { round, segments } = await this.#memory.nextRound(owed, { stands });
     if (round >= STEADY_FROM_ROUND) this.#optimizerHeld ??= holdOptimizer();
-    this.#sharedSegments = owed.sharedSegments;
-    const segments = await this.#changed(owed, round);
-    this.#tell(round, segments);
+    const counts = { owed: owed.segments.totalPages, pages: segments.totalPages };
+    this.#o.logger.debug('unchanged pages', { round, ...counts });
     const list = segments.encode();
     const pagesBytes = BigInt(segments.totalBytes);
     const value = { round, scanMs, segmentsBytes: BigInt(list.length), pagesBytes };
     this.#send({ $case: 'round', value });
     this.#sendPieces(list, Buffer.alloc(0));
-  }
-
-  /** Without pages that were written and hold what they held. While the container stands only where that paid before. */
-  async #changed(
-    { segments: owed, doubtfulSegments }: OwedPages,
-    round: number,
-  ): Promise<SegmentTable> {
-    const [sure, doubtful] = owed.split(owed.count - doubtfulSegments);
-    const stands = this.#state.phase === 'freezing';
-    const looks = round > NOTED_FROM_ROUND && (!stands || this.#sentPages.pays);
-    const changed = looks ? await this.#sentPages.changed(sure) : sure;
-    const segments = changed.followedBy(await this.#sentPages.changed(doubtful, 'all'));
-    const { totalPages: pages } = segments;
-    const counts = { owed: owed.totalPages, doubtful: doubtful.totalPages, pages };
-    this.#o.logger.debug('unchanged pages', { round, ...counts });
-    return segments;
   }
 
   async #freeze(): Promise<void> {
@@ -564,7 +509,7 @@ export class SourceSession {
     const freezeMs = await work.freeze();
     this.#stand();
     // What was written last is on its way while the processes are captured.
-    const told = this.#rounds > 0 && !this.#later ? this.#tellRound() : undefined;
+    const told = this.#memory.rounds > 0 && !this.#later ? this.#tellRound() : undefined;
     const [frozen] = await Promise.all([work.capture(this.#later), told]);
     const { captureMs } = frozen;
     this.#parts.push({ name: 'freeze', ms: freezeMs }, { name: 'capture', ms: captureMs });
@@ -575,8 +520,7 @@ export class SourceSession {
 
   async #whole(): Promise<void> {
     this.stopped.throwIfAborted();
-    this.#bytesTold = 0;
-    this.#tables.clear();
+    this.#memory.startAgain();
     const frozen = await this.#o.work.captureWhole();
     this.#parts.push({ name: 'capture again', ms: frozen.captureMs });
     this.#tellFrozen(frozen, 0);
@@ -595,7 +539,7 @@ export class SourceSession {
     this.#capturedAt = this.#o.now();
     const { image, segments, laterSegments, captureMs } = frozen;
     const [now] = segments.split(segments.count - laterSegments);
-    this.#tell(0, now);
+    this.#memory.tell(LAST, now);
     const list = segments.encode();
     this.#send({
       $case: 'frozen',
@@ -612,29 +556,18 @@ export class SourceSession {
     this.#sendPieces(list, image);
   }
 
-  /** A segment list that the destination must have received whole before it may be ready. */
-  #tell(round: number, segments: SegmentTable): void {
-    this.#bytesTold += segments.totalBytes;
-    if (segments.count > 0) this.#tables.set(round, segments);
-  }
-
   #sendPieces(segments: Buffer, image: Buffer): void {
-    for (const value of pieces(segments)) this.#send({ $case: 'segments', value });
-    for (const value of pieces(image)) this.#send({ $case: 'image', value });
-    const sha256 = createHash('sha256').update(segments).update(image).digest();
-    this.#send({ $case: 'imageEnd', value: { sha256 } });
+    for (const message of imageMessages(segments, image)) this.#send(message);
   }
 
   /** What neighbours sent for the container since its network was cut, and until they have heard where it is now. */
   #passFrames(): void {
     if (!this.#state.connected) return;
-    for (const frames of batches(this.#o.work.takeFrames())) {
-      this.#send({ $case: 'frames', value: { frames } });
-    }
+    for (const message of frameMessages(this.#o.work.takeFrames())) this.#send(message);
   }
 
   #tellDone(): void {
-    const { raw, wire } = this.#sent;
+    const { raw, wire } = this.#memory.counters;
     const value = {
       downtimeMs: this.#downtimeMs,
       bytesRaw: BigInt(raw),
@@ -675,26 +608,4 @@ function givenBack(): FerryError {
 
 function errorCode(error: unknown): unknown {
   return (error as { code?: unknown } | undefined)?.code;
-}
-
-/** Frames, in messages of a bounded size. */
-function* batches(frames: readonly Buffer[]) {
-  let batch: Buffer[] = [];
-  let bytes = 0;
-  for (const frame of frames) {
-    if (bytes + frame.length > limits.chunkBytes) {
-      yield batch;
-      [batch, bytes] = [[], 0];
-    }
-    batch.push(frame);
-    bytes += frame.length;
-  }
-  if (batch.length > 0) yield batch;
-}
-
-function* pieces(bytes: Buffer) {
-  for (let at = 0; at < bytes.length; at += limits.chunkBytes) {
-    const sizeBytes = at === 0 ? BigInt(bytes.length) : 0n;
-    yield { offset: BigInt(at), data: bytes.subarray(at, at + limits.chunkBytes), sizeBytes };
-  }
 }

@@ -77,10 +77,20 @@ export function emitMapped(b: ProgramBuilder, ctx: CompileContext, mounted: () =
   emitOpenedOutside(b, ctx);
   b.op('exit', [0], `${step}: done`);
   b.place(after);
-  emitMappedIdentity(b, ctx);
+  // What is in a mount must belong to somebody; where one is attached may be open to whoever it was outside alone.
+  const isFirst = hasMountContent(ctx);
+  if (isFirst) emitMappedIdentity(b, ctx);
   mounted();
+  if (!isFirst) emitMappedIdentity(b, ctx);
   ctx.announces(b, 'mounts of the root');
   b.sys('wait4', [child, 0, WAIT_ALL, 0], `${step}: reap the helper`);
+}
+
+function hasMountContent({ image }: CompileContext): boolean {
+  return image.namespaces.some(
+    ({ content }) =>
+      content?.$case === 'mnt' && content.value.mounts.some((mount) => mount.content.length > 0),
+  );
 }
 
 export function emitOpenedOutside(b: ProgramBuilder, ctx: CompileContext): void {

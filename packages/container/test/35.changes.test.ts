@@ -207,6 +207,16 @@ describe('container: changes of a writable layer', () => {
     assert.equal(seen('there'), seen('here'));
   });
 
+  it('makes next time what a folder that is wanted whole had lost when it was copied', async () => {
+    inHere('rm -rf renewed; mkdir -p renewed/in aside; echo 1 >renewed/in/file');
+    // So that times tell apart what happens before and after.
+    await new Promise((done) => setTimeout(done, 50));
+    const state = await follow(new Map(), 'mv renewed/in aside');
+    inHere('mv aside/in renewed');
+    await follow(state, ':');
+    assert.equal(seen('there'), seen('here'));
+  });
+
   it('does not take another kind of file for the one whose inode it was given', async () => {
     for (const other of ['ln -s nowhere reused', 'mkdir reused', 'mkfifo reused']) {
       inHere('rm -rf reused; echo first >reused');

@@ -163,6 +163,7 @@ export function treeChanges(
   let inside: string | undefined;
   for (const [path, entry] of now) {
     if (inside !== undefined && path.startsWith(`${inside}/`)) {
+      make(path);
       name(entry);
       continue;
     }

@@ -185,12 +185,12 @@ describe('container: changes of a writable layer', () => {
   });
 
   /** Copies what has changed since `before`, while something else happens to it. */
-  async function follow(before: TreeState, happens: string): Promise<TreeState> {
+  async function follow(before: TreeState, happens: string, sent?: SentBlocks): Promise<TreeState> {
     const now = await treeState(upper());
     const changes = treeChanges(before, now);
     inHere(happens);
     const out: string[] = [];
-    const options = { leftOut: (path: string) => out.push(path) };
+    const options = { sent, leftOut: (path: string) => out.push(path) };
     await unpackChanges(at('there'), packChanges(upper(), changes, options));
     return leavingOut(now, out);
   }
@@ -214,6 +214,17 @@ describe('container: changes of a writable layer', () => {
     const state = await follow(new Map(), 'mv renewed/in aside');
     inHere('mv aside/in renewed');
     await follow(state, ':');
+    assert.equal(seen('there'), seen('here'));
+  });
+
+  it('makes next time what was a whiteout while it was copied', async () => {
+    const sent = new SentBlocks();
+    inHere('rm -f kept/file; echo 1 >young');
+    const before = await follow(new Map(), ':', sent);
+    inHere('mv young kept/file');
+    const state = await follow(before, 'mv kept/file young', sent);
+    inHere('mv young kept/file');
+    await follow(state, ':', sent);
     assert.equal(seen('there'), seen('here'));
   });
 

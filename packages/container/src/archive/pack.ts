@@ -189,13 +189,14 @@ class Packer {
 
   #wants(path: string, about: BigIntStats, whole: boolean): boolean {
     const only = this.#only;
-    const entry = this.#looked?.get(path);
-    const looked = entry === undefined ? undefined : identity(entry);
-    if (only === undefined || whole) {
-      if (whole && only?.plain === false && isWhiteout(about)) return false;
-      return this.#looked === undefined || this.#isAsLooked(path, about, looked);
+    const isHidden = only?.plain === false && isWhiteout(about);
+    if (only !== undefined && !whole) {
+      return this.#isAsLooked(path, about, only.made.get(path)) && !isHidden;
     }
-    return (only.plain || !isWhiteout(about)) && this.#isAsLooked(path, about, only.made.get(path));
+    if (this.#looked === undefined) return !isHidden;
+    const entry = this.#looked.get(path);
+    const looked = entry === undefined ? undefined : identity(entry);
+    return this.#isAsLooked(path, about, looked) && !isHidden;
   }
 
   #isAsLooked(path: string, about: BigIntStats, looked: string | undefined): boolean {

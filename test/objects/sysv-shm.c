@@ -1,6 +1,7 @@
 // System V shared memory: the segment keeps its number, key, permissions and content; attachments
-// their place and protection. argv[2]: kept, removed, processes, unattached, first (in an IPC namespace of its own it has
-// number 0 then).
+// their place and protection. argv[2]: kept, removed, locked, processes, unattached, fleeting, first (in
+// an IPC namespace of its own it has number 0 then).
+#include <sched.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
@@ -24,9 +25,30 @@ static void child_body(void *argument) {
     MUST(shmdt(memory));
 }
 
+/// Nobody has it attached, and it would go with whoever lets go of it (kernel.shm_rmid_forced).
+static void fleeting(void) {
+    if (unshare(CLONE_NEWIPC) != 0) {
+        object_put_file("result", "SKIP no IPC namespaces here\n");
+        exit(0);
+    }
+    int setting = MUST(open("/proc/sys/kernel/shm_rmid_forced", O_WRONLY | O_CLOEXEC));
+    CHECK(write(setting, "1", 1) == 1, "shm_rmid_forced: %s", strerror(errno));
+    close(setting);
+    struct shmid_ds is;
+    id = MUST(shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600));
+    object_ready_and_wait();
+    SABOTAGE(shmctl(id, IPC_RMID, NULL));
+    MUST(shmctl(id, IPC_STAT, &is));
+    CHECK_EQUAL(is.shm_nattch, 0, "attachments");
+    object_pass();
+}
+
 int main(int argc, char **argv) {
     object_start(argc, argv);
     const char *kind = argc > 2 ? argv[2] : "kept";
+    if (strcmp(kind, "fleeting") == 0) {
+        fleeting();
+    }
     bool removed = strcmp(kind, "removed") == 0 || strcmp(kind, "processes") == 0;
     for (int i = 0; i < 3 && strcmp(kind, "first") != 0; i++) { // so that the number is not the first that the kernel gives
         int other = MUST(shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600));
@@ -51,6 +73,9 @@ int main(int argc, char **argv) {
     if (strcmp(kind, "unattached") == 0) {
         MUST(shmdt(memory));
         MUST(shmdt(reader));
+    }
+    if (strcmp(kind, "locked") == 0) {
+        MUST(shmctl(id, SHM_LOCK, NULL));
     }
     MUST(shmctl(id, IPC_STAT, &was));
     object_ready_and_wait();

@@ -36,6 +36,7 @@ const mapped: readonly (readonly [string, readonly string[]])[] = [
   ['unix-named', []],
   ['files-deleted', []],
   ['sysv-ipc', []],
+  ['sysv-shm', ['locked']],
   ['tcp-established', []],
 ];
 

@@ -186,11 +186,18 @@ export const programs: readonly ObjectProgram[] = [
     // The mapping was made before the seal, which no mapping made after it shows.
     ...(kind === 'sealed' ? { volatile: [/ map .*memfd:object.*\(rd sh mr me ms\)/] } : {}),
   })),
-  ...['kept', 'removed', 'processes', 'first'].map((kind) => ({
+  ...['kept', 'removed', 'locked', 'processes', 'first'].map((kind) => ({
     name: `sysv-shm-${kind}`,
     source: 'sysv-shm',
     args: [kind],
   })),
+  {
+    name: 'sysv-shm-fleeting',
+    source: 'sysv-shm',
+    args: ['fleeting'],
+    later: 'refused by name',
+    blocker: /System V segment \d+.*nobody has it attached/,
+  },
   { name: 'sysv-queue', source: 'sysv-ipc', args: ['queue'] },
   { name: 'sysv-semaphores', source: 'sysv-ipc', args: ['semaphores'] },
   { name: 'sysv-sem-undo', source: 'sysv-ipc', args: ['undo'] },

@@ -1,5 +1,14 @@
 import type { Ipc, IpcPermissions, Message, MessageQueue, SemaphoreSet } from '@ferry/image';
-import { call, cString, OwnedFd, readLink, readProc, sys, sysError } from '@ferry/linux';
+import {
+  call,
+  cString,
+  OwnedFd,
+  readLink,
+  readProc,
+  sys,
+  sysError,
+  tryReadProc,
+} from '@ferry/linux';
 import type { MemoryObjects } from './memory-objects.js';
 import { mountQueues, namedQueues } from './message-queues.js';
 
@@ -13,6 +22,7 @@ const GETPID = 11;
 const GETALL = 13;
 const SHM_RDONLY = 0o10000;
 const SHM_DEST = 0o1000;
+const SHM_LOCKED = 0o2000;
 const PERMISSION_BITS = 0o777;
 const TYPE_LENGTH = 8;
 
@@ -139,6 +149,15 @@ function permissions(row: Row, idName: string): IpcPermissions {
   };
 }
 
+/** Segments that go as soon as somebody who has attached them lets go: whoever reads them, or fills those of a restored
+ *  tree, would remove them (proc_sys_kernel(5): shm_rmid_forced). Looks at the IPC namespace that the thread is in.  */
+export function fleetingSegments(): number[] {
+  if (tryReadProc('/proc/sys/kernel/shm_rmid_forced')?.trim() !== '1') return [];
+  return rows('shm')
+    .filter((row) => row.get('nattch') === 0)
+    .map((row) => row.get('shmid') ?? 0);
+}
+
 /** `attached` takes the addresses where segments are attached here; undefined leaves those alone that the tree has not
  *  attached. A segment's inode number is its id (ipc/shm.c: newseg). */
 function captureSegments(objects: MemoryObjects, attached: bigint[] | undefined): void {
@@ -146,6 +165,7 @@ function captureSegments(objects: MemoryObjects, attached: bigint[] | undefined)
     const sysv = {
       permissions: permissions(row, 'shmid'),
       removed: ((row.get('perms') ?? 0) & SHM_DEST) !== 0,
+      locked: ((row.get('perms') ?? 0) & SHM_LOCKED) !== 0,
     };
     const { id } = sysv.permissions;
     const known = objects.images.find(({ kind, inode }) => kind === 'sysv' && inode === BigInt(id));

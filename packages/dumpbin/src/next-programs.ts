@@ -272,7 +272,7 @@ class NextCompiler {
   ): void {
     if (object.sysv !== undefined) {
       const vanished = this.#vanished?.objects.get(object.id) ?? [];
-      emitSegmentKept(b, object.sysv, vanished, scratch);
+      emitSegmentKept(b, object.sysv, was.sysv!, vanished, scratch);
       return;
     }
     const fd = this.#ctx.sharedMemoryFd(object.id);

@@ -8,6 +8,8 @@ const IPC_CREAT = 0o1000;
 const IPC_EXCL = 0o2000;
 const IPC_RMID = 0;
 const IPC_STAT = 2;
+const SHM_LOCK = 11;
+const SHM_UNLOCK = 12;
 const SHM_HUGETLB = 0o4000;
 const SHM_HUGE_SHIFT = 26;
 const SHM_RDONLY = 0o10000;
@@ -48,7 +50,7 @@ export function emitSegment(
   ctx: CompileContext,
   fill: () => void,
 ): void {
-  const { permissions, removed } = object.sysv!;
+  const { permissions, removed, locked } = object.sysv!;
   const { id, key, mode } = permissions!;
   const step = `System V segment ${id}`;
   const hold = holdAddress(ctx.image, object);
@@ -81,6 +83,7 @@ export function emitSegment(
   attach();
   fill();
   emitOwnership(b, 'shmctl', [id], permissions!, step);
+  if (locked) b.sys('shmctl', [id, SHM_LOCK, 0], `${step}: lock`);
   if (removed) b.sys('shmctl', [id, IPC_RMID, 0], `${step}: goes with its last user`);
   b.op('jump', [0, 0], `${step} stands`, { target: done });
   b.place(exists);
@@ -97,7 +100,8 @@ export function emitSegmentGone(b: ProgramBuilder, { permissions, removed }: Sys
 /** A segment of a skeleton that is still there: empties pages that are gone. */
 export function emitSegmentKept(
   b: ProgramBuilder,
-  { permissions, removed }: SysvSegment,
+  { permissions, removed, locked }: SysvSegment,
+  was: SysvSegment,
   vanished: readonly PageRun[],
   scratch: bigint,
 ): void {
@@ -112,6 +116,8 @@ export function emitSegmentKept(
     b.sys('shmdt', [scratch], `${step}: let go`);
   }
   emitOwnership(b, 'shmctl', [id], permissions!, step);
+  if (locked && !was.locked) b.sys('shmctl', [id, SHM_LOCK, 0], `${step}: lock`);
+  if (!locked && was.locked) b.sys('shmctl', [id, SHM_UNLOCK, 0], `${step}: unlock`);
   if (removed) b.sys('shmctl', [id, IPC_RMID, 0], `${step}: goes with its last user`);
 }
 

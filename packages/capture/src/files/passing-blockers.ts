@@ -1,6 +1,7 @@
 /** Blockers that are moments in a program's life: it has only to run on for them to pass. */
 export const passingBlockers: ReadonlySet<string> = new Set([
   'file.unread',
+  'ipc.fleetingSegment',
   'socket.corked',
   'socket.handshake',
   'socket.tcpPending',

@@ -14,7 +14,7 @@ import {
   tryReadProc,
 } from '@ferry/linux';
 import { mountQueues } from '../message-queues.js';
-import { captureQueues } from '../sysv-ipc.js';
+import { captureQueues, fleetingSegments } from '../sysv-ipc.js';
 import { addedMounts, type GivenMount } from './added-mounts.js';
 import { groupRoots } from './cgroups.js';
 import { parseMountInfo } from './mountinfo.js';
@@ -145,6 +145,7 @@ class NamespaceCapture {
     this.#checkGivenNetwork();
     this.#checkGivenMounts();
     this.#checkGivenSettings();
+    this.#checkSegments();
     for (const found of sharedMounts([...this.#known.values()], this.#isNested)) {
       this.#block(this.#root, found);
     }
@@ -274,6 +275,22 @@ class NamespaceCapture {
       if (link === '' || link === this.#ourLinks.get(type)) continue;
       const changed = changedSettings(type, `/proc/${this.#root.hostPid}/ns/${type}`);
       for (const found of addedSettings(changed, givenSettings)) this.#block(this.#root, found);
+    }
+  }
+
+  /** Segments of the tree's own IPC namespace are carried with whatever has them attached. */
+  #checkSegments(): void {
+    const link = this.#rootLinks.get('ipc') ?? '';
+    if (link === '' || link === this.#ourLinks.get('ipc')) return;
+    const path = `/proc/${this.#root.hostPid}/ns/ipc`;
+    for (const id of inNamespace('ipc', path, fleetingSegments)) {
+      this.#block(this.#root, {
+        code: 'ipc.fleetingSegment',
+        object: `System V segment ${id}`,
+        reason:
+          'nobody has it attached, and with kernel.shm_rmid_forced it would go once it was read',
+        remedy: `attach it in the program, remove it (ipcrm -m ${id}), or set kernel.shm_rmid_forced to 0`,
+      });
     }
   }
 

@@ -26,6 +26,10 @@ import {
   withoutKernelMemory,
 } from './support/sockets.js';
 
+const SO_ERROR = 4;
+const ECONNRESET = 104;
+const ENOTCONN = 107;
+
 describe('UNIX sockets, captured and made again', () => {
   let rig: SocketRig;
 
@@ -266,6 +270,39 @@ describe('UNIX sockets, captured and made again', () => {
     strictEqual(receive(a2!), 'back');
     strictEqual(receive(c2!), 'for c');
     strictEqual(send(c2!, 'x'), ERRNO.refused);
+  });
+
+  for (const order of ['first', 'last']) {
+    it(`an end of a datagram pair that was cut off, made ${order}`, () => {
+      const [a, b] = rig.pair(SOCK.dgram);
+      const unspecified = Buffer.alloc(2);
+      send(a, 'from before');
+      send(b, 'lost');
+      call('connect', a, unspecified, unspecified.length);
+      strictEqual(intOption(b, SOL.socket, SO_ERROR), ECONNRESET);
+      send(b, 'one way');
+      const again = rig.again(order === 'first' ? [a, b] : [b, a]);
+      const [a2, b2] = order === 'first' ? again : again.toReversed();
+      strictEqual(send(a2!, 'x'), -ENOTCONN);
+      strictEqual(receive(b2!), 'from before');
+      send(b2!, 'still');
+      deepStrictEqual(
+        [receive(a2!), receive(a2!), receive(a2!)],
+        ['one way', 'still', ERRNO.again],
+      );
+    });
+  }
+
+  it('an end of a datagram pair that was cut off, and whose peer was closed then', () => {
+    const [a, b] = rig.pair(SOCK.dgram);
+    const unspecified = Buffer.alloc(2);
+    call('connect', a, unspecified, unspecified.length);
+    send(b, 'one way');
+    rig.close(b);
+    const [a2] = rig.again([a]);
+    strictEqual(receive(a2!), 'one way');
+    strictEqual(receive(a2!), ERRNO.again);
+    strictEqual(send(a2!, 'x'), -ENOTCONN);
   });
 
   it('connected datagram sockets', () => {

@@ -1,4 +1,4 @@
-import type { UnixMessage } from '@ferry/image';
+import type { UnixMessage, UnixSocket } from '@ferry/image';
 import type { Argument, ProgramBuilder } from '../program.js';
 import type { EmitContext } from './emit.js';
 import { emitRoom } from './socket-options.js';
@@ -168,6 +168,33 @@ export function emitDatagramLink(b: ProgramBuilder, node: UnixNode, ctx: EmitCon
   b.sys('socket', [AF_UNIX, SOCK.dgram, 0], `${name}: the closed peer`, { into: closed });
   emitBindIfFree(b, closed, address, connect);
   b.sys('close', [closed], `${name}: the closed peer`);
+}
+
+/** Whether a datagram socket without a name is connected to nothing, and yet something is, or was, connected to it: an end
+ *  of socketpair(2) that connect(2) with AF_UNSPEC has cut off. */
+export function isCutOff({ socket }: UnixNode, ctx: EmitContext): boolean {
+  if (socket.type !== SOCK.dgram || socket.address.length > 0 || socket.peerClosed) return false;
+  if (socket.peerInode !== 0n || socket.peerAddress.length > 0) return false;
+  return socket.receiveQueue.length > 0 || senderTo(socket, ctx) !== undefined;
+}
+
+function senderTo({ inode }: UnixSocket, ctx: EmitContext): UnixNode | undefined {
+  return unixGraph(ctx.image).datagramClients.get(inode)?.[0];
+}
+
+/** Cuts such an end off, which would empty it (net/unix/af_unix.c: unix_dgram_disconnected): what was sent to it since, or
+ *  before its peer was closed, comes after that. */
+export function emitCutOff(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
+  if (!isCutOff(node, ctx)) return;
+  const { socket, id } = node;
+  const step = `cut off UNIX socket ${id}`;
+  const sender = senderTo(socket, ctx);
+  const from = sender === undefined ? partnerFd(node, ctx) : ctx.fdOf(sender.id);
+  b.sys('connect', [ctx.fdOf(id), b.bytes(Buffer.alloc(2)), 2], step);
+  if (sender !== undefined) ctx.once(`unix: room ${sender.id}`);
+  if (socket.receiveQueue.length > 0) emitRoom(b, from, socket.receiveQueue, 'send');
+  for (const message of socket.receiveQueue) emitSend(b, message, { from, ctx });
+  if (sender === undefined) b.sys('close', [from], `${step}: nobody has the other end`);
 }
 
 /** Closes the other end of a connection that nobody has: with data unread there, when this end had a reset to tell. */

@@ -33,9 +33,11 @@ import {
 import { asPeer } from './unix-peer.js';
 import {
   emitClosePartner,
+  emitCutOff,
   emitDatagramLink,
   emitDatagrams,
   emitQueues,
+  isCutOff,
   isLate,
   partnerFd,
   spareFd,
@@ -68,6 +70,7 @@ export const unixSocketEmitter: FileEmitter = {
 function emitContents(b: ProgramBuilder, ctx: EmitContext, { late }: { late: boolean }): void {
   const nodes = unixGraph(ctx.image).nodes.filter((node) => isLate(node, ctx) === late);
   for (const node of nodes) emitQueues(b, node, ctx);
+  for (const node of nodes) emitCutOff(b, node, ctx);
   for (const node of nodes) emitDatagramLink(b, node, ctx);
   for (const node of nodes) emitClosePartner(b, node, ctx);
   for (const node of nodes) emitShutdown(b, node, ctx);
@@ -92,7 +95,12 @@ function emitNode(b: ProgramBuilder, node: UnixNode, ctx: EmitContext): void {
     socket.type === SOCK.dgram &&
     peer !== undefined &&
     (peer.socket.address.length === 0 || isUnnamedPeerOf(node, peer));
-  if (isConnectedStream(socket) || isPairedDatagram || isOrphan(node)) {
+  const sender = unixGraph(ctx.image).datagramClients.get(socket.inode)?.[0];
+  if (isCutOff(node, ctx) && sender !== undefined) {
+    emitNode(b, sender, ctx); // makes both
+    return;
+  }
+  if (isConnectedStream(socket) || isPairedDatagram || isOrphan(node) || isCutOff(node, ctx)) {
     emitSocketPair(b, { client: node, server: socket.peerClosed ? undefined : peer }, ctx);
     return;
   }

@@ -95,6 +95,28 @@ static const struct {
      "ip route add 10.9.0.0/16 nhid 5 && ip route add 10.10.0.0/16 nhid 3 && ip route add 10.11.0.0/16 nhid 8 && "
      "ip -6 route add fd01::/64 nhid 9",
      "ip nexthop; ip route show table all | sort; ip -6 route | sort", "ip nexthop flush"},
+    {"promiscuous",
+     "ip link set lo up && ip link add d0 type veth peer name p0 && ip link set d0 up promisc on && ip link set p0 up allmulticast on",
+     "ip -d link", "ip link set d0 promisc off"},
+    {"segmentation",
+     "ip link set lo up && ip link add d0 type veth peer name p0 && ip link set d0 up gso_max_size 30000 gso_max_segs 100 && "
+     "ip link set p0 up gro_max_size 40000",
+     "ip -d link", "ip link set d0 gso_max_size 65536"},
+    {"proxies",
+     "ip link set lo up && ip link add d0 type veth peer name p0 && ip link set d0 up && ip addr add 10.1.2.3/24 dev d0 && "
+     "ip neigh add proxy 10.1.2.77 dev d0 && ip -6 neigh add proxy fd00::77 dev d0",
+     "ip neigh show proxy; ip -6 neigh show proxy", "ip neigh del proxy 10.1.2.77 dev d0"},
+    {"loopback-removed",
+     "ip link set lo up && ip addr del 127.0.0.1/8 dev lo && ip addr add 127.0.0.2/8 dev lo && ip addr add 127.0.0.1/32 dev lo",
+     "ip addr; ip route show table all | sort", "ip addr add 127.0.0.1/8 dev lo"},
+    {"vxlan",
+     "ip link set lo up && ip link add d0 type veth peer name p0 && ip link set d0 up && ip link set p0 up && "
+     "ip addr add 10.1.2.3/24 dev d0 && ip link add x0 type vxlan id 5 dstport 4789 ttl inherit remote 10.1.2.9 local 10.1.2.3 dev d0 && "
+     "ip link add x1 type vxlan id 6 dstport 4790 nolearning ttl 9 group 239.1.1.1 dev d0 && "
+     "ip link set x0 up && ip addr add 10.4.0.1/24 dev x0",
+     "ip -d link; ip -4 addr", "ip link del x0"},
+    {"loopback-six", "ip link set lo up && ip addr del ::1/128 dev lo", "ip addr", "ip addr add ::1/128 dev lo"},
+    {"labels", "ip addrlabel add prefix 2001:db8::/32 label 99", "ip addrlabel", "ip addrlabel del prefix 2001:db8::/32 label 99"},
     {"qdisc", "ip link set lo up && tc qdisc add dev lo root tbf rate 1mbit burst 10k latency 10ms", "tc qdisc",
      "tc qdisc del dev lo root"},
     {"ipsec", "ip xfrm policy add src 10.0.0.0/8 dst 10.1.0.0/16 dir out action block", "ip xfrm policy", "ip xfrm policy flush"},

@@ -20,7 +20,7 @@ const nested = 'there the namespaces are nested, which is not carried yet';
 
 const networks = [
   ...['lo', 'device', 'routes', 'veth', 'bridge', 'macvlan', 'tun', 'settings', 'filter'],
-  'nexthop',
+  ...['nexthop', 'promiscuous', 'segmentation', 'proxies', 'loopback-removed', 'vxlan'],
   'settings-of-devices',
 ] as const;
 
@@ -138,7 +138,7 @@ export const spacePrograms: readonly ObjectProgram[] = [
     volatile: [/fdinfo \d+: was "flags:\\t\d+; iff:/],
     ...(kind === 'given' ? {} : { hostOnly: nested }),
   })),
-  ...['qdisc', 'ipsec', 'forwarding'].map((kind) => ({
+  ...['qdisc', 'ipsec', 'forwarding', 'labels', 'loopback-six'].map((kind) => ({
     name: `network-${kind}`,
     source: 'network',
     args: [kind],
@@ -146,6 +146,8 @@ export const spacePrograms: readonly ObjectProgram[] = [
     blocker: {
       qdisc: /tbf of lo/,
       ipsec: /IPsec/,
+      'loopback-six': /lo without ::1/,
+      labels: /prefix 2001:db8:\S+\/32 label 99/,
       forwarding: /00:07 of br0/,
     }[kind]!,
   })),

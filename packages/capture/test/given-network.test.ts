@@ -72,6 +72,25 @@ describe('the network that a container is given', () => {
     assert.deepEqual(await refused(command), ['network.qdisc: queueing discipline tbf of lo']);
   });
 
+  it('blocks with devices that were told to take everything, and with proxied neighbours', async () => {
+    const command = `ip link set lo up promisc on allmulticast on
+      ip neigh add proxy 10.1.2.77 dev lo`;
+    assert.deepEqual(await refused(command), [
+      'network.added: network device lo takes everything (promisc)',
+      'network.added: network device lo takes everything (allmulticast)',
+      'network.added: 1 neighbours that are answered for',
+    ]);
+  });
+
+  it('blocks with IPv6 address labels that were changed inside', async () => {
+    const command = `ip addrlabel add prefix 2001:db8::/32 label 99
+      ip addrlabel del prefix 2002::/16 label 2`;
+    assert.deepEqual(await refused(command), [
+      'network.addressLabel: IPv6 address label prefix 2001:db8:0:0:0:0:0:0/32 label 99',
+      'network.addressLabel: IPv6 address label prefix 2002:0:0:0:0:0:0:0/16 label 2 (removed)',
+    ]);
+  });
+
   it('blocks with a connection whose port is translated', async () => {
     const command = `ip link set lo up
       nft 'add table ip nat; add chain ip nat out { type nat hook output priority -100; }'

@@ -6,6 +6,7 @@ import {
   netlinkDump,
   tryReadProc,
 } from '@ferry/linux';
+import { addressLabels } from './address-labels.js';
 import { attribute, indexOf, kindOf, nameOf, type Refusal } from './network-links.js';
 
 const NETLINK = { route: 0, xfrm: 6, netfilter: 12 } as const;
@@ -39,6 +40,7 @@ export function networkRefusals(
     ...links.flatMap(bridgeVlans),
     ...flowtables(filters),
     ...legacyTables(),
+    ...addressLabels(),
   ];
 }
 

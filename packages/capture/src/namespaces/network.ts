@@ -10,6 +10,7 @@ import {
   netlinkDump,
   OwnedFd,
   sys,
+  tryReadProc,
 } from '@ferry/linux';
 import { attribute, indexOf, kindOf, nameOf, type Refusal } from './network-links.js';
 import { networkRefusals, nexthops } from './network-refusals.js';
@@ -28,8 +29,13 @@ const NFT = {
   flowtable: 23,
 } as const;
 const NFT_SUBSYSTEM = 10 << 8;
-const IFLA = { link: 5, linkNamespace: 37, extMask: 29 } as const;
+const IFLA = { mtu: 4, link: 5, linkNamespace: 37, extMask: 29 } as const;
 const SKIP_STATISTICS = 8;
+const NTF_PROXY = 8;
+const IFF_PROMISC = 0x100;
+const IFF_ALLMULTI = 0x200;
+const IFA_ADDRESS = 1;
+const IPV6_MTU_MIN = 1280;
 const LOOPBACK = 1;
 /** Kinds of device that can be made again. */
 const KINDS = new Set([
@@ -53,6 +59,7 @@ export function captureNetwork(
   const content = inNamespace('net', path, (): NetworkNamespace => {
     return {
       ...routing(),
+      neighbours: [...route(RTM.getNeighbour, Buffer.alloc(12)), ...proxies()],
       nexthops: nexthops(),
       filters: filters(),
       connections: [],
@@ -67,7 +74,10 @@ export function captureNetwork(
     Object.assign(content, { outerLinks: outer.links, outerAddresses: outer.addresses });
   }
   const { links, filters: found } = content;
-  const others = inNamespace('net', path, () => networkRefusals(links, found));
+  const others = inNamespace('net', path, () => [
+    ...networkRefusals(links, found),
+    ...loopbackRefusal(content),
+  ]);
   refusals.push(...others);
   return { content, refusals, leading: outer.leading };
 }
@@ -88,6 +98,8 @@ export function givenNetworkRefusals(path: string, carried: ReadonlySet<string>)
     const tables = found.filter((message) => (message.readUInt16LE(4) & 0xff) === 0).length;
     const refusals = networkRefusals(links, found);
     for (const link of links) {
+      if (!(kindOf(link) === 'tun' && carried.has(nameOf(link))))
+        refusals.push(...changedLink(link));
       const isGiven = attribute(link, IFLA.linkNamespace) !== undefined || kindOf(link) === '';
       if (isGiven || indexOf(link) === LOOPBACK || FALLBACK.has(nameOf(link))) continue;
       if (kindOf(link) === 'tun' && carried.has(nameOf(link))) continue;
@@ -96,6 +108,15 @@ export function givenNetworkRefusals(path: string, carried: ReadonlySet<string>)
         object: `network device ${nameOf(link)} (${kindOf(link)})`,
         reason: 'it was made inside the container, whose network its host makes anew',
         remedy: `remove it (ip link del ${nameOf(link)}), or make it in a network namespace below the container's`,
+      });
+    }
+    const answered = proxies().length;
+    if (answered > 0) {
+      refusals.push({
+        code: 'network.added',
+        object: `${answered} neighbours that are answered for`,
+        reason: 'they were set inside the container, whose network its host makes anew',
+        remedy: 'remove them: ip neigh flush proxy',
       });
     }
     const hops = nexthops().length;
@@ -135,8 +156,14 @@ function routing() {
     addresses: route(RTM.getAddress, Buffer.alloc(8)),
     routes: route(RTM.getRoute, Buffer.alloc(12)),
     rules: route(RTM.getRule, Buffer.alloc(12)),
-    neighbours: route(RTM.getNeighbour, Buffer.alloc(12)),
   };
+}
+
+/** Those that are answered for (ip neigh add proxy), which a dump shows apart: net/core/neighbour.c, neigh_dump_info. */
+function proxies(): Buffer[] {
+  const payload = Buffer.alloc(12);
+  payload.writeUInt8(NTF_PROXY, 10);
+  return route(RTM.getNeighbour, payload);
 }
 
 /** Tables, chains, sets with their elements, objects and rules. Empty where the kernel has no nf_tables. */
@@ -170,6 +197,45 @@ function filters(): Buffer[] {
     ...elements,
     ...dump(NFT.rule),
     ...dump(NFT.flowtable),
+  ];
+}
+
+/** What of a network that its host makes anew was set on its devices. */
+function changedLink(link: Uint8Array): Refusal[] {
+  const flags = Buffer.from(link).readUInt32LE(NETLINK_HEADER + 8);
+  const set = [
+    ...((flags & IFF_PROMISC) === 0 ? [] : ['promisc']),
+    ...((flags & IFF_ALLMULTI) === 0 ? [] : ['allmulticast']),
+  ];
+  return set.map((what) => ({
+    code: 'network.added',
+    object: `network device ${nameOf(link)} takes everything (${what})`,
+    reason: 'that was set inside the container, whose network its host makes anew',
+    remedy: `take it back: ip link set ${nameOf(link)} ${what} off`,
+  }));
+}
+
+/** ::1 comes back as the loopback device goes up, unless it has no IPv6 (net/ipv6/addrconf.c: addrconf_notify). */
+function loopbackRefusal({ links, addresses }: NetworkNamespace): Refusal[] {
+  const loopback = links.find((link) => indexOf(link) === LOOPBACK);
+  const isUp =
+    loopback !== undefined && (Buffer.from(loopback).readUInt32LE(NETLINK_HEADER + 8) & 1) !== 0;
+  const mtu = isUp ? (attribute(loopback, IFLA.mtu)?.readUInt32LE(0) ?? 0) : 0;
+  const hasIpv6 = tryReadProc('/proc/sys/net/ipv6/conf/lo/disable_ipv6')?.trim() === '0';
+  const isThere = addresses.some((address) => {
+    const bytes = Buffer.from(address);
+    const isOurs = bytes.readInt32LE(NETLINK_HEADER + 4) === LOOPBACK;
+    const value = new Map(netlinkAttributes(bytes, NETLINK_HEADER + 8)).get(IFA_ADDRESS);
+    return isOurs && value?.toString('hex') === `${'0'.repeat(31)}1`;
+  });
+  if (mtu < IPV6_MTU_MIN || !hasIpv6 || isThere) return [];
+  return [
+    {
+      code: 'network.loopback',
+      object: 'network device lo without ::1',
+      reason: 'the address would come back',
+      remedy: 'give it back (ip addr add ::1/128 dev lo), or switch IPv6 off there (disable_ipv6)',
+    },
   ];
 }
 

@@ -8,11 +8,17 @@ const IFLA = {
   ...{ address: 1, name: 3, mtu: 4, link: 5, master: 10, queueLength: 13, linkInfo: 18 },
   ...{ alias: 20, netnsFd: 28, group: 27, txQueues: 31, rxQueues: 32, linkNamespace: 37 },
 } as const;
+/** IFLA_GSO_MAX_SEGS, GSO_MAX_SIZE, GRO_MAX_SIZE, GSO_IPV4_MAX_SIZE, GRO_IPV4_MAX_SIZE, and what they are by default. */
+const SEGMENTATION: ReadonlyMap<number, number> = new Map([
+  [40, 65535],
+  ...[41, 58, 63, 64].map((type): [number, number] => [type, 65536]),
+]);
 const INFO = { kind: 1, data: 2 } as const;
 const VETH_INFO_PEER = 1;
+const VXLAN = { link: 3, checksumReceive: 22, ttlInherit: 28 } as const;
 const IFF_UP = 1;
 /** IFF_UP, DEBUG, NOARP, PROMISC, ALLMULTI, MULTICAST, DYNAMIC: what ip-link(8) can set. */
-const IFF_SETTABLE = 0x1 | 0x4 | 0x80 | 0x200 | 0x1000;
+const IFF_SETTABLE = 0x1 | 0x4 | 0x80 | 0x100 | 0x200 | 0x1000 | 0x8000;
 const LOOPBACK = 1;
 const TUN = {
   type: 3,
@@ -115,8 +121,14 @@ export function emitLinks(
 /** The device that it stands on, when that one is in the namespace too and is not a veth's other end. */
 function lowerOf(link: Link, links: readonly Link[]): number {
   if (link.kind === 'veth' || attributeOf(link.parsed, IFLA.linkNamespace) !== undefined) return 0;
-  const lower = attributeOf(link.parsed, IFLA.link)?.readInt32LE(0) ?? 0;
+  const told = link.kind === 'vxlan' ? vxlanLower(link) : attributeOf(link.parsed, IFLA.link);
+  const lower = told?.readInt32LE(0) ?? 0;
   return lower !== link.index && links.some(({ index }) => index === lower) ? lower : 0;
+}
+
+function vxlanLower(link: Link): Buffer | undefined {
+  const data = info(link.parsed, INFO.data) ?? Buffer.alloc(0);
+  return new Map(netlinkAttributes(data, 0)).get(VXLAN.link);
 }
 
 function peerOf(link: Link, links: readonly Link[], outer: readonly Link[]): Link | undefined {
@@ -166,6 +178,7 @@ function emitLink(
     data = netlinkAttribute(VETH_INFO_PEER, Buffer.concat(description));
   }
   if (link.kind === 'bridge') data = Buffer.alloc(0);
+  if (link.kind === 'vxlan') data = vxlanData(data);
   if (link.kind === 'macvlan' || link.kind === 'macvtap') data = macvlanData(data);
   const kind = netlinkAttribute(INFO.kind, Buffer.from(link.kind));
   const described = data.length > 0 ? [kind, netlinkAttribute(INFO.data, data)] : [kind];
@@ -177,6 +190,17 @@ function emitLink(
     step: `network device ${link.name} (${link.kind})`,
   });
   if (link.kind === 'bridge') emitBridgeOptions(b, socket, link);
+}
+
+/** Switches that are told as numbers, and are on as soon as they are there: drivers/net/vxlan/vxlan_core.c, the policy of
+ *  IFLA_VXLAN_TTL_INHERIT, and what vxlan_nl2conf calls used bits for IFLA_VXLAN_REMCSUM_RX. */
+function vxlanData(data: Buffer): Buffer {
+  const parts = [...netlinkAttributes(data, 0)].flatMap(([type, value]) => {
+    const isSwitch = type === VXLAN.ttlInherit || type === VXLAN.checksumReceive;
+    if (isSwitch && value[0] === 0) return [];
+    return netlinkAttribute(type, type === VXLAN.ttlInherit ? Buffer.alloc(0) : value);
+  });
+  return Buffer.concat(parts);
 }
 
 /** IFLA_MACVLAN_*: mode 1, flags 2, address mode 3 with addresses 5, queue length 7, cutoff 9. The kernel tells the length
@@ -278,6 +302,11 @@ export function emitLinkStates(
     if (master.length > 0) set(link, 0, 0, master, `${link.name} gets its master`);
     const alias = only(link.parsed, [IFLA.alias]);
     if (alias.length > 0) set(link, 0, 0, alias, `alias of ${link.name}`);
+    const segmentation = link.parsed.attributes.filter(([type]) => SEGMENTATION.has(type));
+    if (segmentation.some(([type, value]) => value.readUInt32LE(0) !== SEGMENTATION.get(type))) {
+      const sizes = only(link.parsed, [...SEGMENTATION.keys()]);
+      set(link, 0, 0, sizes, `segmentation of ${link.name}`);
+    }
     if (link.index === LOOPBACK) set(link, 0, 0, only(link.parsed, [IFLA.mtu]), 'MTU of lo');
   }
   for (const link of links) {

@@ -23,11 +23,14 @@ const RTM = {
   newNeighbour: 28,
   newRule: 32,
   deleteRule: 33,
+  deleteAddress: 21,
   newNexthop: 104,
 } as const;
+const AF_INET = 2;
 const AF_INET6 = 10;
+const IFF_UP = 1;
 const LOOPBACK = 1;
-const IFA = { address: 1, cacheInfo: 6, flags: 8 } as const;
+const IFA = { address: 1, local: 2, cacheInfo: 6, flags: 8 } as const;
 const IFA_F_STATE = 0x40 | 0x8 | 0x80 | 0x1; // tentative, failed, permanent, secondary
 const RTPROT_KERNEL = 2;
 const RTM_F_CLONED = 0x200;
@@ -39,6 +42,7 @@ const RTA = {
 /** NHA_ID, GROUP, GROUP_TYPE, BLACKHOLE, OIF, GATEWAY, ENCAP_TYPE, ENCAP, FDB. */
 const NHA = { group: 2, settable: [1, 2, 3, 4, 5, 6, 7, 8, 11] } as const;
 const NUD_PERMANENT = 0x80;
+const NTF_PROXY = 8;
 const FRA = { priority: 6, table: 15 } as const;
 /** Rules that every new namespace has: family, priority, table. */
 const USUAL_RULES: readonly (readonly [number, number, number])[] = [
@@ -91,6 +95,7 @@ export function emitNetworkRest(
   const socket = emitSocket(b, NETLINK_ROUTE);
   emitSettings(b, namespace, ctx.namespaceFd('proc'));
   emitLinkStates(b, socket, content.links);
+  emitLoopbackGone(b, socket, content);
   emitAddresses(b, socket, namespace, { content, proc: ctx.namespaceFd('proc') });
   emitNexthops(b, socket, content);
   emitRoutes(b, socket, content);
@@ -164,11 +169,27 @@ function emitAddress(b: ProgramBuilder, socket: Slot | number, message: Uint8Arr
   });
 }
 
-/** 127.0.0.1 and ::1, which the loopback device gets by itself as it goes up. */
+/** 127.0.0.1/8 and ::1/128, which the loopback device gets by itself as it goes up. */
 function isLoopback({ fixed, attributes }: Parsed): boolean {
   if (fixed.readUInt32LE(4) !== LOOPBACK) return false;
   const address = attributes.find(([type]) => type === IFA.address)?.[1].toString('hex');
-  return address === '7f000001' || address === `${'0'.repeat(31)}1`;
+  const length = fixed.readUInt8(1);
+  return (address === '7f000001' && length === 8) || address === `${'0'.repeat(31)}1`;
+}
+
+/** 127.0.0.1/8 where somebody has removed it: before other addresses are there, which would go with it as its secondaries. */
+function emitLoopbackGone(b: ProgramBuilder, socket: Slot, content: NetworkNamespace): void {
+  const isUp = parseLinks(content.links).some(
+    ({ index, flags }) => index === LOOPBACK && (flags & IFF_UP) !== 0,
+  );
+  const isThere = content.addresses
+    .map((address) => parseMessage(address, 8))
+    .some((parsed) => parsed.fixed.readUInt8(0) === AF_INET && isLoopback(parsed));
+  if (!isUp || isThere) return;
+  const fixed = Buffer.from([AF_INET, 8, 0, 0, LOOPBACK, 0, 0, 0]);
+  const address = Buffer.from([127, 0, 0, 1]);
+  const payload = Buffer.concat([fixed, netlinkAttribute(IFA.local, address)]);
+  emitChange(b, socket, { type: RTM.deleteAddress, flags: 0, payload, step: '127.0.0.1 removed' });
 }
 
 /** ip-nexthop(8): single ones before groups of them. */
@@ -252,6 +273,8 @@ function emitRules(b: ProgramBuilder, socket: Slot, { rules }: NetworkNamespace)
 /** Only what somebody has set: the rest the kernel learns again. */
 function emitNeighbour(b: ProgramBuilder, socket: Slot, message: Uint8Array): void {
   const parsed = parseMessage(message, 12);
+  // One that is answered for (ip neigh add proxy) has no state; as ip-neighbour(8) makes it, it outlives a lost carrier.
+  if ((parsed.fixed.readUInt8(10) & NTF_PROXY) !== 0) parsed.fixed.writeUInt16LE(NUD_PERMANENT, 8);
   if ((parsed.fixed.readUInt16LE(8) & NUD_PERMANENT) === 0) return;
   if (![2, AF_INET6].includes(parsed.fixed.readUInt8(0))) return;
   emitChange(b, socket, {

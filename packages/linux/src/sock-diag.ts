@@ -35,6 +35,8 @@ export interface InetDiag {
   readonly shutdown: number;
   /** The kernel's name for it, which no other socket ever has. */
   readonly cookie: bigint;
+  /** It has keys of TCP_MD5SIG. Told when asked for, and with CAP_NET_ADMIN. */
+  readonly hasKeys: boolean;
 }
 
 /** A packet socket: packet_diag. */
@@ -55,6 +57,8 @@ export interface PacketDiag {
 
 const SOCK_DIAG_BY_FAMILY = 20;
 const NETLINK_SOCK_DIAG = 4;
+/** linux/inet_diag.h */
+const INET_DIAG = { info: 2, shutdown: 8, md5Signature: 18 } as const;
 const UDIAG_SHOW = { name: 1, vfs: 2, peer: 4, icons: 8, queueLength: 16 };
 
 /** Every UNIX socket of the thread's network namespace. @throws SysError */
@@ -75,10 +79,14 @@ export function listInetSockets(kind: {
   family: number;
   protocol: number;
   states: number;
+  /** Whether `hasKeys` is wanted, which makes answers much longer. */
+  withKeys?: boolean;
 }): InetDiag[] {
   const request = Buffer.alloc(56);
   request.writeUInt8(kind.family, 0);
   request.writeUInt8(kind.protocol, 1);
+  // Keys come with struct tcp_info: inet_sk_diag_fill, net/ipv4/inet_diag.c.
+  if (kind.withKeys === true) request.writeUInt8(1 << (INET_DIAG.info - 1), 2);
   request.writeUInt32LE(kind.states, 4);
   const found: InetDiag[] = [];
   dump(request, (message) => found.push(parseInet(message)));
@@ -169,8 +177,10 @@ export function unixName(path: Buffer): Buffer {
 function parseInet(message: Buffer): InetDiag {
   const size = message.readUInt8(0) === 2 ? 4 : 16;
   let shutdown = 0;
+  let hasKeys = false;
   for (const [type, value] of netlinkAttributes(message, 72)) {
-    if (type === 8) shutdown = value.readUInt8(0);
+    if (type === INET_DIAG.shutdown) shutdown = value.readUInt8(0);
+    else if (type === INET_DIAG.md5Signature) hasKeys = true;
   }
   return {
     state: message.readUInt8(1),
@@ -182,5 +192,6 @@ function parseInet(message: Buffer): InetDiag {
     inode: message.readUInt32LE(68),
     shutdown,
     cookie: message.readBigUInt64LE(44),
+    hasKeys,
   };
 }

@@ -14,9 +14,10 @@ import {
 import { refuse } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 import { membershipsOf } from './multicast.js';
+import { hasReusePortProgram } from './reuse-port.js';
 import { readPacketFilter, type SocketFacts } from './socket-probe.js';
 import { peekDatagrams, withoutPeekOffset } from './socket-queue.js';
-import { refuseFilter, refuseUrgent } from './socket-refusals.js';
+import { refuseFilter, refuseReusePort, refuseSigned, refuseUrgent } from './socket-refusals.js';
 import { NetworkTable, socketKind } from './socket-table.js';
 import { checkPair } from './tcp-pairs.js';
 import { captureTcpState, hasReceivedFin, parseTcpInfo, silence, TCP } from './tcp-state.js';
@@ -63,6 +64,7 @@ function common(descriptor: Descriptor, ctx: FileContext): Looked | undefined {
   const facts = probe.read(fd);
   if (facts.filterLength === undefined) return refuseFilter(descriptor, ctx);
   if (facts.upperProtocol === 'tls') return refuseKernelTls(descriptor, ctx);
+  if (ctx.scanning && hasReusePortProgram(fd, facts, ctx)) return refuseReusePort(descriptor, ctx);
   const local = parseAddress(facts.local);
   const remote = parseAddress(facts.peer);
   const socket: InetSocket = {
@@ -147,6 +149,7 @@ function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | unde
   const state = info?.state ?? TCP.close;
   const isMptcp = socket.protocol === IPPROTO.mptcp;
   if (isMptcp && state !== TCP.listen && state !== TCP.close) return refuseMptcp(descriptor, ctx);
+  if (ctx.scanning && isSigned(descriptor, ctx)) return refuseSigned(descriptor, ctx);
   if (ctx.scanning && state === TCP.listen && info!.waiting > 0) UnacceptedReader.prepare();
   if (ctx.scanning || info === undefined) return socket;
   socket.state = state;
@@ -163,6 +166,10 @@ function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | unde
     });
   }
   return connected(descriptor, looked, ctx);
+}
+
+function isSigned(descriptor: Descriptor, ctx: FileContext): boolean {
+  return NetworkTable.of(descriptor, ctx).signed.has(Number(descriptor.stat.inode));
 }
 
 function refuseMptcp(descriptor: Descriptor, ctx: FileContext): undefined {

@@ -11,6 +11,24 @@ export function refuseFilter(descriptor: Descriptor, ctx: FileContext): undefine
   });
 }
 
+export function refuseSigned(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.signed',
+    reason: 'it has keys that sign its segments (TCP_MD5SIG), which the kernel does not give back',
+    remedy: 'let the program use none (BGP: no password for the neighbour), or close the socket',
+  });
+}
+
+export function refuseReusePort(descriptor: Descriptor, ctx: FileContext): undefined {
+  return refuse(descriptor, ctx, {
+    code: 'socket.reusePortProgram',
+    reason:
+      'a BPF program chooses among the sockets of its port (SO_ATTACH_REUSEPORT_CBPF, _EBPF), which the kernel does ' +
+      'not give back',
+    remedy: 'let the kernel choose by itself: turn the program off (SO_DETACH_REUSEPORT_BPF)',
+  });
+}
+
 export function refuseUrgent(descriptor: Descriptor, ctx: FileContext): undefined {
   return refuse(descriptor, ctx, {
     code: 'socket.urgentData',

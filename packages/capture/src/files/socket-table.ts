@@ -82,6 +82,7 @@ export class NetworkTable {
   #waiting: Map<number, UnixDiag> | undefined;
   #packet: Map<number, PacketDiag> | undefined;
   readonly #inet = new Map<number, InetDiag[]>();
+  #signed: Set<number> | undefined;
 
   readonly #onRelease: FileContext['onRelease'];
 
@@ -161,6 +162,15 @@ export class NetworkTable {
     return this.#waiting;
   }
 
+  /** Inodes of the TCP sockets that have keys of TCP_MD5SIG, but of those that neither are connected nor have a port. A
+   *  list of all there are: for scans. */
+  get signed(): ReadonlySet<number> {
+    this.#signed ??= new Set(
+      inNetworkNamespace(this.#where, signedSockets).map(({ inode }) => inode),
+    );
+    return this.#signed;
+  }
+
   /** Every TCP (6), UDP (17) or UDP-Lite (136) socket, of both families, but those that listen or are closed. */
   inet(protocol: number): InetDiag[] {
     let list = this.#inet.get(protocol);
@@ -183,8 +193,25 @@ function packetSockets(): PacketDiag[] {
   }
 }
 
+/** Without the kernel's module for that, none. */
+function signedSockets(): InetDiag[] {
+  const kind = { protocol: IPPROTO_TCP, states: FULL_STATES, withKeys: true };
+  try {
+    return [AF.inet, AF.inet6]
+      .flatMap((family) => listInetSockets({ family, ...kind }))
+      .filter(({ hasKeys }) => hasKeys);
+  } catch {
+    return [];
+  }
+}
+
+const IPPROTO_TCP = 6;
+
 /** ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h. */
 const OPEN_STATES = [1, 2, 4, 5, 8, 9, 11].reduce((mask, state) => mask | (1 << state), 0);
+
+/** Likewise, and CLOSE, LISTEN, and BOUND_INACTIVE (Linux 6.8). */
+const FULL_STATES = [7, 10, 13].reduce((mask, state) => mask | (1 << state), OPEN_STATES);
 
 /** ICMP sockets for everybody are only for some groups (icmp(7)): one of them makes it. */
 function freshSocket({ domain, type, protocol }: SocketKind): OwnedFd {

@@ -2,6 +2,8 @@ import type { FanotifyMark, FileObject, InotifyWatch } from '@ferry/image';
 import { deviceNumbers, ioctlInt, refuse } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 import {
+  hasOtherMounts,
+  isOfRoot,
   mountsOf,
   parseWatchedFile,
   pathByHandle,
@@ -46,15 +48,25 @@ function placeOf(
   descriptor: Descriptor,
   ctx: FileContext,
 ): Place | undefined {
-  if (ctx.scanning) return { path: '', fileId: 0 };
+  const isApart = file !== undefined && hasOtherMounts(descriptor.process, ctx);
+  if (ctx.scanning && !isApart) return { path: '', fileId: 0 };
   if (file === undefined) return undefined;
   const path = pathByHandle(file, descriptor.process, ctx);
-  if (path !== undefined) return { path, fileId: 0 };
+  const isReachable = path === undefined || !isApart || isOfRoot(path, descriptor.process, ctx);
+  if (ctx.scanning && path === undefined) return { path: '', fileId: 0 };
+  if (path !== undefined && isReachable) return { path, fileId: 0 };
   const open = ctx.descriptions.find((other) => {
     const { major, minor } = deviceNumbers(other.descriptor.stat.device);
     return other.descriptor.stat.inode === file.inode && ((major << 20) | minor) === file.device;
   });
   if (open !== undefined) return { path: '', fileId: open.id };
+  if (!isReachable) {
+    return refuse(descriptor, ctx, {
+      code: 'file.watchedNested',
+      reason: `it watches a file (${path}) that is only in a nested mount namespace`,
+      remedy: 'let the program keep that file open, or turn off file watching in it',
+    });
+  }
   const found = searchPath(file, descriptor.process, ctx);
   if (found !== undefined) return { path: found, fileId: 0 };
   return refuse(descriptor, ctx, {

@@ -78,7 +78,30 @@ export function pathByHandle(
   return undefined;
 }
 
-/** Likewise, by a bounded search: for file systems without handles, as overlays are. One search for each of them. */
+/** Whether a process is not in the mount namespace of the tree's root, in which watches are set again. */
+export function hasOtherMounts({ hostPid }: FileOwnerProcess, ctx: FileContext): boolean {
+  const of = (pid: number) => ctx.shared(`mountsLink:${pid}`, () => mountNamespace(pid));
+  const [own, root] = [of(hostPid), of(ctx.processes[0]!.hostPid)];
+  return own !== '' && root !== '' && own !== root && hostPid !== process.pid;
+}
+
+function mountNamespace(hostPid: number): string {
+  try {
+    return readLink(`/proc/${hostPid}/ns/mnt`);
+  } catch {
+    return ''; // it has ended
+  }
+}
+
+/** Whether a path leads to the same file for a process and for the root of the tree. */
+export function isOfRoot(path: string, process: FileOwnerProcess, ctx: FileContext): boolean {
+  const [own, root] = [process, ctx.processes[0]!].map((each) =>
+    lstatPath(mountPrefix({ process: each, info: '' }, ctx) + path),
+  );
+  return own !== undefined && own.inode === root?.inode && own.device === root.device;
+}
+
+/** As pathByHandle, by a bounded search: for file systems without handles, as overlays are. One search for each of them. */
 export function searchPath(
   file: WatchedFile,
   process: FileOwnerProcess,

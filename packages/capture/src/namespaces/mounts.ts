@@ -1,8 +1,10 @@
 import { existsSync, lstatSync, readdirSync, statSync } from 'node:fs';
 import type { Mount, MountNamespace, Namespace } from '@ferry/image';
 import { readLink, readProc } from '@ferry/linux';
+import { isAutomount, isAutomounted, waitingMounts } from './automounts.js';
 import { openAlone } from './covered.js';
 import { attributesOf, type MountLine, parseMountInfo } from './mountinfo.js';
+import { ownMounts } from './own-mounts.js';
 import { contentSize, readTree } from './tree-content.js';
 
 /** File systems that the kernel fills: a new one is as good. */
@@ -27,6 +29,7 @@ const DELETED = '//deleted';
 interface Outside {
   readonly lines: readonly MountLine[];
   readonly prefix: string;
+  readonly hasAutomounts: boolean;
 }
 
 type Refusal = { code: string; object: string; reason: string; remedy: string };
@@ -37,7 +40,15 @@ export interface CapturedMounts {
   /** Of mounts of proc, the PID namespace whose processes each shows. */
   readonly shows: Map<Mount, string>;
   /** Namespaces that have a name here alone (mounts of nsfs). */
-  readonly named: readonly { link: string; mountpoint: string }[];
+  readonly named: readonly NamedNamespace[];
+}
+
+export interface NamedNamespace {
+  /** "net:[4026531840]" */
+  readonly link: string;
+  readonly mountpoint: string;
+  /** It was mounted in this mount namespace, and did not come from outside with it. */
+  readonly isOwn: boolean;
 }
 
 /** The mounts of a process's namespace. In a scan the content of file systems in memory is only measured.
@@ -52,8 +63,10 @@ export function captureMounts(
   },
 ): CapturedMounts {
   const lines = parseMountInfo(readProc(`/proc/${hostPid}/mountinfo`));
+  const outer = parseMountInfo(readProc(`/proc/${options.outsider ?? 'self'}/mountinfo`));
   const outside: Outside = {
-    lines: parseMountInfo(readProc(`/proc/${options.outsider ?? 'self'}/mountinfo`)),
+    lines: outer,
+    hasAutomounts: outer.some(isAutomount),
     prefix: options.outsider === undefined ? '' : `/proc/${options.outsider}/root`,
   };
   const root = lines.find((line) => !lines.some(({ id }) => id === line.parentId));
@@ -64,10 +77,17 @@ export function captureMounts(
     );
     return { content: { mounts: [] }, refusals, shows: new Map(), named: [] };
   }
+  const waiting = waitingMounts(lines, outside.lines);
+  // Nothing else is looked at: the way there may lead through them.
+  if (waiting.length > 0) {
+    refusals.push(...waiting.map(refuseWaiting));
+    return { content: { mounts: [] }, refusals, shows: new Map(), named: [] };
+  }
   const mounts: Mount[] = [];
   const shows = new Map<Mount, string>();
   const stale = new Set<number>();
-  const named: { link: string; mountpoint: string }[] = [];
+  const named: NamedNamespace[] = [];
+  const own = ownMounts(lines, outside.lines);
   const first = new Set<bigint>();
   for (const line of [root, ...lines.filter((candidate) => candidate !== root)]) {
     const mount = describe(line, outside, hostPid);
@@ -83,9 +103,9 @@ export function captureMounts(
       stale.add(line.id);
       continue;
     }
-    // Mostly the name of a namespace that whoever gave it has taken away since, and that names nothing in the tree.
+    // One from outside is mostly one that whoever gave it has taken away since, and that names nothing in the tree.
     if (line.type === 'nsfs' && mount.outerPath === '') {
-      named.push({ link: line.root, mountpoint: line.mountpoint });
+      named.push({ link: line.root, mountpoint: line.mountpoint, isOwn: own.has(line.id) });
       continue;
     }
     const found = refuse(mount, line, hostPid);
@@ -149,7 +169,7 @@ function describe(line: MountLine, outside: Outside, hostPid: number): Mount {
       : outside.lines.find(
           (other) =>
             other.shared === group &&
-            isVisible(outside.prefix + other.mountpoint, other) &&
+            isSeen(other.mountpoint, other, outside) &&
             contains(other, line),
         );
   return {
@@ -168,7 +188,7 @@ function describe(line: MountLine, outside: Outside, hostPid: number): Mount {
     outerPath: outer?.path ?? '',
     outerCovers: outer?.covers ?? 0,
     outerPeerPath: peer?.mountpoint ?? '',
-    file: isFile(`/proc/${hostPid}/root${line.mountpoint}`),
+    file: !isAutomount(line) && isFile(`/proc/${hostPid}/root${line.mountpoint}`),
     content: [],
     deleted,
     pidNamespaceId: 0,
@@ -184,9 +204,10 @@ function contains(outer: MountLine, inner: { device: bigint; root: string }): bo
  *  the very same spot. */
 function outerPathOf(
   line: MountLine,
-  { lines, prefix }: Outside,
+  outside: Outside,
   deleted: boolean,
 ): { path: string; covers: number } | undefined {
+  const { lines } = outside;
   const candidates = lines.filter((outer) => contains(outer, line));
   const pathBelow = (outer: MountLine): string => {
     const below = outer.root === '/' ? line.root : line.root.slice(outer.root.length);
@@ -195,7 +216,7 @@ function outerPathOf(
   };
   for (const outer of candidates) {
     const path = pathBelow(outer);
-    if (deleted || isVisible(prefix + path, line)) return { path, covers: 0 };
+    if (deleted || isSeen(path, line, outside)) return { path, covers: 0 };
   }
   for (const outer of candidates) {
     let top = outer;
@@ -208,10 +229,16 @@ function outerPathOf(
       top = next;
       covers++;
     }
-    if (covers > 0 && isVisible(prefix + outer.mountpoint, top))
+    if (covers > 0 && isSeen(outer.mountpoint, top, outside))
       return { path: pathBelow(outer), covers };
   }
   return undefined;
+}
+
+/** Likewise, in the namespace outside. */
+function isSeen(path: string, mount: { device: bigint }, outside: Outside): boolean {
+  if (outside.hasAutomounts && isAutomounted(path, outside.lines)) return false;
+  return isVisible(outside.prefix + path, mount);
 }
 
 /** Nothing else is mounted over it. */
@@ -259,6 +286,12 @@ function refusal(
   code = 'mount.hidden',
 ): Refusal {
   return { code, object: `mount at ${mountpoint}`, reason, remedy };
+}
+
+function refuseWaiting({ mountpoint }: MountLine): Refusal {
+  const reason = 'it stands for a mount (autofs) that is made when somebody looks at it';
+  const remedy = `unmount it (umount ${mountpoint}); where it is mounted outside too, use it there first`;
+  return refusal(mountpoint, reason, remedy, 'mount.automount');
 }
 
 function refuse(mount: Mount, line: MountLine, hostPid: number): Refusal | undefined {

@@ -18,7 +18,7 @@ import { captureQueues, fleetingSegments } from '../sysv-ipc.js';
 import { addedMounts, type GivenMount } from './added-mounts.js';
 import { groupRoots } from './cgroups.js';
 import { parseMountInfo } from './mountinfo.js';
-import { captureMounts, sharedMounts } from './mounts.js';
+import { captureMounts, type NamedNamespace, sharedMounts } from './mounts.js';
 import { captureNetwork, givenNetworkRefusals, joinPeer, type Leading } from './network.js';
 import { addedSettings, changedSettings } from './settings.js';
 
@@ -110,7 +110,7 @@ class NamespaceCapture {
   readonly #blockers: Blocker[] = [];
   readonly #known = new Map<string, Namespace>();
   /** Names that mounts give to namespaces. */
-  readonly #named: { link: string; mountpoint: string; process: NamespaceProcess }[] = [];
+  readonly #named: (NamedNamespace & { process: NamespaceProcess })[] = [];
   /** Nested namespaces, of which the owner is to be found. */
   readonly #owners: { namespace: Namespace; place: Place & { path: string } }[] = [];
   /** Mounts of proc, and the PID namespaces whose processes they show. */
@@ -415,14 +415,9 @@ class NamespaceCapture {
   }
 
   #findShown(): void {
-    for (const { link, mountpoint, process } of this.#named) {
-      if (!this.#known.has(link) && ![...this.#rootLinks.values()].includes(link)) continue;
-      this.#block(process, {
-        code: 'mount.namespace',
-        object: `mount at ${mountpoint}`,
-        reason: `it is a name of ${link} (ip netns add), which is not carried yet`,
-        remedy: `unmount it (ip netns del); the namespace lives on with its processes`,
-      });
+    for (const { link, mountpoint, isOwn, process } of this.#named) {
+      const isUsed = this.#known.has(link) || [...this.#rootLinks.values()].includes(link);
+      if (isUsed || isOwn) this.#block(process, namedBlocker({ link, mountpoint, isUsed }));
     }
     const usual = new Set([this.#rootLinks.get('pid'), this.#ourLinks.get('pid')]);
     for (const { mount, space, process } of this.#shows) {
@@ -666,6 +661,20 @@ function nestedBlocker(type: string, link: string): Found {
     object: `${type} namespace ${link}`,
     reason: 'namespaces of this type nested inside the tree are not carried yet',
     remedy: 'run that program without namespaces of its own, or in a container of its own',
+  };
+}
+
+function namedBlocker(of: { link: string; mountpoint: string; isUsed: boolean }): Found {
+  const { link, mountpoint, isUsed } = of;
+  return {
+    code: 'mount.namespace',
+    object: `mount at ${mountpoint}`,
+    reason: isUsed
+      ? `it is a name of ${link} (ip netns add), which is not carried yet`
+      : `it alone keeps ${link} (ip netns add) for the tree, which is not carried yet`,
+    remedy: isUsed
+      ? 'unmount it (ip netns del); the namespace lives on with its processes'
+      : 'unmount it (ip netns del), and make it again afterwards',
   };
 }
 

@@ -3,6 +3,17 @@ import type { ObjectProgram } from './table.js';
 const unread = 'an answer of the kernel that was not read yet is lost';
 const passes = 'the kernel does not give it back: refused until it has passed';
 
+/** The objects of unshown.c, and what the refusal says. */
+const unshown: readonly (readonly [string, RegExp])[] = [
+  ['automount', /mount at \S+\/auto: it stands for a mount \(autofs\)/],
+  ['namespace-name', /mount at \S+\/name: it alone keeps net:/],
+  ['signed', /keys that sign its segments \(TCP_MD5SIG\)/],
+  ['signed-listening', /keys that sign its segments \(TCP_MD5SIG\)/],
+  ['reuse-port', /a BPF program chooses among the sockets of its port/],
+  ['reuse-port-listening', /a BPF program chooses among the sockets of its port/],
+  ['watch-nested', /watches a file .* that is only in a nested mount namespace/],
+];
+
 /** Objects of kinds that most programs never meet. */
 export const morePrograms: readonly ObjectProgram[] = [
   ...[
@@ -155,5 +166,12 @@ export const morePrograms: readonly ObjectProgram[] = [
     ...(kind === 'netlink'
       ? { missing: { tree: unread, containerMove: unread, twoPhase: unread } }
       : {}),
+  })),
+  ...unshown.map(([kind, blocker]) => ({
+    name: `unshown-${kind}`,
+    source: 'unshown',
+    args: [kind],
+    later: 'the kernel does not show it, or nobody may look at it',
+    blocker,
   })),
 ];

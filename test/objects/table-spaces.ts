@@ -63,6 +63,13 @@ export const spacePrograms: readonly ObjectProgram[] = [
     volatile: [/ fd \d+: was "net:/],
     hostOnly: withoutAdmin,
   })),
+  {
+    name: 'nested-watch',
+    source: 'unshown',
+    args: ['watch-shared'],
+    volatile: [/fdinfo \d+: was .*inotify wd/],
+    hostOnly: withoutAdmin,
+  },
   ...['bridge', 'siblings'].map((kind) => ({
     name: `nested-veth-${kind}`,
     source: 'nested-veth',

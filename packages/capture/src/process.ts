@@ -108,6 +108,7 @@ function emptyProcess(frozen: FrozenProcess, context: CaptureContext): Process {
     sid: context.pids.outer(frozen.hostPid, 'NSsid'),
     state: 'running',
     exitStatus: 0,
+    stopWaitedFor: false,
     comm: '',
     mm: undefined,
     threads: [],
@@ -224,6 +225,8 @@ function captureProcess(
     ...emptyProcess(frozen, context),
     state: leader.groupStop === 0 ? 'running' : 'stopped',
     exitStatus: leader.groupStop,
+    // What nobody has waited for yet is shown there since Linux 5.17 (fs/proc/array.c: do_task_stat).
+    stopWaitedFor: leader.groupStop !== 0 && stat.exitCode === 0,
     comm: stat.comm,
     exitSignal: stat.exitSignal,
     mm,

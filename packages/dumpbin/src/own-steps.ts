@@ -36,6 +36,7 @@ import {
 } from './process-steps.js';
 import { type DataRef, type ProgramBuilder, REGION_LENGTH, REGION_START } from './program.js';
 import { emitSeals } from './shared-memory-steps.js';
+import { emitAwaitStopped, emitNoStopSignal } from './stop-steps.js';
 import {
   emitEndedAttributes,
   emitFrame,
@@ -141,6 +142,7 @@ export function emitRest(
   emitQueueNotices(b, process, ctx);
   if (process.filesOwnerPid === 0) emitProcessAttributes(b, process, ctx);
   emitActions(b, process);
+  emitNoStopSignal(b, ctx.image, process);
   const one = b.words(1);
   b.sys('eventfd2', [0, EFD_SEMAPHORE], 'count threads that leave', { into: b.slotFor('left') });
   b.moveFd(b.slotFor('left'), ctx.ownFd('left', process), 'count threads that leave');
@@ -339,6 +341,7 @@ function emitMain(
   emitTableMeeting(b, ctx, process, 'tableClosed');
   emitArmTimers(b, process);
   if (isRoot) b.op('resumed', [], 'the tree runs');
+  emitAwaitStopped(b, ctx.image, process);
   const own = leaves ? placeFrame(process, leader) : undefined;
   const stop = own && placeStopFrame(process, own);
   if (process.state === 'stopped' && stop === undefined) emitStop(b, process);

@@ -204,9 +204,57 @@ static void session(void) {
     check_read(the_master, "from /dev/tty", "the master");
 }
 
+/// Whether something written to it would be taken.
+static bool flows(int fd) {
+    struct pollfd poller = {.fd = fd, .events = POLLOUT};
+    poll(&poller, 1, 0);
+    return (poller.revents & POLLOUT) != 0;
+}
+
+/// Output held by tcflow(3) on either side, and by the letter for it; with and without something printed before.
+static void held(void) {
+    int masters[4], slaves[4];
+    for (int i = 0; i < 4; i++) {
+        masters[i] = open_master(0);
+        slaves[i] = open_slave(masters[i], O_RDWR | O_NONBLOCK);
+        set_flags(slaves[i], ECHO, OPOST);
+        if (i < 3) {
+            type(slaves[i], "before");
+            type(masters[i], "line\n");
+        }
+    }
+    object_sleep_ms(20);
+    MUST_BE_ZERO(tcflow(slaves[0], TCOOFF));
+    type(masters[1], "\x13");
+    MUST_BE_ZERO(tcflow(masters[2], TCOOFF));
+    MUST_BE_ZERO(tcflow(slaves[3], TCOOFF));
+    object_sleep_ms(20);
+    object_pause();
+    SABOTAGE(MUST_BE_ZERO(tcflow(slaves[0], TCOON)));
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQUAL(flows(slaves[i]), i == 2, "output of a slave");
+        CHECK_EQUAL(flows(masters[i]), i != 2, "output of a master");
+    }
+    MUST_BE_ZERO(tcflow(slaves[1], TCOON));
+    CHECK_EQUAL(flows(slaves[1]), false, "what a letter has stopped, after tcflow");
+    type(masters[1], "\x11");
+    MUST_BE_ZERO(tcflow(slaves[0], TCOON));
+    MUST_BE_ZERO(tcflow(masters[2], TCOON));
+    MUST_BE_ZERO(tcflow(slaves[3], TCOON));
+    object_sleep_ms(20);
+    for (int i = 0; i < 4; i++) {
+        if (i < 3) check_read(masters[i], "before", "what was printed before");
+        type(slaves[i], "after");
+        check_read(masters[i], "after", "the master");
+        if (i < 3) check_read(slaves[i], "line\n", "the slave");
+        type(masters[i], "more\n");
+        check_read(slaves[i], "more\n", "the slave afterwards");
+    }
+}
+
 static const struct object_kind kinds[] = {
     {"lines", lines},     {"raw", raw},         {"halves", halves},
-    {"packets", packets}, {"session", session},
+    {"packets", packets}, {"session", session}, {"held", held},
 };
 
 int main(int argc, char **argv) {

@@ -3,6 +3,7 @@ export type { CompiledDump } from './draft.js';
 export * from './dump-file.js';
 export {
   isCanonical,
+  stopLetter,
   transparentSettings,
   typedBytes,
   unusedLetter,

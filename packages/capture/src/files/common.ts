@@ -64,6 +64,7 @@ export function deviceNumbers(device: bigint): { major: number; minor: number } 
 }
 
 export const POLLIN = 1;
+export const POLLOUT = 4;
 export const POLLERR = 8;
 export const POLLHUP = 16;
 

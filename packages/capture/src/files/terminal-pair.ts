@@ -1,13 +1,22 @@
 import { FerryError } from '@ferry/core';
-import { isCanonical, transparentSettings, typedBytes, unusedLetter } from '@ferry/dumpbin';
+import {
+  isCanonical,
+  stopLetter,
+  transparentSettings,
+  typedBytes,
+  unusedLetter,
+} from '@ferry/dumpbin';
 import type { TerminalPair } from '@ferry/image';
 import { call, OwnedFd, sys } from '@ferry/linux';
-import { ioctlInt, POLLHUP, POLLIN, pollNow } from './common.js';
+import { ioctlInt, POLLHUP, POLLIN, POLLOUT, pollNow } from './common.js';
 import type { Descriptor } from './context.js';
 
 const FIONREAD = 0x541b;
 const TCGETS2 = 0x802c542a;
 const TCSETS2 = 0x402c542b;
+const TCXONC = 0x540a;
+const TCOOFF = 0;
+const TCOON = 1;
 const TIOCGWINSZ = 0x5413;
 const TIOCPKT = 0x5420;
 const TIOCGPKT = 0x80045438;
@@ -47,6 +56,9 @@ export function capturePair({ master, slaves }: Sides): TerminalPair {
     mode: mode & 0o7777,
     uid,
     gid,
+    outputHeld: false,
+    outputHeldByLetter: false,
+    inputHeld: false,
   };
   if (master === undefined) {
     // A terminal that was hung up answers nothing but an error.
@@ -83,11 +95,39 @@ function captureQueues(master: OwnedFd, pair: TerminalPair): void {
       if (rest.length > 0) pair.typed.push(rest);
       pair.lastIsUnfinished = rest.length > 0;
     }
+    letGo(master, slave, pair);
     putBack(master, slave, pair);
   } finally {
     call('ioctl', slave.number, TCSETS2, settings);
+    holdAgain(master, slave, pair);
     if (pair.packets) call('ioctl', master.number, TIOCPKT, int(1));
   }
+}
+
+/** Empty, both sides take something unless they are held. tcflow(3) lets go only what it has stopped itself; what a letter
+ *  has stopped is let go by settings without such letters (putBack). */
+function letGo(master: OwnedFd, slave: OwnedFd, pair: TerminalPair): void {
+  const flowsAfter = (fd: OwnedFd): boolean => {
+    call('ioctl', fd.number, TCXONC, TCOON);
+    return !isHeld(fd);
+  };
+  pair.inputHeld = isHeld(master) && flowsAfter(master);
+  if (!isHeld(slave)) return;
+  const byCall = flowsAfter(slave);
+  pair.outputHeldByLetter = !byCall && stopLetter(pair.settings) !== undefined;
+  pair.outputHeld = byCall || pair.outputHeldByLetter;
+}
+
+function isHeld(fd: OwnedFd): boolean {
+  return (pollNow(fd.number, POLLOUT) & POLLOUT) === 0;
+}
+
+function holdAgain(master: OwnedFd, slave: OwnedFd, pair: TerminalPair): void {
+  if (pair.outputHeldByLetter) {
+    call('write', master.number, stopLetter(pair.settings)!, 1);
+    pollNow(slave.number, POLLIN);
+  } else if (pair.outputHeld) call('ioctl', slave.number, TCXONC, TCOOFF);
+  if (pair.inputHeld) call('ioctl', master.number, TCXONC, TCOOFF);
 }
 
 function int(value: number): Buffer {

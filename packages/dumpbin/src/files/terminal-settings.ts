@@ -4,11 +4,20 @@ const LOCAL_AT = 12;
 const LETTERS_AT = 17;
 const LETTERS = 19;
 const VEOF = 4;
+const VSTOP = 9;
 const ICANON = 2;
+const IXON = 0o2000;
 const NEWLINE = 10;
 
 export function isCanonical(settings: Uint8Array): boolean {
   return (Buffer.from(settings).readUInt32LE(LOCAL_AT) & ICANON) !== 0;
+}
+
+/** What is typed to stop output; undefined where no letter does. */
+export function stopLetter(settings: Uint8Array): Buffer | undefined {
+  const letter = settings[LETTERS_AT + VSTOP]!;
+  const stops = (Buffer.from(settings).readUInt32LE(0) & IXON) !== 0 && letter !== 0;
+  return stops ? Buffer.of(letter) : undefined;
 }
 
 /** struct termios2 under which everything that is written arrives as it is: nothing is echoed, no letter means anything but,

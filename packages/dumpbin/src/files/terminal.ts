@@ -5,11 +5,13 @@ import { translate } from '../pid-numbers.js';
 import type { ProgramBuilder } from '../program.js';
 import { emitOpen, openFlags } from './common.js';
 import type { EmitContext, FileEmitter } from './emit.js';
-import { transparentSettings, typedBytes, unusedLetter } from './terminal-settings.js';
+import { stopLetter, transparentSettings, typedBytes, unusedLetter } from './terminal-settings.js';
 
 const O_RDWR_NOCTTY = 0o402;
 const O_NOCTTY = 0o400;
 const TCSETS2 = 0x402c542b;
+const TCXONC = 0x540a;
+const TCOOFF = 0;
 const TIOCSWINSZ = 0x5414;
 const TIOCSCTTY = 0x540e;
 const TIOCNOTTY = 0x5422;
@@ -158,6 +160,7 @@ function emitPair(b: ProgramBuilder, pair: Pair, master: number, ctx: EmitContex
     emitQueues(b, pair, master);
     b.sys('ioctl', [master, TCSETS2, b.bytes(settings)], `${name}: settings`);
     b.sys('ioctl', [master, TIOCSWINSZ, b.bytes(window)], `${name}: size`);
+    emitHeld(b, pair, master, ctx);
   }
   if (packets) b.sys('ioctl', [master, TIOCPKT, on], `${name}: packets`);
   if (locked) b.sys('ioctl', [master, TIOCSPTLCK, on], `${name}: lock`);
@@ -179,6 +182,22 @@ function emitQueues(b: ProgramBuilder, pair: Pair, master: number): void {
   emitWrite(b, slave, Buffer.from(printed), `${name}: what was printed`);
   b.sys('poll', [pollEntry(b, master, name), 1, 0], `${name}: printed`);
   b.sys('close', [slave], `close ${pair.path}`);
+}
+
+/** Output that was stopped, by what had stopped it: each kind is let go by its own kind only. */
+function emitHeld(b: ProgramBuilder, pair: Pair, master: number, ctx: EmitContext): void {
+  const { outputHeld, outputHeldByLetter, inputHeld, settings } = pair.pair;
+  const [first] = pair.slaves;
+  const name = textOf(pair);
+  if (outputHeld && first !== undefined) {
+    const slave = ctx.fdOf(first.id);
+    const letter = outputHeldByLetter ? stopLetter(settings) : undefined;
+    if (letter !== undefined) {
+      emitWrite(b, master, letter, `${name}: output stopped by its letter`);
+      b.sys('poll', [pollEntry(b, slave, name), 1, 0], `${name}: output stopped`);
+    } else b.sys('ioctl', [slave, TCXONC, TCOOFF], `${name}: output stopped`);
+  }
+  if (inputHeld) b.sys('ioctl', [master, TCXONC, TCOOFF], `${name}: input stopped`);
 }
 
 function pollEntry(

@@ -213,6 +213,16 @@ export const spacePrograms: readonly ObjectProgram[] = [
       'huge-used': /files in a file system of type hugetlbfs/,
     }[kind]!,
   })),
+  ...['detached', 'marked'].map((kind) => ({
+    name: `mount-${kind}`,
+    source: 'mounts-changed',
+    args: [kind],
+    later: 'refused by name',
+    blocker: {
+      detached: /on a mount that was unmounted/,
+      marked: /it watches a mount of a nested mount namespace/,
+    }[kind]!,
+  })),
   ...['files', 'stacked', 'read-only', 'device'].map((kind) => ({
     name: `mount-covered-${kind}`,
     source: 'mounts-covered',

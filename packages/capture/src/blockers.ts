@@ -1,5 +1,6 @@
 import type { Blocker } from '@ferry/core';
 import { call, cString, type Mapping, OwnedFd, readLink, sys, tryReadProc } from '@ferry/linux';
+import { isDetached } from './detached-files.js';
 import { compatProgram } from './frozen-blockers.js';
 import { mappingRefusal } from './mapping-blockers.js';
 import { describeMapping, isSegmentName, showsNoFile } from './memory.js';
@@ -31,11 +32,11 @@ function mappingText(mapping: Mapping): string {
 }
 
 function mappingBlockers(input: BlockerInput): Found[] {
-  return input.mappings.flatMap((mapping) => {
+  return input.mappings.flatMap((mapping, i) => {
     const blocker =
       mappingBlocker(mapping) ??
       mappingRefusal(input.hostPid, mapping) ??
-      fileBlocker(input, mapping);
+      fileBlocker(input, mapping, input.mappings[i - 1]);
     return blocker === undefined ? [] : [{ ...blocker, object: mappingText(mapping) }];
   });
 }
@@ -67,7 +68,11 @@ function mappingBlocker(mapping: Mapping): Omit<Found, 'object'> | undefined {
   return undefined;
 }
 
-function fileBlocker(input: BlockerInput, mapping: Mapping): Omit<Found, 'object'> | undefined {
+function fileBlocker(
+  input: BlockerInput,
+  mapping: Mapping,
+  before: Mapping | undefined,
+): Omit<Found, 'object'> | undefined {
   if (isSegmentName(mapping.name) && mapping.flags.includes('ht') && hasOwnIpc(input)) {
     return {
       code: 'memory.hugeSegment',
@@ -89,6 +94,16 @@ function fileBlocker(input: BlockerInput, mapping: Mapping): Omit<Found, 'object
       code: 'memory.unknownFile',
       reason: 'the mapped file cannot be found',
       remedy: 'run as root with CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE',
+    };
+  }
+  // One mapping of a file tells of all.
+  const isFirst = before?.inode !== mapping.inode || before.device !== mapping.device;
+  if (isFirst && isDetached(input.hostPid, mapping, vma.file)) {
+    return {
+      code: 'memory.detachedFile',
+      reason:
+        'the mapped file is on a mount that was unmounted (umount -l), and its path leads elsewhere',
+      remedy: 'execute the program anew from the root that it has now',
     };
   }
   return undefined;

@@ -1,6 +1,7 @@
 import type { FanotifyMark, FileObject, InotifyWatch } from '@ferry/image';
 import { deviceNumbers, ioctlInt, refuse } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
+import { mountNamespaceOf } from './mount-prefix.js';
 import {
   hasOtherMounts,
   isOfRoot,
@@ -114,16 +115,25 @@ function markTarget(
     const place = placeOf(file, descriptor, ctx);
     return place && { on: 'inode', ...place };
   }
-  const mounts = mountsOf(descriptor.process, ctx);
   const id = Number.parseInt(/mnt_id:([0-9a-f]+)/.exec(what)?.[1] ?? '-1', 16);
   const device = Number.parseInt(/sdev:([0-9a-f]+)/.exec(what)?.[1] ?? '-1', 16);
+  // Marks are set again by a process in the root's mount namespace.
+  const [root] = ctx.processes;
+  const nested =
+    mountNamespaceOf(descriptor, ctx).link !==
+    mountNamespaceOf({ process: root!, info: '' }, ctx).link;
+  const mounts = mountsOf(nested ? root! : descriptor.process, ctx);
   const mount = mounts.find((each) => each.id === id || each.device === device);
   if (mount !== undefined) {
     return { on: id >= 0 ? 'mount' : 'filesystem', path: mount.path, fileId: 0 };
   }
   return refuse(descriptor, ctx, {
     code: 'file.watched',
-    reason: `it watches a mount or file system that the tree does not see (${what})`,
-    remedy: 'run the watcher outside the container',
+    reason: nested
+      ? `it watches a mount of a nested mount namespace (${what})`
+      : `it watches a mount or file system that the tree does not see (${what})`,
+    remedy: nested
+      ? "let it watch a mount of its parent's mount namespace, or folders (inotify)"
+      : 'run the watcher outside the container',
   });
 }

@@ -1,10 +1,13 @@
-// What is in use of mounts that are gone from the namespace; a mark on a mount of a nested
+// What is in use of mounts that have become read-only since, or are gone from the namespace; a mark on a mount of a nested
 // namespace. argv[2] names the kind.
 #include <sched.h>
 #include <sys/fanotify.h>
 #include <sys/mount.h>
+#include <sys/statvfs.h>
 
 #include "support/object.h"
+
+static char path_a[PATH_MAX];
 
 static const char *path_of(const char *name) {
     static char paths[8][PATH_MAX];
@@ -24,6 +27,79 @@ static void make_directory(const char *name) { MUST(mkdir(path_of(name), 0755));
 
 static void mount_tmpfs(const char *name, unsigned long flags, const char *options) {
     MUST(mount("scratch", path_of(name), "tmpfs", flags, options));
+}
+
+static unsigned long flags_of(const char *name) {
+    struct statvfs info;
+    MUST(statvfs(path_of(name), &info));
+    return info.f_flag;
+}
+
+// Removed files, open for reading only, of mounts that were made read-only since: a tmpfs and a bind mount. One of them
+// has another name, one's name is taken.
+static void removed(void) {
+    static const char *const folders[] = {"t", "b"};
+    int fds[2][3], folder[2], fifo[2];
+    for (int i = 0; i < 2; i++) {
+        char name[16];
+        make_directory(folders[i]);
+        if (i == 0) mount_tmpfs(folders[i], 0, NULL);
+        else MUST(mount(path_of(folders[i]), path_of(folders[i]), NULL, MS_BIND, NULL));
+        for (int n = 0; n < 3; n++) {
+            snprintf(name, sizeof name, "%s/%d", folders[i], n);
+            object_write_file(name, 0, "content");
+            fds[i][n] = MUST(open(path_of(name), O_RDONLY));
+            if (n == 1) MUST(link(path_of(name), object_path(path_a, i == 0 ? "t/other" : "b/other")));
+            MUST(unlink(path_of(name)));
+            if (n == 2) object_write_file(name, 0, "another");
+        }
+        snprintf(name, sizeof name, "%s/d", folders[i]);
+        make_directory(name);
+        folder[i] = MUST(open(path_of(name), O_RDONLY | O_DIRECTORY));
+        MUST(rmdir(path_of(name)));
+        snprintf(name, sizeof name, "%s/p", folders[i]);
+        MUST(mkfifo(path_of(name), 0640));
+        fifo[i] = MUST(open(path_of(name), O_RDWR));
+        MUST(unlink(path_of(name)));
+        MUST(mount(NULL, path_of(folders[i]), NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL));
+    }
+    object_ready_and_wait();
+    SABOTAGE(MUST(lseek(fds[0][0], 1, SEEK_SET)));
+    for (int i = 0; i < 2; i++) {
+        char text[16], link[64], name[16];
+        struct stat info;
+        for (int n = 0; n < 3; n++) {
+            memset(text, 0, sizeof text);
+            CHECK(read(fds[i][n], text, 15) == 7 && strcmp(text, "content") == 0, "file %d of %d says %s", n, i, text);
+            MUST(fstat(fds[i][n], &info));
+            CHECK_EQUAL(info.st_nlink, n == 1, "names");
+            snprintf(link, sizeof link, "/proc/self/fd/%d", fds[i][n]);
+            CHECK(open(link, O_RDWR) < 0 && errno == EROFS, "it can be opened to be written");
+            snprintf(name, sizeof name, "%s/%d", folders[i], n);
+            CHECK_EQUAL(access(path_of(name), F_OK) == 0, n == 2, "there is a file of its name");
+        }
+        MUST(fstat(folder[i], &info));
+        CHECK(S_ISDIR(info.st_mode) && info.st_nlink == 0, "the folder is another one");
+        CHECK(write(fifo[i], "x", 1) == 1 && read(fifo[i], text, 1) == 1, "the pipe does not work");
+        CHECK((flags_of(folders[i]) & ST_RDONLY) != 0, "the mount is not read-only");
+        CHECK(open(path_of(i == 0 ? "t/new" : "b/new"), O_CREAT | O_WRONLY, 0600) < 0, "something can be made");
+    }
+}
+
+// The file system itself was made read-only since.
+static void removed_frozen(void) {
+    make_directory("m");
+    mount_tmpfs("m", 0, NULL);
+    object_write_file("m/file", 0, "still");
+    int fd = MUST(open(path_of("m/file"), O_RDONLY));
+    // One without any name would keep it writable (fs/namespace.c: sb_prepare_remount_readonly).
+    MUST(link(path_of("m/file"), object_path(path_a, "m/other")));
+    MUST(unlink(path_of("m/file")));
+    MUST(mount(NULL, path_of("m"), NULL, MS_REMOUNT | MS_RDONLY, NULL));
+    object_ready_and_wait();
+    SABOTAGE(MUST(lseek(fd, 1, SEEK_SET)));
+    char text[8] = "";
+    CHECK(read(fd, text, 7) == 5 && strcmp(text, "still") == 0, "the file says %s", text);
 }
 
 /// A program that is still the one of a root that it has left, where there is none of its files.
@@ -90,7 +166,7 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(void);
-    } kinds[] = {{"detached", detached}, {"marked", nested_mark}};
+    } kinds[] = {{"removed", removed}, {"removed-frozen", removed_frozen}, {"detached", detached}, {"marked", nested_mark}};
     object_start(argc, argv);
     if (strcmp(argv[2], "marked") != 0) own_namespace();
     for (size_t i = 0; i < COUNT_OF(kinds); i++) {

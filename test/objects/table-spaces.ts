@@ -213,12 +213,20 @@ export const spacePrograms: readonly ObjectProgram[] = [
       'huge-used': /files in a file system of type hugetlbfs/,
     }[kind]!,
   })),
-  ...['detached', 'marked'].map((kind) => ({
+  {
+    name: 'mount-removed',
+    source: 'mounts-changed',
+    args: ['removed'],
+    hostOnly: nested,
+    volatile: [/\/\.ferry-/],
+  },
+  ...['removed-frozen', 'detached', 'marked'].map((kind) => ({
     name: `mount-${kind}`,
     source: 'mounts-changed',
     args: [kind],
     later: 'refused by name',
     blocker: {
+      'removed-frozen': /name it was opened by is gone, and its file system .* read-only/,
       detached: /on a mount that was unmounted/,
       marked: /it watches a mount of a nested mount namespace/,
     }[kind]!,

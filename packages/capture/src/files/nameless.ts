@@ -6,6 +6,7 @@ import type { Descriptor, FileContext } from './context.js';
 import { mountPrefix } from './mount-prefix.js';
 import { findOtherName, makeOtherName } from './other-name.js';
 import { lstatPath } from './read-descriptors.js';
+import { readOnlyMountOf } from './read-only-mount.js';
 
 /** Content of a file without a name goes into the image up to this many bytes, holes not counted. */
 export const DELETED_BYTES_MAX = 64 * 1024 * 1024;
@@ -29,6 +30,9 @@ export function namelessOf(
   const { uid, gid, rdev, links } = descriptor.stat;
   const type = typeOf(descriptor);
   const prefix = mountPrefix(descriptor, ctx);
+  const neverNamed = type === 'regular' && isNeverNamed(descriptor, ctx);
+  const readOnlyMount = readOnlyMountOf(descriptor, { path, neverNamed }, ctx);
+  if (readOnlyMount === undefined) return undefined;
   const nameless: Nameless = {
     uid,
     gid,
@@ -40,7 +44,8 @@ export function namelessOf(
     otherName: '',
     otherNameIsTemporary: false,
     linkTarget: '',
-    neverNamed: type === 'regular' && isNeverNamed(descriptor, ctx),
+    neverNamed,
+    readOnlyMount,
   };
   if (links > 0 && type !== 'directory' && !nameless.neverNamed) {
     return withOtherName(descriptor, { path, prefix, nameless }, ctx);

@@ -6,6 +6,9 @@ import { grouping, inodeKey, O_CREAT, O_EXCL, O_RDWR } from './common.js';
 const EEXIST = 17;
 const AT_FDCWD = -100;
 const AT_SYMLINK_NOFOLLOW = 0x100;
+const AT_EMPTY_PATH = 0x1000;
+const OPEN_TREE_CLONE = 1;
+const MOUNT_ATTR_RDONLY = 1;
 const O_TMPFILE = 0o20200000;
 const NS = 1_000_000_000n;
 const S_IFMT = 0o170000;
@@ -57,8 +60,9 @@ export function emitNameless(
   const name = `nameless file ${path}`;
   const made = b.slotFor('nameless file');
   const folders = nameless.missingFolders;
+  const writable = emitWritable(b, nameless, name);
   for (const folder of folders) {
-    b.sys('mkdir', [b.cstr(folder), 0o755], `${name}: folder ${folder}`, {
+    b.sys('mkdir', [b.cstr(writable(folder)), 0o755], `${name}: folder ${folder}`, {
       expect: { orErrno: EEXIST },
     });
   }
@@ -66,41 +70,65 @@ export function emitNameless(
   else {
     const other = b.label();
     const end = b.label();
-    emitMake(b, lost, { path, made, mayExist: true });
+    emitMake(b, lost, { path, made, writable, mayExist: true });
     b.op('jump', [made, -EEXIST], `${name}: is the name taken?`, { target: other });
-    emitUse(b, lost, { path, made }, open);
+    emitUse(b, lost, { path, made, writable }, open);
     b.op('jump', [0, 0], `${name} stands`, { target: end });
     b.place(other);
     const spare = join(dirname(path), `.ferry-${image.rootPid}-${reference.inode}`);
-    emitMake(b, lost, { path: spare, made, mayExist: false });
-    emitUse(b, lost, { path: spare, made }, open);
+    emitMake(b, lost, { path: spare, made, writable, mayExist: false });
+    emitUse(b, lost, { path: spare, made, writable }, open);
     b.place(end);
   }
   if (nameless.otherNameIsTemporary) {
-    b.sys('unlink', [b.cstr(nameless.otherName)], `${name}: remove the name made for it`);
+    const made = b.cstr(writable(nameless.otherName));
+    b.sys('unlink', [made], `${name}: remove the name made for it`);
   }
   for (const folder of [...folders].reverse()) {
-    b.sys('rmdir', [b.cstr(folder)], `${name}: remove folder ${folder}`, { expect: 'any' });
+    const at = b.cstr(writable(folder));
+    b.sys('rmdir', [at], `${name}: remove folder ${folder}`, { expect: 'any' });
   }
+  if (nameless.readOnlyMount !== '') b.sys('close', [WRITABLE_FD], `${name}: close the copy`);
+}
+
+/** A copy of a read-only mount, at which something can be made: by the paths that it returns for those below the mount.
+ *  Files are opened by their own. */
+function emitWritable(
+  b: ProgramBuilder,
+  { readOnlyMount: mount }: Nameless,
+  name: string,
+): (path: string) => string {
+  if (mount === '') return (path) => path;
+  const step = `${name}: a copy of ${mount} that can be written`;
+  const copy = b.slotFor('writable mount');
+  b.sys('open_tree', [AT_FDCWD, b.cstr(mount), OPEN_TREE_CLONE], step, { into: copy });
+  const attributes = b.words(0, MOUNT_ATTR_RDONLY, 0, 0);
+  b.sys('mount_setattr', [copy, b.cstr(''), AT_EMPTY_PATH, attributes, 32], step);
+  b.moveFd(copy, WRITABLE_FD, step);
+  const top = mount === '/' ? '' : mount;
+  return (path) =>
+    path.startsWith(`${top}/`) ? `/proc/self/fd/${WRITABLE_FD}${path.slice(top.length)}` : path;
 }
 
 interface Named {
   readonly path: string;
   readonly made: Slot;
+  /** Where something can be made and removed that is opened at a path. */
+  readonly writable: (path: string) => string;
 }
 
 /** What is left in `made`: a descriptor of a regular file, else nothing of use. */
 function emitMake(
   b: ProgramBuilder,
   { reference, nameless }: Lost,
-  { path, made, mayExist }: Named & { mayExist: boolean },
+  { path, made, writable, mayExist }: Named & { mayExist: boolean },
 ): void {
   const step = `make nameless file ${path}`;
-  const at = b.cstr(path);
+  const at = b.cstr(writable(path));
   const options = { into: made, ...(mayExist ? { expect: { orErrno: EEXIST } } : {}) };
   const type = reference.mode & S_IFMT;
   if (nameless.otherName !== '') {
-    const from = b.cstr(nameless.otherName);
+    const from = b.cstr(writable(nameless.otherName));
     b.sys('linkat', [AT_FDCWD, from, AT_FDCWD, at, 0], `${step} from its other name`, options);
   } else if (type === TYPE.regular) {
     b.sys('open', [at, O_CREAT | O_EXCL | O_RDWR, 0o600], step, options);
@@ -116,12 +144,12 @@ function emitMake(
 function emitUse(
   b: ProgramBuilder,
   lost: Lost,
-  { path, made }: Named,
+  { path, made, writable }: Named,
   open: (path: string, at: DataRef) => void,
 ): void {
   const { reference, nameless } = lost;
   const name = `nameless file ${path}`;
-  const at = b.cstr(path);
+  const at = b.cstr(writable(path));
   const type = reference.mode & S_IFMT;
   if (nameless.otherName === '') {
     if (type === TYPE.regular) {
@@ -129,7 +157,7 @@ function emitUse(
       b.sys('close', [made], `${name}: close`);
     } else emitAttributes(b, lost, at, name);
   }
-  open(path, at);
+  open(path, b.cstr(path));
   b.sys(type === TYPE.directory ? 'rmdir' : 'unlink', [at], `${name}: remove the name`);
 }
 
@@ -153,6 +181,7 @@ function emitNeverNamed(
 
 /** Below everything that a tree's own descriptors need while files are made. */
 const NEVER_NAMED_FD = 63;
+const WRITABLE_FD = 63;
 
 /** The content, and what belongs to it, of a regular file that is open as `made`. */
 function emitContent(

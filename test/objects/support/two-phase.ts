@@ -39,7 +39,14 @@ export async function twoPhase(program: ObjectProgram): Promise<Verdict> {
     const command = restoreConfig(config, [entry, ...args], available);
     await target.run(target.place(command), prepared.fds);
     prepared.started();
-    await prepared.start(lookedAt(source.pid), target.pid);
+    try {
+      await prepared.start(lookedAt(source.pid), target.pid);
+    } catch (error) {
+      // One that has nothing to try here has ended at once.
+      await sleep(settleMs);
+      if (trial.has('result')) return await source.verdict();
+      throw error;
+    }
     await source.ready();
     if (trial.has('result')) return await source.verdict();
     const later = lookedAt(source.pid);

@@ -158,6 +158,7 @@ export function receiveAll(fd: number, length: number): Buffer {
   let received = Buffer.alloc(0);
   for (let quiet = 0; quiet < 100 && received.length < length; ) {
     const got = receive(fd, 1 << 20);
+    if (got === '') break;
     if (typeof got === 'string') received = Buffer.concat([received, Buffer.from(got, 'latin1')]);
     else quiet++;
     if (typeof got === 'number') settle();

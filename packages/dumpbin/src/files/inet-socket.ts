@@ -14,7 +14,7 @@ import {
   SOL,
 } from './socket-options.js';
 import { emitClosedConnection } from './tcp-closed.js';
-import { emitConnected, emitGoOn, emitReuse } from './tcp-repair.js';
+import { emitConnected, emitGoOn, emitHalves, emitReuse } from './tcp-repair.js';
 import { emitClosedClient, emitEarly, sentBy } from './tcp-waiting.js';
 import { emitDatagramQueue, emitMemberships, emitUdpShutdown } from './udp-socket.js';
 
@@ -75,6 +75,7 @@ export const inetSocketEmitter: FileEmitter = {
     }
     if (socket.wasConnected) emitClosedConnection(b, socket, { fd, name });
     const repaired = isRepaired(socket, ctx.image);
+    if (repaired) emitHalves(b, socket, { fd, name });
     const all = isConnectedTcp(socket) || socket.receiveQueue.length > 0;
     emitSettings(b, socket, { fd, name, all });
     if (!repaired) emitReuse(b, socket, { fd, name });

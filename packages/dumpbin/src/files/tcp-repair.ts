@@ -48,8 +48,7 @@ interface Target {
   readonly name: string;
 }
 
-/** Recreates a connection in repair mode: sequence numbers, addresses, what was negotiated, both queues, half closed
- *  ends. It stays silent until `emitGoOn`. */
+/** Recreates a connection in repair mode: sequence numbers, addresses, what was negotiated, both queues. */
 export function emitConnected(b: ProgramBuilder, socket: InetSocket, target: Target): void {
   const { fd, name } = target;
   const tcp = socket.tcp!;
@@ -75,6 +74,14 @@ export function emitConnected(b: ProgramBuilder, socket: InetSocket, target: Tar
   set(TCP_REPAIR_QUEUE, QUEUE.send, 'send queue');
   emitSent(b, tcp, target);
   if (tcp.timestamps) set(TCP_TIMESTAMP, tcp.timestamp, 'timestamps');
+}
+
+/** Half closed ends, and windows, once all connections are there: the kernel may acknowledge the peer's FIN at once, and a
+ *  peer in the same tree that were not there yet would answer with a reset. Apart from that it stays silent until
+ *  `emitGoOn`. */
+export function emitHalves(b: ProgramBuilder, socket: InetSocket, target: Target): void {
+  const { fd, name } = target;
+  const tcp = socket.tcp!;
   emitHalfClosed(b, socket, target);
   if (tcp.window.length > 0) {
     b.sys(
@@ -83,7 +90,10 @@ export function emitConnected(b: ProgramBuilder, socket: InetSocket, target: Tar
       `${name}: window`,
     );
   }
-  if (tcp.windowClamp > 0) set(TCP_WINDOW_CLAMP, tcp.windowClamp, 'window clamp');
+  if (tcp.windowClamp > 0) {
+    const clamp = { level: SOL.tcp, name: TCP_WINDOW_CLAMP, value: tcp.windowClamp };
+    emitIntOption(b, fd, clamp, `${name}: window clamp`);
+  }
   if (plain(socket.remoteAddress).length === 4) emitSegmentSize(b, target);
 }
 

@@ -223,6 +223,7 @@ describe('TCP and UDP sockets, captured and made again', () => {
 
     it('a listening MPTCP socket', function () {
       const made = sys('socket', AF.inet, SOCK.stream, 262);
+      // A kernel without CONFIG_MPTCP, or with net.mptcp.enabled=0.
       if (made < 0) this.skip();
       const listener = rig.own(made);
       call('bind', listener, address(AF.inet, 0), 16);

@@ -9,6 +9,8 @@ export interface ObjectProgram {
   readonly args?: readonly string[];
   /** Time the program needs after READY and after a restore until it waits; 50 by default. */
   readonly settleMs?: number;
+  /** A feature of the processor (/proc/cpuinfo, `flags`) without which there is nothing to try. */
+  readonly cpuFlag?: string;
   /** Runs with nothing beside it: it needs the memory or the processors. */
   readonly isAlone?: boolean;
   /** Also executed as a bare dump binary, without the command. */
@@ -85,7 +87,13 @@ export const programs: readonly ObjectProgram[] = [
   { name: 'registers-general', source: 'registers', args: ['general'], volatile: [running] },
   { name: 'registers-sse', source: 'registers', args: ['sse'], volatile: [running] },
   { name: 'registers-avx', source: 'registers', args: ['avx'], volatile: [running] },
-  { name: 'registers-avx512', source: 'registers', args: ['avx512'], volatile: [running] },
+  {
+    name: 'registers-avx512',
+    source: 'registers',
+    args: ['avx512'],
+    cpuFlag: 'avx512bw',
+    volatile: [running],
+  },
   { name: 'registers-x87', source: 'registers', args: ['x87'], volatile: [running] },
   { name: 'fork-tree', isDirect: true },
   { name: 'forks-many' },

@@ -1,5 +1,3 @@
-import { readFileSync } from 'node:fs';
-import { arch, release } from 'node:os';
 import { type Blocker, FerryError } from '@ferry/core';
 import type { PageRead } from '@ferry/dumpbin';
 import {
@@ -14,26 +12,14 @@ import {
   useInnerIds,
 } from '@ferry/image';
 import {
-  call,
   childrenOf,
-  cString,
-  hash64,
   livingTask,
-  type Mapping,
-  OwnedFd,
-  parseMappings,
-  parseStat,
-  procStat,
   readLink,
-  readMemory,
   readProc,
-  type SecurityLabelsRead,
   sys,
-  sysError,
   threadsOf,
   tryReadProc,
 } from '@ferry/linux';
-import { findBlockers } from './blockers.js';
 import { DirtyTracker } from './dirty-tracker.js';
 import {
   type CollectedDescriptors,
@@ -43,21 +29,21 @@ import {
 import { passingBlockers } from './files/passing-blockers.js';
 import { FrozenTree } from './frozen-tree.js';
 import { gadgetFinder } from './gadgets.js';
+import { hostFactsOf } from './host-facts.js';
 import { finishConnects } from './interrupted-connect.js';
 import { MemoryObjects } from './memory-objects.js';
 import type { GivenMount } from './namespaces/added-mounts.js';
 import { ControlGroups } from './namespaces/cgroups.js';
 import { heldNamespaces, heldTunDevices } from './namespaces/held.js';
-import {
-  type CapturedNamespaces,
-  captureNamespaces,
-  type NamespaceProcess,
-} from './namespaces/namespaces.js';
+import type { NamespaceProcess } from './namespaces/links.js';
+import { type CapturedNamespaces, captureNamespaces } from './namespaces/namespaces.js';
 import { NotedMappings } from './noted-mappings.js';
+import { PageSources } from './page-sources.js';
 import { PidView } from './pid-view.js';
 import { privatePages } from './private-pages.js';
 import { type CaptureContext, captureProcesses } from './process.js';
-import { labelsOf, type TreeLabels, treeLabels } from './security-labels.js';
+import { isLiving, type LookedAt, lookAtProcesses } from './process-looks.js';
+import { type TreeLabels, treeLabels } from './security-labels.js';
 import { type PageSegment, pageSegments } from './segments.js';
 import { leaveOwed, type SharedPages, type TreeView } from './shared-tracker.js';
 import { sharingBlockers } from './sharing.js';
@@ -70,7 +56,7 @@ import { UndoLists, undoListBlockers } from './undo-lists.js';
 export interface ScanReport {
   readonly blockers: Blocker[];
   readonly facts: HostFacts;
-  readonly processes: { hostPid: number; pid: number; command: string }[];
+  readonly processes: LookedAt[];
   readonly residentBytes: bigint;
   readonly mappedFiles: FileReference[];
   readonly labels: TreeLabels;
@@ -96,8 +82,6 @@ const LOOKS_AGAIN = 2;
 const READER_PAUSES = 2;
 /** A process that is about to end does so when it gets a processor. */
 const ENDING_MS_MAX = 5000;
-/** include/linux/sched.h, as proc_pid_stat(5) shows it. */
-const PF_EXITING = 4;
 
 type Phase = 'running' | 'frozen' | 'done';
 
@@ -123,7 +107,7 @@ export class TreeCapture implements Disposable {
   #image: TreeImage | undefined;
   #tracker: DirtyTracker | undefined;
   #objects = new MemoryObjects();
-  readonly #sources = new Map<string, OwnedFd>();
+  readonly #sources = new PageSources((pid, id) => this.#pathOfPages(pid, id));
   /** The same for all its processes, and as long as the host is up. */
   #knownFacts: HostFacts | undefined;
 
@@ -157,38 +141,9 @@ export class TreeCapture implements Disposable {
 
   #look(): ScanReport {
     this.#root = livingTask(this.#rootPid);
-    const pids = this.#list();
-    const blockers: Blocker[] = [];
     const context = this.#context();
-    const processes: { hostPid: number; pid: number; command: string }[] = [];
-    const labels: SecurityLabelsRead[] = [];
-    let residentBytes = 0n;
-    for (const leaderHostPid of pids) {
-      const hostPid = livingTask(leaderHostPid);
-      try {
-        const stat = procStat(hostPid);
-        const pid = context.pids.outer(hostPid);
-        if (stat.state === 'Z') continue;
-        processes.push({ hostPid, pid, command: stat.comm });
-        const mappings = parseMappings(readProc(`/proc/${hostPid}/smaps`));
-        this.#noted.set(hostPid, mappings);
-        this.#gadgets.find(hostPid, mappings);
-        blockers.push(
-          ...findBlockers({
-            hostPid,
-            pid,
-            command: stat.comm,
-            mappings,
-            context,
-          }),
-        );
-        labels.push(...labelsOf(hostPid).values());
-        residentBytes +=
-          BigInt(/^Rss.*?(\d+)/m.exec(readProc(`/proc/${hostPid}/smaps_rollup`))?.[1] ?? 0) * 1024n;
-      } catch (error) {
-        if (isLiving(livingTask(leaderHostPid))) throw error;
-      }
-    }
+    const looks = { context, noted: this.#noted, gadgets: this.#gadgets };
+    const { processes, blockers, labels, residentBytes } = lookAtProcesses(this.#list(), looks);
     blockers.push(...this.#sharedBlockers(processes));
     if (isLiving(this.#root)) this.#queueMounts.prepare(this.#root);
     return {
@@ -203,7 +158,7 @@ export class TreeCapture implements Disposable {
   }
 
   /** Of those that live: when one of them ends meanwhile, of the others, from the beginning. */
-  #sharedBlockers(processes: { hostPid: number; pid: number; command: string }[]): Blocker[] {
+  #sharedBlockers(processes: LookedAt[]): Blocker[] {
     const living = processes.filter(({ hostPid }) => isLiving(hostPid));
     if (living.length === 0) return [];
     try {
@@ -215,7 +170,7 @@ export class TreeCapture implements Disposable {
   }
 
   /** What cannot be carried of what processes have together. */
-  #blockersOfAll(processes: { hostPid: number; pid: number; command: string }[]): Blocker[] {
+  #blockersOfAll(processes: LookedAt[]): Blocker[] {
     const collected = collectDescriptors(processes, { scanning: true });
     const spaces = this.#namespaces(processes, collected, true);
     const files = captureFiles(collected, {
@@ -335,7 +290,7 @@ export class TreeCapture implements Disposable {
 
   /** Undoes what the last capture did to the tree, which stays frozen: it can be captured again. */
   putBack(): void {
-    this.#closeSources();
+    this.#sources.close();
     this.#release?.('thawed');
     this.#release = undefined;
     this.#takeLeftoversAway();
@@ -449,36 +404,14 @@ export class TreeCapture implements Disposable {
 
   /** Reads a run of pages of the frozen tree into `into`, `offset` bytes into the run. For `writeDumpFiles`. */
   readPages(pid: number, read: PageRead, offset: number, into: Buffer): void {
-    const source = this.#sourceOf(pid, read.sharedMemoryId);
-    const at = Number(read.address) + offset;
-    for (let done = 0; done < into.length; ) {
-      const n = sys('pread64', source.number, into.subarray(done), into.length - done, at + done);
-      if (n < 0) throw sysError('pread64', -n, `memory of process ${pid}`);
-      if (n === 0) {
-        into.fill(0, done); // the last page of an object that ends within it
-        return;
-      }
-      done += n;
-    }
-  }
-
-  #sourceOf(pid: number, sharedMemoryId: number): OwnedFd {
-    const key = sharedMemoryId === 0 ? `process ${pid}` : `object ${sharedMemoryId}`;
-    const known = this.#sources.get(key);
-    if (known !== undefined) return known;
-    const hostPid = this.#image?.processes.find((process) => process.pid === pid)?.hostPid ?? pid;
-    const path =
-      sharedMemoryId === 0 ? `/proc/${hostPid}/mem` : this.#objects.pathOf(sharedMemoryId);
-    const fd = new OwnedFd(call('open', cString(path), 0o2000000, 0));
-    this.#sources.set(key, fd);
-    return fd;
+    this.#sources.read(pid, read, offset, into);
   }
 
   /** Lets the tree run on as if nothing had been. */
   thaw(): void {
     if (this.#phase !== 'frozen') return;
     this.#phase = 'running';
-    this.#closeSources();
+    this.#sources.close();
     try {
       this.#release?.('thawed');
     } finally {
@@ -501,7 +434,7 @@ export class TreeCapture implements Disposable {
   kill(): void {
     this.#expect('frozen');
     this.#phase = 'done';
-    this.#closeSources();
+    this.#sources.close();
     this.#frozen?.kill();
     this.#release?.('killed');
   }
@@ -512,9 +445,10 @@ export class TreeCapture implements Disposable {
     this.#queueMounts[Symbol.dispose]();
   }
 
-  #closeSources(): void {
-    for (const fd of this.#sources.values()) fd[Symbol.dispose]();
-    this.#sources.clear();
+  #pathOfPages(pid: number, sharedMemoryId: number): string {
+    if (sharedMemoryId !== 0) return this.#objects.pathOf(sharedMemoryId);
+    const hostPid = this.#image?.processes.find((process) => process.pid === pid)?.hostPid ?? pid;
+    return `/proc/${hostPid}/mem`;
   }
 
   #expect(phase: Phase): void {
@@ -598,25 +532,9 @@ export class TreeCapture implements Disposable {
   }
 
   #facts(hostPid: number): HostFacts {
-    this.#knownFacts ??= factsOf(hostPid);
+    this.#knownFacts ??= hostFactsOf(hostPid);
     return this.#knownFacts;
   }
-}
-
-function factsOf(hostPid: number): HostFacts {
-  const mappings = parseMappings(readProc(`/proc/${hostPid}/maps`));
-  const size = (names: string[]): bigint =>
-    mappings.filter((m) => names.includes(m.name)).reduce((sum, m) => sum + (m.end - m.start), 0n);
-  return {
-    architecture: arch(),
-    kernelRelease: release(),
-    xfeatures: 0n,
-    xsaveSize: 0,
-    cpuFlags: cpuFlags(),
-    vdsoSize: size(['[vdso]']),
-    vdsoHash: vdsoHash(hostPid, mappings),
-    vvarSize: size(['[vvar]', '[vvar_vclock]']),
-  };
 }
 
 /** How the user namespace of a process translates ids; undefined when we are in it. */
@@ -624,30 +542,6 @@ function idMapsOf(hostPid: number): { users: IdMap; groups: IdMap } | undefined 
   if (readLink(`/proc/${hostPid}/ns/user`) === readLink('/proc/self/ns/user')) return undefined;
   const map = (name: string) => new IdMap(readProc(`/proc/${hostPid}/${name}`));
   return { users: map('uid_map'), groups: map('gid_map') };
-}
-
-function vdsoHash(hostPid: number, mappings: readonly Mapping[]): bigint {
-  const vdso = mappings.find((m) => m.name === '[vdso]');
-  if (vdso === undefined) return 0n;
-  return hash64(readMemory(hostPid, vdso.start, Number(vdso.end - vdso.start)));
-}
-
-/** Still there, and neither a zombie nor about to be one: it gives up its memory and files one after the other. */
-function isLiving(hostPid: number): boolean {
-  const text = tryReadProc(`/proc/${hostPid}/stat`);
-  if (text === undefined) return false;
-  const { state, flags } = parseStat(text);
-  return state !== 'Z' && state !== 'X' && (flags & PF_EXITING) === 0;
-}
-
-let knownCpuFlags: string[] | undefined;
-
-/** Flags of /proc/cpuinfo, read once: the kernel measures each CPU's frequency whenever it is read. */
-function cpuFlags(): string[] {
-  const cpu = knownCpuFlags ?? readFileSync('/proc/cpuinfo', 'latin1');
-  if (typeof cpu === 'string')
-    knownCpuFlags = (/^flags\s*:\s*(.*)$/m.exec(cpu)?.[1] ?? '').split(' ');
-  return knownCpuFlags ?? [];
 }
 
 function clockNs(clock: number): bigint {

@@ -2,7 +2,8 @@ import { SysError } from '@ferry/core';
 import type { CollectedDescriptors } from '../files/descriptors.js';
 import { socketKind } from '../files/socket-table.js';
 import { isTun, tunDeviceOf } from '../files/tun.js';
-import type { HeldNamespace, NamespaceType } from './namespaces.js';
+import type { NamespaceType } from './links.js';
+import type { HeldNamespace } from './namespaces.js';
 
 const LINK = /^(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]$/;
 

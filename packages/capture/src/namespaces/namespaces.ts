@@ -1,29 +1,33 @@
-import { readdirSync } from 'node:fs';
 import type { Blocker } from '@ferry/core';
 import type { Mount, Namespace, Process } from '@ferry/image';
-import {
-  call,
-  cString,
-  inNamespace,
-  OwnedFd,
-  readLink,
-  readProc,
-  readProcBytes,
-  sys,
-  threadsOf,
-  tryReadProc,
-} from '@ferry/linux';
-import { mountQueues } from '../message-queues.js';
-import { captureQueues, fleetingSegments } from '../sysv-ipc.js';
-import { addedMounts, type GivenMount } from './added-mounts.js';
+import { inNamespace, threadsOf, tryReadProc } from '@ferry/linux';
 import { groupRoots } from './cgroups.js';
-import { parseMountInfo } from './mountinfo.js';
+import { addedToGiven, type GivenOptions } from './given.js';
+import {
+  isLiving,
+  isOver,
+  isWhole,
+  linkOf,
+  type NamespaceProcess,
+  type NamespaceType,
+  namesIn,
+  parentOf,
+  pathOf,
+  TYPES,
+  userNamespaceOf,
+} from './links.js';
 import { captureMounts, type NamedNamespace, sharedMounts } from './mounts.js';
-import { captureNetwork, givenNetworkRefusals, joinPeer, type Leading } from './network.js';
-import { addedSettings, changedSettings } from './settings.js';
+import { captureNetwork, joinPeer, type Leading } from './network.js';
+import {
+  type Found,
+  namedBlocker,
+  nestedBlocker,
+  nestedSegments,
+  outsideBlocker,
+} from './refusals.js';
+import { changedSettings } from './settings.js';
+import { ipcContent, timeContent, userContent, utsContent } from './small-content.js';
 
-const TYPES = ['user', 'pid', 'time', 'cgroup', 'uts', 'ipc', 'net', 'mnt'] as const;
-export type NamespaceType = (typeof TYPES)[number];
 /** Types that a process below the root may have for itself. */
 const NESTED: ReadonlySet<NamespaceType> = new Set<NamespaceType>([
   ...(['uts', 'ipc', 'net', 'mnt', 'pid', 'time', 'cgroup', 'user'] as const),
@@ -32,17 +36,6 @@ const NESTED: ReadonlySet<NamespaceType> = new Set<NamespaceType>([
 const HELD: ReadonlySet<NamespaceType> = new Set<NamespaceType>(['uts', 'ipc', 'net']);
 /** What a thread may have for itself: the names of /proc/PID/ns. */
 const THREADS_OWN = ['net', 'mnt', 'uts', 'ipc', 'cgroup'] as const;
-const NS_GET_USERNS = 0xb701;
-const NS_GET_PARENT = 0xb702;
-const NS_GET_OWNER_UID = 0xb704;
-const NS_GET_PID_FROM_PIDNS = 0x8004b706;
-const ESRCH = 3;
-const NS = 1_000_000_000n;
-
-export interface NamespaceProcess {
-  readonly hostPid: number;
-  readonly command: string;
-}
 
 /** A namespace that something of the tree keeps, whether or not a process is in it. */
 export interface HeldNamespace {
@@ -56,18 +49,8 @@ export interface HeldNamespace {
   readonly object: string;
 }
 
-export interface NamespaceOptions {
-  /** The scan before the freeze: content is not read. */
-  readonly scanning: boolean;
-  /** The namespaces of the root are made by whoever restores (a container's runtime), and not carried. */
-  readonly rootGiven: boolean;
-  /** Then: what is mounted by them; undefined: not known, and not checked. */
-  readonly givenMounts?: readonly GivenMount[] | undefined;
-  /** Likewise what is set below /proc/sys, by path ("net/ipv4/ip_forward"). */
-  readonly givenSettings?: Readonly<Record<string, string>> | undefined;
+export interface NamespaceOptions extends GivenOptions {
   readonly held: readonly HeldNamespace[];
-  /** Names of tun and tap devices that come with descriptors of the tree. */
-  readonly tunDevices: ReadonlySet<string>;
 }
 
 export interface CapturedNamespaces {
@@ -83,8 +66,6 @@ export type MemberOf = Pick<
   Process,
   'namespaceIds' | 'childrenPidNamespace' | 'childrenTimeNamespace'
 >;
-
-type Found = Omit<Blocker, 'pid' | 'command'>;
 
 /** Where a namespace is looked at. */
 interface Place {
@@ -142,10 +123,9 @@ class NamespaceCapture {
     this.#joinPeers();
     this.#findOwners();
     this.#findShown();
-    this.#checkGivenNetwork();
-    this.#checkGivenMounts();
-    this.#checkGivenSettings();
-    this.#checkSegments();
+    for (const found of addedToGiven(this.#root.hostPid, this.#isApart, this.#options)) {
+      this.#block(this.#root, found);
+    }
     for (const found of sharedMounts([...this.#known.values()], this.#isNested)) {
       this.#block(this.#root, found);
     }
@@ -250,50 +230,6 @@ class NamespaceCapture {
     return id;
   }
 
-  /** Whoever restores mounts what the configuration says: what the container has added would be gone. */
-  #checkGivenMounts(): void {
-    const { rootGiven, givenMounts } = this.#options;
-    if (!rootGiven || givenMounts === undefined) return;
-    if (this.#rootLinks.get('mnt') === this.#ourLinks.get('mnt')) return;
-    const lines = parseMountInfo(readProc(`/proc/${this.#root.hostPid}/mountinfo`));
-    for (const { mountpoint, type } of addedMounts(lines, givenMounts)) {
-      this.#block(this.#root, {
-        code: 'mount.added',
-        object: `mount at ${mountpoint} (${type})`,
-        reason: 'it was made inside the container, whose mounts its host makes anew',
-        remedy: `unmount it (umount ${mountpoint}), or give it in the container's spec`,
-      });
-    }
-  }
-
-  /** There are thousands: they are read in a scan alone. */
-  #checkGivenSettings(): void {
-    const { rootGiven, givenSettings, scanning } = this.#options;
-    if (!rootGiven || !scanning || givenSettings === undefined) return;
-    for (const type of ['net', 'ipc'] as const) {
-      const link = this.#rootLinks.get(type) ?? '';
-      if (link === '' || link === this.#ourLinks.get(type)) continue;
-      const changed = changedSettings(type, `/proc/${this.#root.hostPid}/ns/${type}`);
-      for (const found of addedSettings(changed, givenSettings)) this.#block(this.#root, found);
-    }
-  }
-
-  /** Segments of the tree's own IPC namespace are carried with whatever has them attached. */
-  #checkSegments(): void {
-    const link = this.#rootLinks.get('ipc') ?? '';
-    if (link === '' || link === this.#ourLinks.get('ipc')) return;
-    const path = `/proc/${this.#root.hostPid}/ns/ipc`;
-    for (const id of inNamespace('ipc', path, fleetingSegments)) {
-      this.#block(this.#root, {
-        code: 'ipc.fleetingSegment',
-        object: `System V segment ${id}`,
-        reason:
-          'nobody has it attached, and with kernel.shm_rmid_forced it would go once it was read',
-        remedy: `attach it in the program, remove it (ipcrm -m ${id}), or set kernel.shm_rmid_forced to 0`,
-      });
-    }
-  }
-
   #findParents(): void {
     if (this.#parents.size === 0) return;
     const inits = new Set(
@@ -333,13 +269,13 @@ class NamespaceCapture {
   }
 
   #findOwners(): void {
-    const ofRoot = relativeOf(`/proc/${this.#root.hostPid}/ns/net`, NS_GET_USERNS);
+    const ofRoot = userNamespaceOf(`/proc/${this.#root.hostPid}/ns/net`);
     for (const { namespace, place } of this.#owners) {
       if (namespace.type === 'user') {
         this.#checkUser(namespace, place);
         continue;
       }
-      const owner = relativeOf(place.path, NS_GET_USERNS);
+      const owner = userNamespaceOf(place.path);
       const known = this.#known.get(owner);
       namespace.ownerId = known?.id ?? 0;
       const isCarried = known !== undefined && namespace.type !== 'pid';
@@ -434,16 +370,6 @@ class NamespaceCapture {
     }
   }
 
-  /** Whoever restores makes the root's network anew: what the tree has added to it would be gone. */
-  #checkGivenNetwork(): void {
-    const link = this.#rootLinks.get('net') ?? '';
-    if (!this.#options.rootGiven || link === this.#ourLinks.get('net') || link === '') return;
-    const path = `/proc/${this.#root.hostPid}/ns/net`;
-    for (const found of givenNetworkRefusals(path, this.#options.tunDevices)) {
-      this.#block(this.#root, found);
-    }
-  }
-
   #hold(held: HeldNamespace): void {
     const { type, link, process, object } = held;
     const given = [this.#rootLinks.get(type), this.#known.has(link) ? link : ''];
@@ -468,7 +394,7 @@ class NamespaceCapture {
     const namespace = this.#describe(id, { ...place, path, nested });
     this.#known.set(link, namespace);
     const hasParent = type === 'pid' || type === 'user';
-    if (nested && hasParent) this.#parents.set(id, relativeOf(path, NS_GET_PARENT));
+    if (nested && hasParent) this.#parents.set(id, parentOf(path));
     if (nested) this.#owners.push({ namespace, place: { ...place, path } });
     return namespace;
   }
@@ -480,30 +406,15 @@ class NamespaceCapture {
       for (const refusal of refusals) this.#block(process, refusal);
     };
     const namespace = emptyNamespace(id, type, link);
-    if (type === 'uts') {
-      const read = (name: string): Buffer => trimmed(readProcBytes(`/proc/sys/kernel/${name}`));
-      const value = inNamespace('uts', path, () => ({
-        hostname: read('hostname'),
-        domainname: read('domainname'),
-      }));
-      namespace.content = { $case: 'uts', value };
-    }
-    if (type === 'user') {
-      const value = {
-        uidMap: readProcBytes(`/proc/${hostPid}/uid_map`),
-        gidMap: readProcBytes(`/proc/${hostPid}/gid_map`),
-        denySetgroups: (tryReadProc(`/proc/${hostPid}/setgroups`) ?? '').startsWith('deny'),
-        ownerUid: ownerUidOf(path),
-      };
-      namespace.content = { $case: 'user', value };
-    }
+    if (type === 'uts') namespace.content = utsContent(path);
+    if (type === 'user') namespace.content = userContent(path, hostPid);
     if (type === 'time') {
       // /proc/PID/timens_offsets is about the namespace for children, which for most is their own.
       const member = this.#processes.find(
         (p) => this.#linkOf(p.hostPid, 'time_for_children') === link,
       );
       if (member === undefined) refuse([outsideBlocker(type, link)]);
-      else namespace.content = { $case: 'time', value: timeOffsets(member.hostPid) };
+      else namespace.content = timeContent(member.hostPid);
     }
     if (type === 'cgroup' && nested) {
       const roots = groupRoots(hostPid, path, this.#root.hostPid);
@@ -547,16 +458,15 @@ class NamespaceCapture {
     if (type === 'ipc' || type === 'net') namespace.settings = changedSettings(type, path);
     if (type === 'ipc' && nested) {
       refuse(inNamespace('ipc', path, () => nestedSegments(link)));
-      if (!this.#options.scanning) {
-        const value = inNamespace('ipc', path, () => {
-          using mount = mountQueues();
-          return captureQueues(mount);
-        });
-        namespace.content = { $case: 'ipc', value };
-      }
+      if (!this.#options.scanning) namespace.content = ipcContent(path);
     }
     return namespace;
   }
+
+  readonly #isApart = (type: NamespaceType): boolean => {
+    const link = this.#rootLinks.get(type) ?? '';
+    return link !== '' && link !== this.#ourLinks.get(type);
+  };
 
   readonly #isNested = ({ type, inode }: Namespace): boolean =>
     this.#rootLinks.get(type as NamespaceType) !== `${type}:[${inode}]`;
@@ -584,126 +494,4 @@ class NamespaceCapture {
 function emptyNamespace(id: number, type: NamespaceType, link: string): Namespace {
   const inode = BigInt(/\d+/.exec(link)?.[0] ?? 0);
   return { id, type, inode, ownerId: 0, parentId: 0, content: undefined, settings: [] };
-}
-
-function namesIn(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch {
-    return [];
-  }
-}
-
-function pathOf(link: string): string {
-  try {
-    return readLink(link);
-  } catch {
-    return '';
-  }
-}
-
-function isWhole(hostPid: number): boolean {
-  try {
-    return readLink(`/proc/${hostPid}/root`) === '/';
-  } catch {
-    return false;
-  }
-}
-
-/** A zombie is in no namespace of most types. */
-function isLiving({ hostPid }: NamespaceProcess): boolean {
-  return linkOf(hostPid, 'net') !== '';
-}
-
-function linkOf(hostPid: number | string, name: string): string {
-  try {
-    return readLink(`/proc/${hostPid}/ns/${name}`);
-  } catch {
-    return ''; // this kernel has no such namespaces, or the process is a zombie
-  }
-}
-
-/** The namespace that another one belongs to, or is nested in (ioctl_ns(2)); '' when it is above ours. */
-function relativeOf(path: string, which: typeof NS_GET_USERNS | typeof NS_GET_PARENT): string {
-  const opened = sys('open', cString(path), 0o2000000, 0);
-  if (opened < 0) return '';
-  using fd = new OwnedFd(opened);
-  const found = sys('ioctl', fd.number, which, 0);
-  if (found < 0) return '';
-  using other = new OwnedFd(found);
-  return readLink(`/proc/self/fd/${other.number}`);
-}
-
-function ownerUidOf(path: string): number {
-  using fd = new OwnedFd(call('open', cString(path), 0o2000000, 0));
-  const uid = Buffer.alloc(4);
-  return sys('ioctl', fd.number, NS_GET_OWNER_UID, uid) < 0 ? 0 : uid.readUInt32LE(0);
-}
-
-/** A PID namespace without processes, in which none can be born any more. */
-function isOver(path: string): boolean {
-  using fd = new OwnedFd(call('open', cString(path), 0o2000000, 0));
-  return sys('ioctl', fd.number, NS_GET_PID_FROM_PIDNS, 1) === -ESRCH;
-}
-
-function outsideBlocker(type: string, link: string): Found {
-  return {
-    code: `namespace.${type}`,
-    object: `${type} namespace ${link}`,
-    reason: 'it is a namespace outside the tree, which the root of the tree has left',
-    remedy: 'start the program after its parent has made its namespaces, or dump it by itself',
-  };
-}
-
-function nestedBlocker(type: string, link: string): Found {
-  return {
-    code: `namespace.${type}`,
-    object: `${type} namespace ${link}`,
-    reason: 'namespaces of this type nested inside the tree are not carried yet',
-    remedy: 'run that program without namespaces of its own, or in a container of its own',
-  };
-}
-
-function namedBlocker(of: { link: string; mountpoint: string; isUsed: boolean }): Found {
-  const { link, mountpoint, isUsed } = of;
-  return {
-    code: 'mount.namespace',
-    object: `mount at ${mountpoint}`,
-    reason: isUsed
-      ? `it is a name of ${link} (ip netns add), which is not carried yet`
-      : `it alone keeps ${link} (ip netns add) for the tree, which is not carried yet`,
-    remedy: isUsed
-      ? 'unmount it (ip netns del); the namespace lives on with its processes'
-      : 'unmount it (ip netns del), and make it again afterwards',
-  };
-}
-
-/** System V shared memory of a nested IPC namespace. */
-function nestedSegments(link: string): Found[] {
-  const [, ...rows] = readProc('/proc/sysvipc/shm').trim().split('\n');
-  if (rows.length === 0) return [];
-  return [
-    {
-      code: 'namespace.ipc',
-      object: `ipc namespace ${link}: ${rows.length} segments of System V shared memory`,
-      reason: 'those of a nested IPC namespace are not carried yet',
-      remedy:
-        'remove them (ipcrm -m), let the program use the IPC namespace of the tree, or POSIX shared ' +
-        'memory (PostgreSQL: shared_memory_type=mmap)',
-    },
-  ];
-}
-
-function trimmed(text: Buffer): Buffer {
-  return text.at(-1) === 10 ? text.subarray(0, -1) : text;
-}
-
-/** "monotonic -1 500000000\nboottime 0 0\n" */
-function timeOffsets(hostPid: number): { monotonicNs: bigint; boottimeNs: bigint } {
-  const text = readProc(`/proc/${hostPid}/timens_offsets`);
-  const offset = (clock: string): bigint => {
-    const found = new RegExp(`^${clock}\\s+(-?\\d+)\\s+(\\d+)`, 'm').exec(text);
-    return BigInt(found?.[1] ?? 0) * NS + BigInt(found?.[2] ?? 0);
-  };
-  return { monotonicNs: offset('monotonic'), boottimeNs: offset('boottime') };
 }

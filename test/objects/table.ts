@@ -41,10 +41,8 @@ const blockedCalls = [
   ...['epoll_wait', 'futex', 'futex-timeout', 'accept', 'recv', 'waitpid', 'pause', 'sigsuspend'],
 ];
 
-const laterDescriptors = [
-  ...['pidfd', 'pty', 'in-flight', 'netlink', 'message-queue', 'io_uring'],
-  ...['userfaultfd', 'proc-file'],
-];
+/** The descriptors of descriptors-kinds.c. */
+const descriptorKinds = ['pidfd', 'pty', 'in-flight', 'netlink', 'message-queue', 'proc-file'];
 
 /** The objects of refused.c, and what the refusal says. */
 const refused: readonly (readonly [string, RegExp])[] = [
@@ -244,7 +242,7 @@ export const programs: readonly ObjectProgram[] = [
   { name: 'fifo' },
   { name: 'eventfd' },
   { name: 'epoll' },
-  { name: 'epoll-closed-fd', later: 'the member has no descriptor to add it by' },
+  { name: 'epoll-closed-fd' },
   { name: 'timerfd' },
   { name: 'signalfd' },
   { name: 'unix-pairs' },
@@ -267,18 +265,8 @@ export const programs: readonly ObjectProgram[] = [
   { name: 'tcp-options' },
   { name: 'tcp-half-closed', args: ['half'] },
   { name: 'tcp-closed-by-peer', source: 'tcp-half-closed', args: ['closed'] },
-  {
-    name: 'tcp-shut-both',
-    source: 'tcp-half-closed',
-    args: ['both'],
-    later: 'issue 2 names established connections; this one is over but not yet read',
-  },
-  {
-    name: 'tcp-reset',
-    source: 'tcp-half-closed',
-    args: ['reset'],
-    later: 'issue 2 names established connections; this one has ended with an error',
-  },
+  { name: 'tcp-shut-both', source: 'tcp-half-closed', args: ['both'] },
+  { name: 'tcp-reset', source: 'tcp-half-closed', args: ['reset'] },
   { name: 'sockets-other' },
   { name: 'udp', args: ['4'] },
   { name: 'udp6', source: 'udp', args: ['6'] },
@@ -297,26 +285,29 @@ export const programs: readonly ObjectProgram[] = [
     onlyByName: 'the kernel itself ends epoll_wait with EINTR when its thread is stopped',
   },
   ...['unlinked', 'tmpfile', 'memfd', 'cwd', 'mapped'].map((kind) => ({
-    name: `later-${kind}`,
-    source: 'later-files',
+    name: `nameless-${kind}`,
+    source: 'files-nameless',
     args: [kind],
-    later: 'issue 2 does not name files without a name',
     // O_TMPFILE says how a file was made: one that is carried was made otherwise.
     volatile: [/^\d+ fdinfo 3: was "flags:\\t020300002/, /#\d+ \(deleted\)/, /\.ferry-/],
   })),
   ...['flock', 'posix', 'ofd'].map((kind) => ({
-    name: `later-lock-${kind}`,
-    source: 'later-locks',
+    name: `lock-${kind}`,
+    source: 'locks',
     args: [kind],
-    later: 'issue 2 does not name file locks',
   })),
-  ...laterDescriptors.map((kind) => ({
-    name: `later-${kind}`,
-    source: 'later-descriptors',
+  ...descriptorKinds.map((kind) => ({
+    name: `descriptor-${kind}`,
+    source: 'descriptors-kinds',
     args: [kind],
-    later: 'issue 2 does not name this kind of descriptor',
     // A queue that has no name is made under another.
     volatile: [/"\/ferry-test-\d+ \(deleted\)"/],
+  })),
+  ...['io_uring', 'userfaultfd'].map((kind) => ({
+    name: `descriptor-${kind}`,
+    source: 'descriptors-kinds',
+    args: [kind],
+    later: 'refused by name',
   })),
   ...refused.map(([kind, blocker]) => ({
     name: `refused-${kind}`,

@@ -8,7 +8,7 @@ export const AREAS: readonly (readonly [string, RegExp])[] = [
   ['Security contexts', /^(credentials|seccomp)/],
   [
     'Files',
-    /^(file|directory|descriptors|devices|fds|pipe|fifo|eventfd|epoll|later|notify|terminals|sharing-files)/,
+    /^(file|directory|descriptors|devices|fds|pipe|fifo|eventfd|epoll|locks|notify|terminals|sharing-files)/,
   ],
   ['In the middle of work', /^busy/],
   ['Refused', /^refused/],

@@ -1,5 +1,5 @@
-// Descriptors that issue 2 does not name: a pidfd of a child, a
-// pseudo terminal with content, a descriptor in flight in a UNIX socket, a netlink socket, a raw
+// Descriptors of other kinds: a pidfd of a child, a pseudo
+// terminal with content, a descriptor in flight in a UNIX socket, a netlink socket, a raw
 // packet socket, a POSIX message queue, an io_uring, a userfaultfd, a /proc file half read.
 // argv[2] names the kind.
 #include <linux/io_uring.h>

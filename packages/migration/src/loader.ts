@@ -197,7 +197,11 @@ export class Loader {
 
   async #say(what: string | Buffer): Promise<void> {
     if (this.#ended) throw gone();
-    if (!this.#control.write(what)) await once(this.#control, 'drain');
+    if (this.#control.write(what)) return;
+    // Or it has just ended, which its end of the socket tells first (EPIPE).
+    await once(this.#control, 'drain').catch((cause: unknown) => {
+      throw gone(cause);
+    });
   }
 
   async #hear(letter: string, signal?: AbortSignal): Promise<void> {
@@ -223,8 +227,9 @@ export class Loader {
   }
 }
 
-function gone(): FerryError {
+function gone(cause?: unknown): FerryError {
   return new FerryError('restore.failed', 'The restorer ended', {
+    cause,
     remedy: 'its reason is in the log of the agent; the container still runs at its source',
   });
 }

@@ -94,7 +94,8 @@ async function start(
     const up = `ip link set lo up; ${close}; exec "$@"`;
     const outer = run('unshare', [
       ...['--net', '--pid', '--fork', '--kill-child', '--mount-proc', '--ipc', '--uts', '--cgroup'],
-      ...['--', 'setsid', 'bash', '-c', up, 'bash', ...argv],
+      // As in a container.
+      ...['--', 'setpriv', '--no-new-privs', 'setsid', 'bash', '-c', up, 'bash', ...argv],
     ]);
     const hostPid = await until('the program', () => {
       const [child] = childrenOf(outer.pid!, threadsOf(outer.pid!));

@@ -1,7 +1,16 @@
 import type { Blocker } from '@ferry/core';
-import { call, cString, type Mapping, OwnedFd, readLink, sys, tryReadProc } from '@ferry/linux';
+import {
+  call,
+  cString,
+  LandlockDomains,
+  type Mapping,
+  OwnedFd,
+  readLink,
+  sys,
+  tryReadProc,
+} from '@ferry/linux';
 import { isDetached } from './detached-files.js';
-import { compatProgram } from './frozen-blockers.js';
+import { compatProgram, landlocked } from './frozen-blockers.js';
 import { mappingRefusal } from './mapping-blockers.js';
 import { describeMapping, isSegmentName, showsNoFile } from './memory.js';
 import type { CaptureContext } from './process.js';
@@ -126,6 +135,7 @@ function taskBlockers({ hostPid }: BlockerInput): Found[] {
     });
   }
   if (isCompatProgram(hostPid)) found.push(compatProgram);
+  if (LandlockDomains.known?.restricts(hostPid)) found.push(landlocked);
   const label = labelRefusal(labelsOf(hostPid));
   if (label !== undefined) found.push(label);
   return found;

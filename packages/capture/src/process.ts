@@ -11,6 +11,7 @@ import {
   type Vma,
 } from '@ferry/image';
 import {
+  LandlockDomains,
   type Mapping,
   type ProcStat,
   procStat,
@@ -182,8 +183,11 @@ function prepare(frozen: FrozenProcess, context: CaptureContext): PreparedProces
   const { leftovers } = context;
   const semaphores = context.semaphoresOf(hostPid);
   const status = procStatus(`/proc/${hostPid}/status`);
-  // Whoever had the privilege instead is not asked: that would be every process of root.
-  const mayBeLandlocked = leader.groupStop === 0 && status.get('NoNewPrivs') === '1';
+  const isLandlocked = LandlockDomains.known?.restricts(hostPid);
+  if (isLandlocked) throw refused(landlocked, hostPid, stat.comm);
+  // Where the kernel's memory does not tell. Whoever had the privilege instead is not asked: that would be every process of root.
+  const mayBeLandlocked =
+    isLandlocked === undefined && leader.groupStop === 0 && status.get('NoNewPrivs') === '1';
   const state = { saved, registers, xstates, mappings };
   const query = { hostPid, ...state, leftovers, semaphores, mayBeLandlocked };
   return { frozen, stat, query };

@@ -25,7 +25,9 @@ export class FirstPacketWatch implements Disposable {
       attached.writeUInt16LE(filter.length / 8, 0);
       attached.writeBigUInt64LE(addressOf(filter), 8);
       const { number } = this.#socket;
-      call('setsockopt', number, SOL.socket, SO_ATTACH_FILTER, attached, attached.length);
+      // The filter too: V8 collects what nothing holds any more.
+      const level = SOL.socket;
+      call('setsockopt', number, level, SO_ATTACH_FILTER, attached, attached.length, filter);
       const on = Buffer.from([1, 0, 0, 0]);
       call('setsockopt', number, SOL.socket, SO_TIMESTAMPNS, on, on.length);
       call('bind', number, linkAddress(deviceIndex(device), ETH_P_ALL), 20);

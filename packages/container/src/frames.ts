@@ -52,13 +52,14 @@ export class FrameCapture implements Disposable {
   }
 
   #begin(index: number, receiver: FrameReceiver): void {
-    const set = (level: number, name: number, value: Buffer) =>
-      call('setsockopt', this.#socket.number, level, name, value, value.length);
+    // `kept`: V8 collects what nothing holds any more.
+    const set = (level: number, name: number, value: Buffer, kept: Buffer | null = null) =>
+      call('setsockopt', this.#socket.number, level, name, value, value.length, kept);
     const filter = program(this.#mac, parseIpv4(receiver.address));
     const attached = Buffer.alloc(16);
     attached.writeUInt16LE(filter.length / 8, 0);
     attached.writeBigUInt64LE(addressOf(filter), 8);
-    set(SOL_SOCKET, SO_ATTACH_FILTER, attached);
+    set(SOL_SOCKET, SO_ATTACH_FILTER, attached, filter);
     set(SOL_SOCKET, SO_RCVBUFFORCE, int(KEPT_BYTES_MAX));
     set(SOL_PACKET, PACKET_VNET_HDR, int(1));
     // What a bridge floods it takes itself too while it is promiscuous: br_handle_frame_finish, net/bridge/br_input.c.

@@ -128,5 +128,6 @@ NAPI_MODULE_INIT() {
     export_function(env, exports, "addressOf", js_address_of);
     ferry_register_pages(env, exports, export_function);
     ferry_register_userfault_events(env, exports, export_function);
+    ferry_register_landlock(env, exports, export_function);
     return exports;
 }

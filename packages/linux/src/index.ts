@@ -4,6 +4,7 @@ export * from './buffer-memory.js';
 export * from './fd.js';
 export * from './kernel-memory.js';
 export * from './kernel-pages.js';
+export * from './landlock.js';
 export * from './mount-copy.js';
 export * from './namespace.js';
 export type { SyscallArgument } from './native.js';

@@ -19,22 +19,39 @@ export class KernelMemory {
   readonly types: KernelTypes;
   readonly #map: OwnedFd;
   readonly #program: OwnedFd;
-  readonly #window = Buffer.alloc(WINDOW_BYTES);
+  readonly #window: Buffer;
+  /** What the program is given: an address and a length. */
+  readonly #asked = Buffer.alloc(16);
+  /** The number of the map's only element. */
+  readonly #first = Buffer.alloc(4);
+  /** union bpf_attr for each command. */
+  readonly #runIt = Buffer.alloc(ATTRIBUTES_BYTES);
+  readonly #look = Buffer.alloc(ATTRIBUTES_BYTES);
 
-  private constructor(types: KernelTypes, map: OwnedFd, program: OwnedFd) {
+  private constructor(types: KernelTypes, map: OwnedFd, program: OwnedFd, windowBytes: number) {
     this.types = types;
     this.#map = map;
     this.#program = program;
+    this.#window = Buffer.alloc(windowBytes);
+    this.#runIt.writeUInt32LE(program.number, 0);
+    this.#runIt.writeUInt32LE(this.#asked.length, 40);
+    this.#runIt.writeBigUInt64LE(addressOf(this.#asked), 48);
+    this.#look.writeUInt32LE(map.number, 0);
+    this.#look.writeBigUInt64LE(addressOf(this.#first), 8);
+    this.#look.writeBigUInt64LE(addressOf(this.#window), 16);
   }
 
-  /** @returns undefined where that is not allowed (no CAP_BPF, lockdown), or the kernel does not tell how it is laid out */
-  static open(): KernelMemory | undefined {
-    const map = createWindow();
+  /** @param windowBytes  so much is copied for each look, however little is asked for
+   *  @returns undefined where that is not allowed (no CAP_BPF, lockdown), or the kernel does not tell how it is laid out */
+  static open(windowBytes = WINDOW_BYTES): KernelMemory | undefined {
+    const map = createWindow(windowBytes);
     if (map < 0) return undefined;
     const owned = new OwnedFd(map);
-    const program = load(map);
+    const program = load(map, windowBytes);
     const types = program < 0 ? undefined : KernelTypes.read();
-    if (types !== undefined) return new KernelMemory(types, owned, new OwnedFd(program));
+    if (types !== undefined) {
+      return new KernelMemory(types, owned, new OwnedFd(program), windowBytes);
+    }
     if (program >= 0) new OwnedFd(program)[Symbol.dispose]();
     owned[Symbol.dispose]();
     return undefined;
@@ -44,8 +61,9 @@ export class KernelMemory {
    *  @throws SysError EFAULT when nothing is mapped there */
   read(address: bigint, length: number): Buffer {
     const parts: Buffer[] = [];
-    for (let at = 0; at < length; at += WINDOW_BYTES) {
-      const size = Math.min(WINDOW_BYTES, length - at);
+    const windowBytes = this.#window.length;
+    for (let at = 0; at < length; at += windowBytes) {
+      const size = Math.min(windowBytes, length - at);
       if (address === 0n || !this.#run(address + BigInt(at), size)) throw unreadable(address);
       parts.push(Buffer.from(this.#window.subarray(0, size)));
     }
@@ -91,20 +109,10 @@ export class KernelMemory {
 
   /** @returns whether the window holds what was asked for */
   #run(address: bigint, size: number): boolean {
-    const context = Buffer.alloc(16);
-    context.writeBigUInt64LE(address, 0);
-    context.writeBigUInt64LE(BigInt(size), 8);
-    const attributes = Buffer.alloc(ATTRIBUTES_BYTES);
-    attributes.writeUInt32LE(this.#program.number, 0);
-    attributes.writeUInt32LE(context.length, 40);
-    attributes.writeBigUInt64LE(addressOf(context), 48);
-    if (bpf(COMMAND.run, attributes) < 0 || attributes.readInt32LE(4) !== 0) return false;
-    const key = Buffer.alloc(4);
-    const look = Buffer.alloc(ATTRIBUTES_BYTES);
-    look.writeUInt32LE(this.#map.number, 0);
-    look.writeBigUInt64LE(addressOf(key), 8);
-    look.writeBigUInt64LE(addressOf(this.#window), 16);
-    return bpf(COMMAND.lookUp, look) === 0;
+    this.#asked.writeBigUInt64LE(address, 0);
+    this.#asked.writeBigUInt64LE(BigInt(size), 8);
+    if (bpf(COMMAND.run, this.#runIt) < 0 || this.#runIt.readInt32LE(4) !== 0) return false;
+    return bpf(COMMAND.lookUp, this.#look) === 0;
   }
 }
 
@@ -112,31 +120,32 @@ function unreadable(address: bigint): Error {
   return sysError('bpf', ERRNO.EFAULT, `kernel memory at ${address.toString(16)}`);
 }
 
-function bpf(command: number, attributes: Buffer): number {
-  return sys('bpf', command, attributes, attributes.length);
+/** @param kept  what the attributes point to, and nothing else may hold any more: V8 collects what nothing holds */
+function bpf(command: number, attributes: Buffer, kept: Buffer | null = null): number {
+  return sys('bpf', command, attributes, attributes.length, kept);
 }
 
 /** An array of one element, into which the program copies. */
-function createWindow(): number {
+function createWindow(windowBytes: number): number {
   const attributes = Buffer.alloc(ATTRIBUTES_BYTES);
-  [ARRAY, 4, WINDOW_BYTES, 1].forEach((value, i) => {
+  [ARRAY, 4, windowBytes, 1].forEach((value, i) => {
     attributes.writeUInt32LE(value, 4 * i);
   });
   return bpf(COMMAND.createMap, attributes);
 }
 
-function load(map: number): number {
-  const program = code(map);
+function load(map: number, windowBytes: number): number {
+  const program = code(map, windowBytes);
   const attributes = Buffer.alloc(ATTRIBUTES_BYTES);
   attributes.writeUInt32LE(RAW_TRACEPOINT, 0);
   attributes.writeUInt32LE(program.length / 8, 4);
   attributes.writeBigUInt64LE(addressOf(program), 8);
   attributes.writeBigUInt64LE(addressOf(LICENSE), 16);
-  return bpf(COMMAND.load, attributes);
+  return bpf(COMMAND.load, attributes, program);
 }
 
 /** The arguments are an address and a length; without an address it is the calling thread that is told. */
-function code(map: number): Buffer {
+function code(map: number, windowBytes: number): Buffer {
   const [result, first, second, third] = [0, 1, 2, 3];
   const [context, window, address, length, frame] = [6, 7, 8, 9, 10];
   return Buffer.concat([
@@ -158,7 +167,7 @@ function code(map: number): Buffer {
     instruction(0x7b, { to: window, from: result }),
     instruction(0xb7, { to: result }),
     instruction(0x95),
-    instruction(0xb5, { to: length, offset: 2, value: WINDOW_BYTES }),
+    instruction(0xb5, { to: length, offset: 2, value: windowBytes }),
     instruction(0xb7, { to: result, value: 1 }),
     instruction(0x95),
     instruction(0xbf, { to: first, from: window }),

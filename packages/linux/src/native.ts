@@ -22,6 +22,7 @@ export interface NativeAddon {
     key: Buffer,
   ): Promise<PageWork>;
   freeBuffer(buffer: Buffer): void;
+  landlockSample(layers: number, look: (tid: number) => void): void;
   userfaultEvents(): NativeEvents;
   userfaultEventsAdd(events: NativeEvents, fd: number): number;
   userfaultEventsCount(events: NativeEvents): number;

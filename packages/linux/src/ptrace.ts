@@ -327,9 +327,13 @@ const PEEKED = Buffer.alloc(PEEKED_MAX * SIGINFO_SIZE);
 const LOCAL = Buffer.alloc(16);
 const REMOTE = Buffer.alloc(16);
 
+/** What LOCAL points to: nothing else may hold it when the system call is made, and V8 collects what nothing holds. */
+let held: Buffer = LOCAL;
+
 /** struct iovec of our own bytes; good until the next one is made. */
 function iovec(bytes: Buffer): Buffer {
-  LOCAL.writeBigUInt64LE(addressOf(bytes), 0);
+  held = bytes;
+  LOCAL.writeBigUInt64LE(addressOf(held), 0);
   LOCAL.writeBigUInt64LE(BigInt(bytes.length), 8);
   return LOCAL;
 }

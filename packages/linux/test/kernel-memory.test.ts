@@ -26,6 +26,12 @@ describe('memory of the kernel', () => {
     throws(() => memory.at(8n, 'task_struct', 'no_member'), /no_member/);
   });
 
+  it('is read however often, with what the kernel is given still there when it looks', () => {
+    using memory = KernelMemory.open();
+    const comm = memory!.at(memory!.currentTask(), 'task_struct', 'comm');
+    for (let i = 0; i < 10_000; i++) strictEqual(memory!.read(comm, 16).length, 16);
+  }).timeout(10_000);
+
   it('leads from a descriptor to its file', () => {
     using memory = KernelMemory.open();
     const fd = openSync('/proc/self/status', 'r');

@@ -4,7 +4,7 @@ import { Rehearsal, TreeCapture } from '@ferry/capture';
 import type { FileText } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
 import { TreeImage } from '@ferry/image';
-import { canTrackWrites, collectYoung, holdOptimizer } from '@ferry/linux';
+import { canTrackWrites, collectYoung, holdOptimizer, LandlockDomains } from '@ferry/linux';
 import { SegmentTable } from '@ferry/pages';
 import { readDecision } from './journal.js';
 import { splitLater } from './later-pages.js';
@@ -84,6 +84,7 @@ export class TracerServer {
   }
 
   #rehearse(): TracerRehearsal {
+    LandlockDomains.learn();
     this.#rehearsal ??= Rehearsal.start();
     const made = this.#rehearsal?.once();
     if (made?.layout === undefined) return undefined;
@@ -116,6 +117,7 @@ export class TracerServer {
     if (request.method === 'rehearse') return this.#rehearse();
     if (request.method === 'open') {
       this.#endRehearsal();
+      LandlockDomains.learn();
       const { hostPid, externalInodes, givenMounts, givenSettings, reconnection } = request;
       this.#reconnection = reconnection;
       this.#capture = TreeCapture.open(hostPid, {

@@ -73,7 +73,8 @@ function entriesOf(
   let key: Buffer | undefined;
   for (;;) {
     const next = Buffer.alloc(keySize);
-    if (bpf(BPF_MAP_GET_NEXT_KEY, elementOf(fd, key, next)) === -ERRNO.ENOENT) return entries;
+    if (bpf(BPF_MAP_GET_NEXT_KEY, elementOf(fd, key, next), key ?? null) === -ERRNO.ENOENT)
+      return entries;
     const value = Buffer.alloc((valueSize + 7) & ~7);
     bpf(BPF_MAP_LOOKUP_ELEM, elementOf(fd, next, value));
     entries.push({ key: next, value: value.subarray(0, valueSize) });
@@ -90,8 +91,9 @@ function elementOf(fd: number, key: Buffer | undefined, value: Buffer): Buffer {
   return attributes;
 }
 
-function bpf(command: number, attributes: Buffer): number {
-  const result = sys('bpf', command, attributes, attributes.length);
+/** @param kept  what the attributes point to, and nothing else may hold any more */
+function bpf(command: number, attributes: Buffer, kept: Buffer | null = null): number {
+  const result = sys('bpf', command, attributes, attributes.length, kept);
   if (result < 0 && result !== -ERRNO.ENOENT) {
     throw new FerryError('capture.bpf', `bpf(2) command ${command} gave ${result}`, {
       remedy: 'run as root with CAP_BPF and CAP_SYS_ADMIN',

@@ -1,5 +1,5 @@
 import type { EpollTarget } from '@ferry/image';
-import { addressOf, sys } from '@ferry/linux';
+import { sys } from '@ferry/linux';
 import { deviceNumbers, refuse } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 
@@ -113,5 +113,5 @@ function isTarget(epoll: Descriptor, watch: Watch, id: number, ctx: FileContext)
   slot.writeUInt32LE(watch.fd, 4);
   slot.writeUInt32LE(watch.index, 8);
   const pids = [holder.process.hostPid, epoll.process.hostPid] as const;
-  return sys('kcmp', ...pids, KCMP_EPOLL_TFD, holder.fd, addressOf(slot)) === 0;
+  return sys('kcmp', ...pids, KCMP_EPOLL_TFD, holder.fd, slot) === 0;
 }

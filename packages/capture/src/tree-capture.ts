@@ -105,6 +105,8 @@ export class TreeCapture implements Disposable {
   /** Every blocker that the last capture met is one that passes. */
   #mayPass = false;
   #image: TreeImage | undefined;
+  /** Of what was captured last. */
+  #added: CapturedNamespaces['added'] | undefined;
   #tracker: DirtyTracker | undefined;
   #objects = new MemoryObjects();
   readonly #sources = new PageSources((pid, id) => this.#pathOfPages(pid, id));
@@ -184,6 +186,7 @@ export class TreeCapture implements Disposable {
       ...undoListBlockers(processes),
       ...files.blockers,
       ...spaces.blockers,
+      ...spaces.added(),
     ];
   }
 
@@ -198,7 +201,23 @@ export class TreeCapture implements Disposable {
    *  to be accepted) is given some milliseconds, in which the tree runs.
    *  @throws FerryError capture.blocked when something cannot be carried; the tree stays frozen until `thaw` */
   capture(): TreeImage {
+    const image = this.captureUnchecked();
+    this.check();
+    return image;
+  }
+
+  /** As `capture`, for whoever has something to do with the image meanwhile: nothing may be restored for good before
+   *  `check` has found nothing. */
+  captureUnchecked(): TreeImage {
     return this.#persist((i) => this.#captureOnce({ awaitsReaders: i < READER_PAUSES }));
+  }
+
+  /** What the image does not depend on, and yet makes it good for nothing.
+   *  @throws FerryError capture.blocked */
+  check(): void {
+    this.#expect('frozen');
+    const blockers = this.#added?.() ?? [];
+    if (blockers.length > 0) throw blockedBy(blockers);
   }
 
   /** Tries again, after the tree has run for a moment, as long as what stands in the way passes by itself. */
@@ -327,14 +346,9 @@ export class TreeCapture implements Disposable {
     const blockers = [...files.blockers, ...spaces.blockers];
     if (blockers.length > 0) {
       this.#mayPass = blockers.every(({ code }) => passingBlockers.has(code));
-      throw new FerryError(
-        'capture.blocked',
-        blockers.map((b) => `${b.command} (${b.pid}), ${b.object}: ${b.reason}`).join('; '),
-        {
-          remedy: blockers.map((b) => b.remedy).join('; '),
-        },
-      );
+      throw blockedBy(blockers);
     }
+    this.#added = spaces.added;
     const groups = new ControlGroups(this.#root);
     const filesById = new Map(files.files.map((file) => [file.id, file]));
     for (const process of processes) {
@@ -542,6 +556,13 @@ function idMapsOf(hostPid: number): { users: IdMap; groups: IdMap } | undefined 
   if (readLink(`/proc/${hostPid}/ns/user`) === readLink('/proc/self/ns/user')) return undefined;
   const map = (name: string) => new IdMap(readProc(`/proc/${hostPid}/${name}`));
   return { users: map('uid_map'), groups: map('gid_map') };
+}
+
+function blockedBy(blockers: readonly Blocker[]): FerryError {
+  const texts = blockers.map((b) => `${b.command} (${b.pid}), ${b.object}: ${b.reason}`);
+  return new FerryError('capture.blocked', texts.join('; '), {
+    remedy: blockers.map((b) => b.remedy).join('; '),
+  });
 }
 
 function clockNs(clock: number): bigint {

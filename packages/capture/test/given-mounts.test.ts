@@ -20,14 +20,16 @@ async function refused(command: (folder: string) => string): Promise<string[]> {
     const lines = parseMountInfo(readFileSync(`/proc/${hostPid}/mountinfo`, 'utf8'));
     const givenMounts = lines.slice(1).map(({ mountpoint: path }) => ({ path, hasMore: false }));
     execFileSync('nsenter', ['-t', String(hostPid), '-m', 'sh', '-c', command(folder)]);
-    const { blockers } = captureNamespaces([{ hostPid, command: 'sh' }], {
+    const { blockers, added } = captureNamespaces([{ hostPid, command: 'sh' }], {
       scanning: true,
       rootGiven: true,
       givenMounts,
       held: [],
       tunDevices: new Set(),
     });
-    return blockers.map(({ code, object }) => `${code}: ${object.replace(folder, 'FOLDER')}`);
+    return [...blockers, ...added()].map(
+      ({ code, object }) => `${code}: ${object.replace(folder, 'FOLDER')}`,
+    );
   } finally {
     child.kill('SIGKILL');
     await once(child, 'exit');

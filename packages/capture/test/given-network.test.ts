@@ -15,7 +15,7 @@ async function refused(
     await once(child.stdout!, 'data');
     const hostPid = child.pid!;
     execFileSync('nsenter', ['-t', String(hostPid), '-n', 'sh', '-c', command]);
-    const { blockers, namespaces } = captureNamespaces([{ hostPid, command: 'sh' }], {
+    const { blockers, added, namespaces } = captureNamespaces([{ hostPid, command: 'sh' }], {
       scanning: true,
       rootGiven: true,
       givenSettings: { 'net/ipv4/ip_default_ttl': '77' },
@@ -23,7 +23,7 @@ async function refused(
       tunDevices,
     });
     assert.equal(namespaces.length, 0);
-    return blockers.map(({ code, object }) => `${code}: ${object}`);
+    return [...blockers, ...added()].map(({ code, object }) => `${code}: ${object}`);
   } finally {
     child.kill('SIGKILL');
     await once(child, 'exit');

@@ -304,13 +304,15 @@ export class SourceWork {
     this.#mounts = undefined;
   }
 
-  /** Does what can be undone of `commit`, while the destination restores. */
+  /** Does what can be undone of `commit`, while the destination restores.
+   *  @throws FerryError capture.blocked when the container has something that would be gone */
   async prepareCommit(): Promise<void> {
     const { source, container, journal, migrationId } = this.#p;
     this.#held = true;
     const prepared = journal.prepare(this.#entry('committed'));
     prepared.catch(() => {}); // looked at below
     await source.host.freeze(container);
+    await this.#running().ask({ method: 'check' });
     // Before the entry, so that no moment is left in which a tracer that loses its agent must guess: the entry decides.
     // Had the tracer died before the freezer held, the container would have run meanwhile.
     await this.#running().ask({ method: 'commit', entry: journal.path(migrationId) });

@@ -40,6 +40,8 @@ export type TracerRequest =
   | { readonly method: 'capture'; readonly later: boolean }
   /** Again, with all pages, whatever the rounds gave. */
   | { readonly method: 'captureWhole' }
+  /** What is left to be looked at of what was captured: before that nothing of it may run elsewhere. */
+  | { readonly method: 'check' }
   | { readonly method: 'thaw' }
   /** From here on what is done when the agent is lost follows from that journal entry's being there. */
   | { readonly method: 'commit'; readonly entry: string }
@@ -58,6 +60,7 @@ export interface TracerResults {
   freeze: undefined;
   capture: TracerCapture;
   captureWhole: TracerCapture;
+  check: undefined;
   thaw: undefined;
   commit: undefined;
   kill: undefined;

@@ -162,6 +162,9 @@ export class TracerServer {
         capture.putBack();
         capture.untrack();
         return captured(capture, false);
+      case 'check':
+        capture.check();
+        return undefined;
       case 'thaw':
         capture.untrack();
         capture.thaw();
@@ -218,7 +221,7 @@ function round(capture: TreeCapture): TracerRound {
 }
 
 function captured(capture: TreeCapture, mayWait: boolean): TracerCapture {
-  const image = capture.capture();
+  const image = capture.captureUnchecked();
   const all = capture.segments(image);
   const { now, later } = mayWait ? splitLater(image, all) : { now: all, later: [] };
   const segments = SegmentTable.from([...now, ...later]).encode();

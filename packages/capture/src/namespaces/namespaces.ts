@@ -56,6 +56,9 @@ export interface NamespaceOptions extends GivenOptions {
 export interface CapturedNamespaces {
   readonly namespaces: Namespace[];
   readonly blockers: Blocker[];
+  /** What the tree has added to the namespaces of its root, and would be gone where whoever restores makes them anew. The
+   *  image does not depend on it, and it takes as long as the rest of its namespaces. */
+  added(): Blocker[];
   /** The carried namespaces that a process and its next children are in. */
   of(hostPid: number): MemberOf;
   /** The id of a namespace ("net:[4026531840]"): 0 for the root's, undefined for one that is not carried. */
@@ -123,9 +126,6 @@ class NamespaceCapture {
     this.#joinPeers();
     this.#findOwners();
     this.#findShown();
-    for (const found of addedToGiven(this.#root.hostPid, this.#isApart, this.#options)) {
-      this.#block(this.#root, found);
-    }
     for (const found of sharedMounts([...this.#known.values()], this.#isNested)) {
       this.#block(this.#root, found);
     }
@@ -133,6 +133,10 @@ class NamespaceCapture {
     return {
       namespaces: [...this.#known.values()],
       blockers: this.#blockers,
+      added: () => {
+        const found = addedToGiven(this.#root.hostPid, this.#isApart, this.#options);
+        return found.map((each) => blockerOf(this.#root, each));
+      },
       of: (hostPid) => ({
         namespaceIds: members.get(hostPid) ?? [],
         childrenPidNamespace: 0,
@@ -380,8 +384,8 @@ class NamespaceCapture {
     else this.#capture(held);
   }
 
-  #block({ hostPid, command }: NamespaceProcess, found: Found): void {
-    this.#blockers.push({ ...found, pid: hostPid, command });
+  #block(process: NamespaceProcess, found: Found): void {
+    this.#blockers.push(blockerOf(process, found));
   }
 
   #capture(place: Place): Namespace {
@@ -489,6 +493,10 @@ class NamespaceCapture {
       ({ hostPid }) => this.#linkOf(hostPid, 'mnt') === link && isWhole(hostPid),
     )?.hostPid;
   }
+}
+
+function blockerOf({ hostPid, command }: NamespaceProcess, found: Found): Blocker {
+  return { ...found, pid: hostPid, command };
 }
 
 function emptyNamespace(id: number, type: NamespaceType, link: string): Namespace {

@@ -13,6 +13,13 @@ export function keepCode(): void {
   setFlagsFromString('--no-flush-bytecode');
 }
 
+/** Has V8 compile each function when it runs first, and note from then on what it meets, in place of interpreting it the
+ *  first times: for a process whose work that counts runs a few times only, with much else between. */
+export function compileAtOnce(): void {
+  setFlagsFromString('--always-sparkplug');
+  setFlagsFromString('--no-lazy-feedback-allocation');
+}
+
 type Collect = (options: { readonly type: 'minor' }) => void;
 let collect: Collect | undefined;
 

@@ -99,6 +99,11 @@ export class DirtyTracker implements Disposable {
     return segments;
   }
 
+  /** Whether there is shared memory, of which more may have been written than is noted. */
+  get followsShared(): boolean {
+    return this.#shared !== undefined;
+  }
+
   /** The same of shared memory. */
   takeShared(tree: TreeView): SharedPages {
     return this.#shared?.take(tree) ?? { written: [], doubtful: [] };

@@ -269,6 +269,11 @@ export class TreeCapture implements Disposable {
     return this.#tracker.take();
   }
 
+  /** Whether memory is followed that is shared: of that more may have to be looked at than what is noted as written. */
+  get followsShared(): boolean {
+    return this.#tracker?.followsShared ?? false;
+  }
+
   /** The same of shared memory, each object once. */
   dirtySharedPages(): SharedPages {
     if (this.#tracker === undefined) throw new FerryError('capture.phase', 'Nothing is tracked');

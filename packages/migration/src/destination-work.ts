@@ -22,6 +22,7 @@ import type { ProgressReporter } from './progress.js';
 import { removeRemains } from './remains.js';
 import { RestoreWork } from './restore-work.js';
 import type { SkeletonPrograms } from './skeleton-programs.js';
+import { LAST } from './source-memory.js';
 import type { SourcePort } from './source-port.js';
 import type { SourceQuestions } from './source-questions.js';
 
@@ -73,6 +74,8 @@ export class DestinationWork {
   #lastFiles: Promise<void> | undefined;
   /** The round that the source told when it stood. */
   #lastRound: Promise<void> | undefined;
+  /** The stream of what is missing then, opened before it is known. */
+  #lastPages: PageStream | undefined;
   /** Memory that comes once it runs. */
   #postCopy: PostCopy | undefined;
   /** What was asked for at the freeze. */
@@ -251,6 +254,7 @@ export class DestinationWork {
   beginRest(): void {
     this.#beginFiles();
     if (!this.#restore.hasSkeleton || this.#comesLater) return;
+    this.#lastPages = this.#openPages(LAST);
     this.#lastRound = (async () => {
       const { report, segments } = await this.#p.questions.lastRound();
       if (segments.count > 0) await this.#writeRound(report.round, segments);
@@ -282,6 +286,7 @@ export class DestinationWork {
   async #startAgain(reason: unknown): Promise<void> {
     await this.#lastFiles?.catch(() => {});
     await this.#lastRound?.catch(() => {});
+    await this.#endLastPages();
     this.warnings.push(`All memory moved while it stood: ${errorText(reason)}`);
     await this.#postCopy?.abandon();
     this.#postCopy = undefined;
@@ -300,7 +305,8 @@ export class DestinationWork {
   /** Brings the skeleton what changed since the last round, and has it restore the rest. */
   async #restoreRest({ image, segments, later }: ReceivedImage): Promise<void> {
     const { signal } = this.#stop;
-    const pages = this.#pullPages(segments);
+    const pages = this.#lastPages ?? this.#pullPages(segments);
+    this.#lastPages = undefined;
     try {
       let programs: SkeletonPrograms | undefined;
       const follows = this.#whatFollows(image, later);
@@ -450,17 +456,26 @@ export class DestinationWork {
   async remove(): Promise<void> {
     await this.#lastFiles?.catch(() => {});
     await this.#lastRound?.catch(() => {});
+    await this.#endLastPages();
     await this.#restore.remove();
     // Of an agent before this one, which had not come to let the container go.
     if (this.#postCopy === undefined && this.hasPager) await this.adoptPager();
     await this.#postCopy?.abandon();
   }
 
-  #pullPages(segments: SegmentTable, round = 0): PageStream {
-    if (segments.count === 0) return NO_PAGES;
+  async #endLastPages(): Promise<void> {
+    await this.#lastPages?.end();
+    this.#lastPages = undefined;
+  }
+
+  #pullPages(segments: SegmentTable, round = LAST): PageStream {
+    return segments.count === 0 ? NO_PAGES : this.#openPages(round);
+  }
+
+  #openPages(round: number): PageStream {
     const { port, migrationId, policy, now } = this.#p;
     // Nothing is held back while the container stands.
-    const bytesPerSecond = round === 0 ? 0 : policy.bytesPerSecond;
+    const bytesPerSecond = round === LAST ? 0 : policy.bytesPerSecond;
     const { signal } = this.#stop;
     return pullPages(port, { migrationId, round, bytesPerSecond, signal, now });
   }

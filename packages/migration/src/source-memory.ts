@@ -13,6 +13,8 @@ import type { OwedPages } from './source-work.js';
 /** The first round is everything there is: only what is written again may be written as it was. Of shared memory it is noted
  *  from the first round on what was sent: later all of it may become doubtful, perhaps when the container stands. */
 const NOTED_FROM_ROUND = 2;
+/** So many are little. */
+const FEW_PAGES = 64;
 /** That of a container that stands. */
 export const LAST = 0;
 
@@ -27,9 +29,15 @@ export class SourceMemory {
   /** So many at the start of the last round's. */
   #sharedSegments = 0;
   #bytesTold = 0;
+  #owesLittle = false;
 
   get rounds(): number {
     return this.#rounds;
+  }
+
+  /** Whether what is written in the time of a round is read and sent faster than it is looked for. */
+  get owesLittle(): boolean {
+    return this.#owesLittle;
   }
 
   /** What a destination must have before it may be ready. */
@@ -41,10 +49,11 @@ export class SourceMemory {
    *  @returns its number, and what is to be told: without pages that were written and hold what they held. While the
    *    container stands that is looked at only where it paid before */
   async nextRound(
-    { segments: owed, sharedSegments, doubtfulSegments }: OwedPages,
+    { segments: owed, sharedSegments, doubtfulSegments, followsShared }: OwedPages,
     { stands }: { stands: boolean },
   ): Promise<{ round: number; segments: SegmentTable }> {
     const round = ++this.#rounds;
+    this.#owesLittle = !followsShared && owed.totalPages < FEW_PAGES;
     this.#sharedSegments = sharedSegments;
     const [sure, doubtful] = owed.split(owed.count - doubtfulSegments);
     const looks = round > NOTED_FROM_ROUND && (!stands || this.#sentPages.pays);

@@ -10,7 +10,7 @@ import {
 } from '@ferry/api';
 import { errorText, FerryError, unreachable } from '@ferry/core';
 import { holdOptimizer } from '@ferry/linux';
-import { answerPages, type Credits, type OutgoingChunk } from '@ferry/pages';
+import { answerPages, type Credits, type OutgoingChunk, SegmentTable } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
 import type { CutoverTurns, Turn } from './cutover-turns.js';
 import { faultPoint } from './fault-points.js';
@@ -29,7 +29,7 @@ import {
 } from './source-machine.js';
 import { LAST, SourceMemory } from './source-memory.js';
 import { frameMessages, imageMessages } from './source-messages.js';
-import type { FrozenImage, SourceWork } from './source-work.js';
+import type { FrozenImage, OwedPages, SourceWork } from './source-work.js';
 
 export interface SourceSessionOptions {
   readonly migrationId: string;
@@ -51,6 +51,14 @@ export interface SourceSessionOptions {
 
 type Message = NonNullable<SourceMessage['message']>;
 
+const NOTHING_OWED: OwedPages = {
+  segments: SegmentTable.from([]),
+  sharedSegments: 0,
+  doubtfulSegments: 0,
+  followsShared: false,
+  scanMs: 0,
+};
+
 const AGAIN_PAUSE_MS = 1000;
 /** Its turn is not waited for any longer: what its destination has of its memory gets old. */
 const TURN_PATIENCE_MS = 200;
@@ -69,6 +77,8 @@ export class SourceSession {
   readonly decided: Promise<void>;
   /** Resolves once every thread is stopped and the network is cut: what is read of its files from then on is final. */
   readonly standing: Promise<void>;
+  /** Resolves once it was told what of the memory of the container that stands is to be fetched. */
+  readonly #lastTold: Promise<void>;
   #state: SourceState;
   #begun: boolean;
   readonly #hurry = new Hurry();
@@ -91,6 +101,9 @@ export class SourceSession {
   #end: () => void = () => {};
   #decide: () => void = () => {};
   #stand: () => void = () => {};
+  #toldLast: () => void = () => {};
+  /** Those pages were asked for before they were told. */
+  #lastAwaited = false;
 
   constructor(options: SourceSessionOptions) {
     this.#o = options;
@@ -106,6 +119,9 @@ export class SourceSession {
     });
     this.standing = new Promise((resolve) => {
       this.#stand = resolve;
+    });
+    this.#lastTold = new Promise((resolve) => {
+      this.#toldLast = resolve;
     });
     this.#timer = setTimeout(() => {
       const error = new FerryError(
@@ -217,9 +233,15 @@ export class SourceSession {
     return errorCode(error) === 'migrate.cancelled' ? 'cancelled' : 'failed';
   }
 
-  /** The pages of a round (LAST: of the frozen container), as chunks, no more of them under way than `credits` allow.
+  /** The pages of a round (LAST: of the frozen container, from before it is, so that the stream is there when they are), as
+   *  chunks, no more of them under way than `credits` allow.
    *  @throws FerryError migrate.order when there is no such round now, or a second time */
   async *pages(credits: Credits, round = LAST): AsyncGenerator<OutgoingChunk, void, undefined> {
+    const early = round === LAST && ['copying', 'freezing'].includes(this.#state.phase);
+    if (early) {
+      await this.#lastPages();
+      if (!this.#memory.has(LAST)) return;
+    }
     const { phase } = this.#state;
     const phases = round === LAST ? ['frozen'] : ['copying', 'freezing', 'frozen'];
     if (!this.#memory.has(round) || !phases.includes(phase)) {
@@ -227,6 +249,15 @@ export class SourceSession {
     }
     const courtesy = round === 1 ? await this.#o.work.courtesy() : undefined;
     yield* this.#memory.chunks(round, { credits, signal: this.stopped, courtesy });
+  }
+
+  async #lastPages(): Promise<void> {
+    if (this.#lastAwaited) {
+      throw new FerryError('migrate.order', 'The last pages of this container were asked for');
+    }
+    this.#lastAwaited = true;
+    await Promise.race([this.#lastTold, this.decided]);
+    this.stopped.throwIfAborted();
   }
 
   /** Memory of the frozen container, as asked for: what a destination fetches that runs it already, or is about to.
@@ -486,8 +517,12 @@ export class SourceSession {
     await this.#tellRound();
   }
 
-  async #tellRound(): Promise<void> {
-    const owed = await this.#o.work.round();
+  async #tellLastLook(): Promise<void> {
+    await this.#tellRound(this.#memory.owesLittle ? NOTHING_OWED : undefined);
+  }
+
+  async #tellRound(known?: OwedPages): Promise<void> {
+    const owed = known ?? (await this.#o.work.round());
     const { scanMs } = owed;
     const stands = this.#state.phase === 'freezing';
     const { round, segments } = await this.#memory.nextRound(owed, { stands });
@@ -508,8 +543,9 @@ export class SourceSession {
     this.stopped.throwIfAborted();
     const freezeMs = await work.freeze();
     this.#stand();
-    // What was written last is on its way while the processes are captured.
-    const told = this.#memory.rounds > 0 && !this.#later ? this.#tellRound() : undefined;
+    // What was written last is on its way while the processes are captured, unless that is as good as nothing: then it comes
+    // with the rest, and they are captured at once.
+    const told = this.#memory.rounds > 0 && !this.#later ? this.#tellLastLook() : undefined;
     const [frozen] = await Promise.all([work.capture(this.#later), told]);
     const { captureMs } = frozen;
     this.#parts.push({ name: 'freeze', ms: freezeMs }, { name: 'capture', ms: captureMs });
@@ -540,6 +576,7 @@ export class SourceSession {
     const { image, segments, laterSegments, captureMs } = frozen;
     const [now] = segments.split(segments.count - laterSegments);
     this.#memory.tell(LAST, now);
+    this.#toldLast();
     const list = segments.encode();
     this.#send({
       $case: 'frozen',

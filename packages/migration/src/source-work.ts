@@ -39,6 +39,8 @@ export interface OwedPages {
   readonly segments: SegmentTable;
   readonly sharedSegments: number;
   readonly doubtfulSegments: number;
+  /** There is shared memory: in the next look all of it may be doubtful. */
+  readonly followsShared: boolean;
   readonly scanMs: number;
 }
 

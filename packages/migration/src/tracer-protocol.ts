@@ -101,6 +101,8 @@ export interface TracerRound {
   readonly segments: Buffer;
   readonly sharedSegments: number;
   readonly doubtfulSegments: number;
+  /** There is shared memory: in the next look all of it may be doubtful. */
+  readonly followsShared: boolean;
   readonly scanMs: number;
 }
 

@@ -216,6 +216,7 @@ function round(capture: TreeCapture): TracerRound {
     segments: SegmentTable.from(all).encode(),
     sharedSegments: written.length,
     doubtfulSegments: doubtful.length,
+    followsShared: capture.followsShared,
     scanMs: performance.now() - before,
   };
 }

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -119,6 +119,19 @@ export class Cgroups {
     return [...found].sort((a, b) => a - b);
   }
 
+  /** The same without the pool's threads, for which others may be waiting. */
+  pidsNow(group: string): number[] {
+    const found = new Set<number>();
+    const look = (folder: string): void => {
+      for (const pid of textOf(join(folder, 'cgroup.procs')).split('\n')) {
+        if (pid !== '') found.add(Number(pid));
+      }
+      for (const inner of foldersIn(folder)) look(join(folder, inner));
+    };
+    look(this.path(group));
+    return [...found].sort((a, b) => a - b);
+  }
+
   /** Kills every process of the group at once, frozen ones too. */
   async killAll(group: string): Promise<void> {
     const file = join(this.path(group), 'cgroup.kill');
@@ -220,5 +233,22 @@ export class Cgroups {
     await visit(folder);
     for (const entry of entries)
       if (entry.isDirectory()) await this.#walk(join(folder, entry.name), visit);
+  }
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return ''; // it is gone
+  }
+}
+
+function foldersIn(folder: string): string[] {
+  try {
+    const entries = readdirSync(folder, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  } catch {
+    return [];
   }
 }

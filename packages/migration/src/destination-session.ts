@@ -445,6 +445,14 @@ export class DestinationSession {
         this.#receiver = undefined;
         this.#dispatch({ kind: 'imageReceived' });
         return;
+      case 'together':
+        for (const { message: each } of message.value.messages) {
+          if (each === undefined || each.$case === 'together') {
+            throw new FerryError('migrate.order', 'The source sent messages within messages');
+          }
+          this.#accept(each);
+        }
+        return;
       case 'frames':
         this.#work.takeFrames(message.value.frames);
         return;

@@ -1,3 +1,4 @@
+import { renameSync, statfsSync } from 'node:fs';
 import {
   type FileHandle,
   mkdir,
@@ -11,6 +12,9 @@ import {
 import { join } from 'node:path';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
+
+/** statfs(2) */
+const TMPFS_MAGIC = 0x0102_1994;
 
 const idSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$/);
 
@@ -64,6 +68,8 @@ interface Prepared {
 /** A host's decisions on disk, one small file each. It is read before an agent does anything else. */
 export class Journal {
   readonly #folder: string;
+  /** On a tmpfs: to rename takes no time there, and to sync does nothing (noop_fsync, fs/libfs.c). */
+  readonly #isInMemory: boolean;
   readonly #entries = new Map<string, JournalEntry>();
   /** Under way, by migration. */
   readonly #writes = new Map<string, Promise<void>>();
@@ -73,6 +79,7 @@ export class Journal {
 
   private constructor(folder: string) {
     this.#folder = folder;
+    this.#isInMemory = statfsSync(folder).type === TMPFS_MAGIC;
   }
 
   /** @param folder  on a tmpfs where that can be: it need not outlive the host, whose copies do not either
@@ -160,10 +167,12 @@ export class Journal {
     const folder = prepared?.folder ?? (await open(this.#folder, 'r'));
     try {
       if (prepared?.text !== textOf(entry)) await this.#lay(entry);
-      await rename(`${path}.new`, path);
+      // The pool's threads have other work to do, and a container stands.
+      if (this.#isInMemory) renameSync(`${path}.new`, path);
+      else await rename(`${path}.new`, path);
       this.#entries.set(migrationId, entry);
       this.onChange();
-      await folder.sync();
+      if (!this.#isInMemory) await folder.sync();
     } finally {
       // Nobody need wait for that.
       void folder.close().catch(() => {});

@@ -135,7 +135,7 @@ export class RestoreWork {
     chunks: AsyncIterable<PageChunk>,
     options: Options & { written?: (wireBytes: number, counters: PageCounters) => void },
   ): Promise<PageCounters> {
-    const pids = new ContainerPids(await this.#host.pids(this.name));
+    const pids = new ContainerPids(this.#host.pidsNow(this.name));
     const writer: PageWriter = new PageWriter(
       segments,
       (pid) => pids.hostPid(pid),
@@ -147,6 +147,8 @@ export class RestoreWork {
         const next = await Promise.race([iterator.next(), writer.failed]);
         if (next.done) break;
         await writer.write(next.value);
+        // That the stream ends, too, is a word there and back.
+        if (writer.hasAll) break;
       }
       await writer.finish();
     } finally {

@@ -11,6 +11,13 @@ export function* imageMessages(segments: Buffer, image: Buffer): Generator<Messa
   yield { $case: 'imageEnd', value: { sha256 } };
 }
 
+/** As few messages as may be: small ones arrive at once when they are one. */
+export function together(messages: readonly Message[], bytes: number): readonly Message[] {
+  if (bytes > limits.chunkBytes) return messages;
+  const value = { messages: messages.map((message) => ({ message })) };
+  return [{ $case: 'together', value }];
+}
+
 /** Frames, in messages of a bounded size. */
 export function* frameMessages(frames: readonly Buffer[]): Generator<Message> {
   let batch: Buffer[] = [];

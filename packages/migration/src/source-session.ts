@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import {
   type DestinationMessage,
   type ErrorDetail,
@@ -28,7 +29,7 @@ import {
   sourceStep,
 } from './source-machine.js';
 import { LAST, SourceMemory } from './source-memory.js';
-import { frameMessages, imageMessages } from './source-messages.js';
+import { frameMessages, imageMessages, together } from './source-messages.js';
 import type { FrozenImage, OwedPages, SourceWork } from './source-work.js';
 
 export interface SourceSessionOptions {
@@ -62,6 +63,7 @@ const NOTHING_OWED: OwedPages = {
 const AGAIN_PAUSE_MS = 1000;
 /** Its turn is not waited for any longer: what its destination has of its memory gets old. */
 const TURN_PATIENCE_MS = 200;
+const NOTHING = Buffer.alloc(0);
 /** How often late frames are looked for, between Grant and Resumed. */
 const PASS_FRAMES_MS = 2;
 
@@ -504,12 +506,11 @@ export class SourceSession {
     this.stopped.throwIfAborted();
     const { image, stopMs, warnings } = await this.#o.work.track();
     const tracked = image !== undefined;
-    const bytes = image ?? Buffer.alloc(0);
+    const bytes = image ?? NOTHING;
     if (tracked) this.#parts.push({ name: 'layout stop', ms: stopMs });
     const imageBytes = BigInt(bytes.length);
     const value = { tracked, stopMs, imageBytes, warnings: [...warnings] };
-    this.#send({ $case: 'layout', value });
-    this.#sendPieces(Buffer.alloc(0), bytes);
+    this.#tell({ $case: 'layout', value }, NOTHING, bytes);
   }
 
   async #round(): Promise<void> {
@@ -532,8 +533,7 @@ export class SourceSession {
     const list = segments.encode();
     const pagesBytes = BigInt(segments.totalBytes);
     const value = { round, scanMs, segmentsBytes: BigInt(list.length), pagesBytes };
-    this.#send({ $case: 'round', value });
-    this.#sendPieces(list, Buffer.alloc(0));
+    this.#tell({ $case: 'round', value }, list, NOTHING);
   }
 
   async #freeze(): Promise<void> {
@@ -551,6 +551,7 @@ export class SourceSession {
     this.#parts.push({ name: 'freeze', ms: freezeMs }, { name: 'capture', ms: captureMs });
     this.dispatch({ kind: 'freezeDone' });
     this.#tellFrozen(frozen, freezeMs);
+    await setImmediate(); // first it leaves
     await this.#prepareCommit();
   }
 
@@ -578,23 +579,22 @@ export class SourceSession {
     this.#memory.tell(LAST, now);
     this.#toldLast();
     const list = segments.encode();
-    this.#send({
-      $case: 'frozen',
-      value: {
-        freezeMs,
-        captureMs,
-        imageBytes: BigInt(image.length),
-        segmentsBytes: BigInt(list.length),
-        pagesBytes: BigInt(now.totalBytes),
-        laterSegments,
-        neighbours: [...this.#o.work.neighbours],
-      },
-    });
-    this.#sendPieces(list, image);
+    const value = {
+      freezeMs,
+      captureMs,
+      imageBytes: BigInt(image.length),
+      segmentsBytes: BigInt(list.length),
+      pagesBytes: BigInt(now.totalBytes),
+      laterSegments,
+      neighbours: [...this.#o.work.neighbours],
+    };
+    this.#tell({ $case: 'frozen', value }, list, image);
   }
 
-  #sendPieces(segments: Buffer, image: Buffer): void {
-    for (const message of imageMessages(segments, image)) this.#send(message);
+  /** A report, and what belongs to it. */
+  #tell(report: Message, segments: Buffer, image: Buffer): void {
+    const messages = [report, ...imageMessages(segments, image)];
+    for (const each of together(messages, segments.length + image.length)) this.#send(each);
   }
 
   /** What neighbours sent for the container since its network was cut, and until they have heard where it is now. */

@@ -81,6 +81,11 @@ export class PageWriter {
     });
   }
 
+  /** Whether all has come that there is: the stream ends now, or may. */
+  get hasAll(): boolean {
+    return this.#announced !== undefined;
+  }
+
   /** Waits for what is under way, and checks that everything came.
    *  @throws as write; FerryError pages.truncated */
   async finish(): Promise<void> {

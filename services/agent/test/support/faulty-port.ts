@@ -14,7 +14,7 @@ export class FaultyPort implements SourcePort {
 
   session(messages: AsyncIterable<DestinationMessage>, options: { signal: AbortSignal }) {
     const answers = this.#port.session(messages, options);
-    return this.#faults.session?.(answers) ?? answers;
+    return this.#faults.session?.(apart(answers)) ?? answers;
   }
 
   pullPages(...args: Parameters<SourcePort['pullPages']>) {
@@ -50,6 +50,14 @@ export interface Faults {
   fetched(chunks: AsyncIterable<PageChunk>): AsyncIterable<PageChunk>;
   bytes(chunks: AsyncIterable<Buffer>): AsyncIterable<Buffer>;
   state(chunks: AsyncIterable<Buffer>, kind: string): AsyncIterable<Buffer>;
+}
+
+/** Each message by itself. */
+async function* apart(answers: AsyncIterable<SourceMessage>) {
+  for await (const answer of answers) {
+    if (answer.message?.$case === 'together') yield* answer.message.value.messages;
+    else yield answer;
+  }
 }
 
 /** Passes on what comes until `change` says otherwise: undefined ends the stream. */

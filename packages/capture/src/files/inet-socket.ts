@@ -248,7 +248,8 @@ function connected(
   ctx: FileContext,
 ): InetSocket | undefined {
   const fd = descriptor.dup().number;
-  if ((pollNow(fd, POLLPRI) & POLLPRI) !== 0) return refuseUrgent(descriptor, ctx);
+  const events = pollNow(fd, POLLPRI | POLL.readHangUp);
+  if ((events & POLLPRI) !== 0) return refuseUrgent(descriptor, ctx);
   socket.options = socket.options.filter((option) => !isNegotiated(option));
   const isOffset = facts.options.some(
     ({ level, name }) => level === SOL.socket && name === SO.peekOffset,
@@ -261,9 +262,10 @@ function connected(
     return taken.isWhole;
   };
   if (!take()) return refuseUrgent(descriptor, ctx);
-  // What the peer's end has shut down comes back with that.
-  if (!hasReceivedFin(socket.state)) {
-    socket.shutdown = shutdownOf(descriptor, IPPROTO.tcp, ctx) & READ_SHUTDOWN;
+  // Where it is not the peer's end that has shut it down, which comes back with that. (tcp_poll, net/ipv4/tcp.c; to list the
+  // sockets of a network takes a walk through the table of all networks.)
+  if (!hasReceivedFin(socket.state) && (events & POLL.readHangUp) !== 0) {
+    socket.shutdown = READ_SHUTDOWN;
   }
   ctx.onRelease((outcome) => {
     if (outcome === 'killed') silence(fd);
@@ -295,7 +297,7 @@ function captureDatagrams(descriptor: Descriptor, ctx: FileContext): InetSocket 
   const resent = RESENT.includes(socket.protocol) && socket.type === SOCK.dgram;
   if (socket.remotePort !== 0 && resent) {
     socket.state = TCP.established;
-    socket.shutdown = shutdownOf(descriptor, socket.protocol, ctx);
+    socket.shutdown = datagramShutdownOf(descriptor, socket.protocol, ctx);
   }
   if ((events & POLL.error) !== 0) ctx.lose('errors', descriptor);
   if (resent && ioctlInt(fd, SIOCOUTQ) > 0) return refuseCorked(descriptor, ctx);
@@ -332,7 +334,7 @@ function rawPeer({ process, stat }: Descriptor, { family }: InetSocket): Buffer 
   return NOTHING;
 }
 
-function shutdownOf(descriptor: Descriptor, protocol: number, ctx: FileContext): number {
+function datagramShutdownOf(descriptor: Descriptor, protocol: number, ctx: FileContext): number {
   const { inode } = descriptor.stat;
   const all = NetworkTable.of(descriptor, ctx).inet(protocol);
   return all.find((entry) => entry.inode === Number(inode))?.shutdown ?? 0;

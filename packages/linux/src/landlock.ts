@@ -9,8 +9,8 @@ const O_PATH_CLOEXEC = 0o12000000;
 const WINDOW_BYTES = 4096;
 /** Where among what security modules keep with credentials Landlock's part is looked for. */
 const BLOB_BYTES = 128;
-/** A process cannot have more: /proc/sys/kernel/pid_max, proc_sys_kernel(5). */
-const THREADS_MAX = 1 << 22;
+/** More threads are not looked at. */
+const THREADS_MAX = 1 << 16;
 /** So many layers the samples have. */
 const SAMPLES = [1, 2] as const;
 
@@ -79,7 +79,8 @@ export class LandlockDomains {
 }
 
 interface KernelThread {
-  readonly tid: number;
+  /** struct task_struct */
+  readonly task: bigint;
   /** struct cred */
   readonly credentials: bigint;
 }
@@ -90,20 +91,20 @@ function threadsIn(memory: KernelMemory, hostPid: number): KernelThread[] {
   const threads: KernelThread[] = [];
   const signal = memory.long(leaderOf(memory, hostPid), 'task_struct', 'signal');
   const head = memory.at(signal, 'signal_struct', 'thread_head');
-  for (let node = next(memory, head); node !== head; node = next(memory, node)) {
+  // Both in one look: there may be thousands.
+  const nodeAt = Number(memory.at(0n, 'task_struct', 'thread_node'));
+  const credentialsAt = Number(memory.at(0n, 'task_struct', 'cred'));
+  const from = Math.min(nodeAt, credentialsAt);
+  const length = Math.max(nodeAt, credentialsAt) - from + 8;
+  for (let node = memory.long(head, 'list_head', 'next'); node !== head; ) {
     // Of a process that runs, memory that one has left may be something else by now.
     if (threads.length > THREADS_MAX) throw sysError('bpf', ERRNO.EFAULT, 'a list without an end');
-    const task = node - memory.at(0n, 'task_struct', 'thread_node');
-    threads.push({
-      tid: memory.word(task, 'task_struct', 'pid'),
-      credentials: memory.long(task, 'task_struct', 'cred'),
-    });
+    const task = node - BigInt(nodeAt);
+    const found = memory.read(task + BigInt(from), length);
+    threads.push({ task, credentials: found.readBigUInt64LE(credentialsAt - from) });
+    node = found.readBigUInt64LE(nodeAt - from);
   }
   return threads;
-}
-
-function next(memory: KernelMemory, node: bigint): bigint {
-  return memory.long(node, 'list_head', 'next');
 }
 
 /** The first thread: struct task_struct. The folder of a process in /proc leads to its struct pid, and that to it. */
@@ -128,7 +129,8 @@ function learnOffset(memory: KernelMemory): number | undefined {
     }
   };
   const blobOf = (tid: number): Buffer => {
-    const thread = threadsIn(memory, process.pid).find((one) => one.tid === tid);
+    const isIt = ({ task }: KernelThread) => memory.word(task, 'task_struct', 'pid') === tid;
+    const thread = threadsIn(memory, process.pid).find(isIt);
     const security = memory.long(thread?.credentials ?? 0n, 'cred', 'security');
     return memory.read(security, BLOB_BYTES);
   };

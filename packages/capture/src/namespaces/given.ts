@@ -36,7 +36,6 @@ export function addedToGiven(
       if (isApart(type)) found.push(...settingsAdded(hostPid, type, options));
     }
   }
-  if (isApart('ipc')) found.push(...segmentsUnattached(hostPid));
   return found;
 }
 
@@ -60,8 +59,9 @@ function settingsAdded(
   return addedSettings(changedSettings(type, `/proc/${hostPid}/ns/${type}`), givenSettings);
 }
 
-/** Segments of the tree's own IPC namespace are carried with whatever has them attached. */
-function segmentsUnattached(hostPid: number): Found[] {
+/** Segments of the tree's own IPC namespace are carried with whatever has them attached. To be asked before they are read,
+ *  which would be their end. */
+export function segmentsUnattached(hostPid: number): Found[] {
   return inNamespace('ipc', `/proc/${hostPid}/ns/ipc`, fleetingSegments).map((id) => ({
     code: 'ipc.fleetingSegment',
     object: `System V segment ${id}`,

@@ -2,7 +2,7 @@ import type { Blocker } from '@ferry/core';
 import type { Mount, Namespace, Process } from '@ferry/image';
 import { inNamespace, threadsOf, tryReadProc } from '@ferry/linux';
 import { groupRoots } from './cgroups.js';
-import { addedToGiven, type GivenOptions } from './given.js';
+import { addedToGiven, type GivenOptions, segmentsUnattached } from './given.js';
 import {
   isLiving,
   isOver,
@@ -126,6 +126,7 @@ class NamespaceCapture {
     this.#joinPeers();
     this.#findOwners();
     this.#findShown();
+    this.#checkSegments();
     for (const found of sharedMounts([...this.#known.values()], this.#isNested)) {
       this.#block(this.#root, found);
     }
@@ -232,6 +233,11 @@ class NamespaceCapture {
       });
     }
     return id;
+  }
+
+  #checkSegments(): void {
+    if (!this.#isApart('ipc')) return;
+    for (const found of segmentsUnattached(this.#root.hostPid)) this.#block(this.#root, found);
   }
 
   #findParents(): void {

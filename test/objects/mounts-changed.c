@@ -1,39 +1,10 @@
 // What is in use of mounts that have become read-only since, or are gone from the namespace; a mark on a mount of a nested
 // namespace. argv[2] names the kind.
-#include <sched.h>
 #include <sys/fanotify.h>
-#include <sys/mount.h>
-#include <sys/statvfs.h>
 
-#include "support/object.h"
+#include "support/mount.h"
 
 static char path_a[PATH_MAX];
-
-static const char *path_of(const char *name) {
-    static char paths[8][PATH_MAX];
-    static int next;
-    return object_path(paths[next++ % 8], name);
-}
-
-static void own_namespace(void) {
-    if (unshare(CLONE_NEWNS) != 0) {
-        object_put_file("result", "SKIP no mount namespaces here\n");
-        exit(0);
-    }
-    MUST(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
-}
-
-static void make_directory(const char *name) { MUST(mkdir(path_of(name), 0755)); }
-
-static void mount_tmpfs(const char *name, unsigned long flags, const char *options) {
-    MUST(mount("scratch", path_of(name), "tmpfs", flags, options));
-}
-
-static unsigned long flags_of(const char *name) {
-    struct statvfs info;
-    MUST(statvfs(path_of(name), &info));
-    return info.f_flag;
-}
 
 // Removed files, open for reading only, of mounts that were made read-only since: a tmpfs and a bind mount. One of them
 // has another name, one's name is taken.

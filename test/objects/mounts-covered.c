@@ -1,24 +1,9 @@
 // Mounts that cover others, and what is in use below them; file systems that were made read-only. In a mount namespace of
 // the program's own. argv[2] names the kind.
-#include <sched.h>
-#include <sys/mount.h>
 #include <sys/sysmacros.h>
 
+#include "support/mount.h"
 #include "support/socket.h"
-
-static char path[PATH_MAX], other[PATH_MAX];
-
-static const char *path_of(const char *name) { return object_path(path, name); }
-
-static void own_namespace(void) {
-    if (unshare(CLONE_NEWNS) != 0) {
-        object_put_file("result", "SKIP no mount namespace\n");
-        exit(0);
-    }
-    MUST(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
-}
-
-static void mount_tmpfs(const char *name, const char *options) { MUST(mount("t", path_of(name), "tmpfs", 0, options)); }
 
 static void check_says(const char *name, const char *wanted) {
     char text[32] = "";
@@ -56,11 +41,11 @@ static void files(void) {
     int fifo = MUST(open(path_of("m/fifo"), O_RDWR));
     MUST(write(fifo, "f", 1));
     int folder = MUST(open(path_of("m/folder"), O_RDONLY | O_DIRECTORY));
-    mount_tmpfs("m", NULL);
+    mount_tmpfs("m", 0, NULL);
     object_write_file("m/file", 0, "middle");
     int middle = MUST(open(path_of("m/file"), O_RDONLY));
     object_write_file("cover", 0, "upper");
-    MUST(mount(path_of("cover"), object_path(other, "m/file"), NULL, MS_BIND, NULL));
+    MUST(mount(path_of("cover"), path_of("m/file"), NULL, MS_BIND, NULL));
     object_ready_and_wait();
     SABOTAGE(MUST(lseek(file, 0, SEEK_SET)));
     check_says("m/file", "upper");
@@ -86,17 +71,17 @@ static void files(void) {
 static void stacked(void) {
     MUST(mkdir(path_of("m"), 0755));
     MUST(mkdir(path_of("n"), 0755));
-    mount_tmpfs("m", NULL);
+    mount_tmpfs("m", 0, NULL);
     MUST(mount(NULL, path_of("m"), NULL, MS_SHARED, NULL));
-    MUST(mount(path_of("m"), object_path(other, "n"), NULL, MS_BIND, NULL));
+    MUST(mount(path_of("m"), path_of("n"), NULL, MS_BIND, NULL));
     object_write_file("m/first", 0, "first");
     MUST(mkdir(path_of("m/below"), 0755));
     object_write_file("m/below/file", 0, "below");
     MUST(mount("t", path_of("m/below"), "tmpfs", 0, NULL));
     MUST(mkdir(path_of("m/in"), 0755));
-    mount_tmpfs("m/in", NULL);
+    mount_tmpfs("m/in", 0, NULL);
     object_write_file("m/in/second", 0, "second");
-    mount_tmpfs("m/in", NULL);
+    mount_tmpfs("m/in", 0, NULL);
     object_write_file("n/in/third", 0, "third");
     object_ready_and_wait();
     SABOTAGE(MUST(umount(path_of("m/in"))));
@@ -112,7 +97,7 @@ static void stacked(void) {
 
 static void read_only(void) {
     MUST(mkdir(path_of("m"), 0755));
-    mount_tmpfs("m", "mode=711");
+    mount_tmpfs("m", 0, "mode=711");
     object_write_file("m/file", 0, "still");
     int file = MUST(open(path_of("m/file"), O_RDONLY));
     MUST(mount(NULL, path_of("m"), NULL, MS_REMOUNT | MS_RDONLY, NULL));

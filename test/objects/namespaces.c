@@ -1,29 +1,14 @@
 // Namespaces of the program's own: host name, IPC settings, several at once. argv[2] names the kind.
 #include <grp.h>
-#include <sched.h>
 #include <sys/utsname.h>
 
-#include "support/object.h"
+#include "support/spaces.h"
 
 static void own(int flags) {
     if (unshare(flags) != 0) {
         object_put_file("result", "SKIP no such namespaces here\n");
         exit(0);
     }
-}
-
-static void write_to(const char *path, const char *text) {
-    int fd = MUST(open(path, O_WRONLY));
-    CHECK(write(fd, text, strlen(text)) == (ssize_t)strlen(text), "write to %s: %s", path, strerror(errno));
-    close(fd);
-}
-
-static long read_number(const char *path) {
-    char text[64] = "";
-    int fd = MUST(open(path, O_RDONLY));
-    CHECK(read(fd, text, 63) > 0, "read %s", path);
-    close(fd);
-    return atol(text);
 }
 
 static ino_t inode_of(const char *path) {
@@ -74,26 +59,7 @@ static void several(void) {
 
 // A user namespace of the root's own, mapped by somebody outside, with another one's number inside.
 static void user(void) {
-    int ready[2];
-    MUST(pipe2(ready, O_CLOEXEC));
-    MUST(chmod(object_directory, 0777));
-    pid_t outer = getpid(), helper = MUST(fork());
-    if (helper == 0) {
-        char byte, path[64];
-        close(ready[1]);
-        if (read(ready[0], &byte, 1) != 1) _exit(0);
-        snprintf(path, sizeof path, "/proc/%d/uid_map", outer);
-        write_to(path, "0 100000 100");
-        snprintf(path, sizeof path, "/proc/%d/gid_map", outer);
-        write_to(path, "0 200000 100");
-        _exit(0);
-    }
-    own(CLONE_NEWUSER | CLONE_NEWUTS);
-    CHECK(write(ready[1], "m", 1) == 1, "write: %s", strerror(errno));
-    close(ready[0]), close(ready[1]);
-    int status;
-    MUST(waitpid(helper, &status, 0));
-    CHECK_EQUAL(status, 0, "status of who writes the maps");
+    enter_mapped(CLONE_NEWUTS, 100);
     gid_t groups[] = {3, 4};
     MUST(setresgid(7, 7, 7));
     MUST(setgroups(2, groups));

@@ -2,7 +2,6 @@
 // argv[2] names the kind.
 #include <arpa/inet.h>
 #include <net/if.h>
-#include <sched.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
@@ -12,7 +11,7 @@
 #include <sys/socket.h>
 #include <sys/utsname.h>
 
-#include "support/object.h"
+#include "support/spaces.h"
 
 static ino_t inode_of(const char *path) {
     struct stat info;
@@ -24,20 +23,6 @@ static ino_t inode_of_fd(int fd) {
     struct stat info;
     MUST(fstat(fd, &info));
     return info.st_ino;
-}
-
-static void write_to(const char *path, const char *text) {
-    int fd = MUST(open(path, O_WRONLY));
-    CHECK(write(fd, text, strlen(text)) == (ssize_t)strlen(text), "write to %s: %s", path, strerror(errno));
-    close(fd);
-}
-
-static long read_number(const char *path) {
-    char text[64] = "";
-    int fd = MUST(open(path, O_RDONLY));
-    CHECK(read(fd, text, 63) > 0, "read %s", path);
-    close(fd);
-    return atol(text);
 }
 
 static void loopback_up(void) {

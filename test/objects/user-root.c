@@ -1,40 +1,10 @@
 // A tree whose root is in a user namespace of its own, whose numbers are other ones outside: what the root makes there
 // belongs to it. argv[2] names the kind.
-#include <sched.h>
-
-#include "support/object.h"
-
-static void write_to(const char *path, const char *text) {
-    int fd = MUST(open(path, O_WRONLY));
-    CHECK(write(fd, text, strlen(text)) == (ssize_t)strlen(text), "write to %s: %s", path, strerror(errno));
-    close(fd);
-}
+#include "support/spaces.h"
 
 // Somebody outside writes the maps.
 static void enter(void) {
-    int ready[2];
-    MUST(pipe2(ready, O_CLOEXEC));
-    MUST(chmod(object_directory, 0777));
-    pid_t outer = getpid(), helper = MUST(fork());
-    if (helper == 0) {
-        char byte, path[64];
-        close(ready[1]);
-        if (read(ready[0], &byte, 1) != 1) _exit(0);
-        snprintf(path, sizeof path, "/proc/%d/uid_map", outer);
-        write_to(path, "0 100000 2000");
-        snprintf(path, sizeof path, "/proc/%d/gid_map", outer);
-        write_to(path, "0 200000 2000");
-        _exit(0);
-    }
-    if (unshare(CLONE_NEWUSER) != 0) {
-        object_put_file("result", "SKIP no user namespaces here\n");
-        exit(0);
-    }
-    CHECK(write(ready[1], "m", 1) == 1, "write: %s", strerror(errno));
-    close(ready[0]), close(ready[1]);
-    int status;
-    MUST(waitpid(helper, &status, 0));
-    CHECK_EQUAL(status, 0, "status of who writes the maps");
+    enter_mapped(0, 2000);
     MUST(setresgid(0, 0, 0));
     MUST(setresuid(0, 0, 0));
 }

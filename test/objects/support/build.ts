@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { ferryRoot } from '@ferry/core';
@@ -23,8 +23,10 @@ const underWay = new Map<string, Promise<string>>();
 export function build(source: string, linking: 'dynamic' | 'static' = 'dynamic'): Promise<string> {
   const file = join(objectsFolder, `${source}.c`);
   const hash = createHash('sha256').update(flags.join(' ')).update(linking);
-  const headers = ['support/object.h', 'support/socket.h'].map((name) => join(objectsFolder, name));
-  for (const part of [file, ...headers]) hash.update(readFileSync(part));
+  const support = join(objectsFolder, 'support');
+  const headers = readdirSync(support).filter((name) => name.endsWith('.h'));
+  for (const part of [file, ...headers.sort().map((name) => join(support, name))])
+    hash.update(readFileSync(part));
   const name = `${source.replaceAll('/', '-')}-${hash.digest('hex').slice(0, 12)}`;
   const target = join(buildFolder, name);
   let building = underWay.get(target);

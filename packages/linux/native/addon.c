@@ -9,6 +9,7 @@
 #include <node_api.h>
 
 #include "addon.h"
+#include "batch.h"
 
 /* Reads one system call argument: a number, a bigint, a Buffer (its address), or null/undefined (0). */
 static int read_argument(napi_env env, napi_value value, uint64_t *out) {
@@ -72,13 +73,6 @@ static napi_value js_syscall(napi_env env, napi_callback_info info) {
     return value;
 }
 
-/* One call of a batch: packages/linux/src/batch.ts writes 64 bytes. */
-struct batched_call {
-    uint64_t nr, args[6];
-    int64_t result;
-};
-_Static_assert(sizeof(struct batched_call) == 64, "batch.ts writes 64 bytes");
-
 /* syscalls(calls, first): makes every call of the Buffer, with `first` as its first argument, whatever the others
  * gave; results stand in the Buffer. One step into native code costs as much as several system calls. */
 static napi_value js_syscalls(napi_env env, napi_callback_info info) {
@@ -92,12 +86,7 @@ static napi_value js_syscalls(napi_env env, napi_callback_info info) {
         napi_throw_type_error(env, "linux.argument", "syscalls takes a Buffer of calls and a number");
         return NULL;
     }
-    struct batched_call *calls = data;
-    for (size_t i = 0; i < length / sizeof *calls; i++) {
-        uint64_t *a = calls[i].args;
-        long result = syscall((long)calls[i].nr, (uint64_t)first, a[1], a[2], a[3], a[4], a[5]);
-        calls[i].result = result == -1 ? -(int64_t)errno : (int64_t)result;
-    }
+    ferry_make_calls(data, length / sizeof(struct batched_call), (uint64_t)first);
     return NULL;
 }
 
@@ -128,6 +117,7 @@ NAPI_MODULE_INIT() {
     export_function(env, exports, "addressOf", js_address_of);
     ferry_register_pages(env, exports, export_function);
     ferry_register_userfault_events(env, exports, export_function);
+    ferry_register_ahead(env, exports, export_function);
     ferry_register_landlock(env, exports, export_function);
     return exports;
 }

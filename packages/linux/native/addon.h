@@ -12,6 +12,9 @@ void ferry_register_pages(napi_env env, napi_value exports, ferry_export export_
 /* userfault-events.c: a thread that answers events of userfaultfds. */
 void ferry_register_userfault_events(napi_env env, napi_value exports, ferry_export export_function);
 
+/* ahead.c: batches of system calls that a thread makes. */
+void ferry_register_ahead(napi_env env, napi_value exports, ferry_export export_function);
+
 /* landlock.c: a thread that is restricted, to learn from. */
 void ferry_register_landlock(napi_env env, napi_value exports, ferry_export export_function);
 

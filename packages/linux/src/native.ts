@@ -10,6 +10,9 @@ export type SyscallArgument = number | bigint | Buffer | null;
 export interface NativeAddon {
   syscall(nr: number, ...args: SyscallArgument[]): number;
   syscalls(calls: Buffer, first: number): void;
+  syscallsAhead(room: Buffer, calls: number, fds: Buffer, out: Buffer): NativeAhead;
+  syscallsAheadWait(ahead: NativeAhead, i: number): void;
+  syscallsAheadEnd(ahead: NativeAhead): void;
   addressOf(buffer: Buffer): bigint;
   hash64(buffer: Buffer): bigint;
   readPages(
@@ -35,6 +38,10 @@ export interface NativeAddon {
     hash: bigint,
   ): Promise<PageWork>;
 }
+
+declare const nativeAhead: unique symbol;
+/** A thread of the addon (ahead.c). */
+export type NativeAhead = { readonly [nativeAhead]: true };
 
 declare const nativeEvents: unique symbol;
 /** A thread of the addon (userfault-events.c). */

@@ -13,7 +13,7 @@ import { fileCaptures } from './registry.js';
 import { NO_TERMINAL, type SessionTerminal, sessionTerminal } from './session-terminal.js';
 import { SocketNetworks } from './socket-networks.js';
 import { refuseOtherNamespace } from './socket-refusals.js';
-import { socketKind } from './socket-table.js';
+import { readSocketsAhead, socketKind } from './socket-table.js';
 import { isTun } from './tun.js';
 import { adoptInFlight } from './unix-queue.js';
 
@@ -173,6 +173,10 @@ class FilesCapture implements FileContext {
     for (let i = 0; !this.scanning && i < this.descriptions.length; i++) {
       adoptInFlight(this.descriptions[i]!.descriptor, this);
     }
+    readSocketsAhead(
+      this.descriptions.map(({ descriptor }) => descriptor),
+      this,
+    );
     for (let i = 0; i < this.descriptions.length; i++) {
       const file = this.#captureOne(this.descriptions[i]!);
       if (file !== undefined) files.push(file);

@@ -68,6 +68,22 @@ export function socketKind(descriptor: Descriptor): SocketKind | undefined {
   return kind;
 }
 
+/** Has TCP sockets looked at while something else is done, in the order in which they will be read. */
+export function readSocketsAhead(descriptors: readonly Descriptor[], ctx: FileContext): void {
+  // While they are scanned, they may vanish.
+  if (ctx.scanning) return;
+  const groups = new Map<SocketProbe, number[]>();
+  for (const descriptor of descriptors) {
+    const kind = socketKind(descriptor);
+    if (kind?.protocol !== IPPROTO_TCP || kind.type !== SOCK.stream) continue;
+    const probe = NetworkTable.of(descriptor, ctx).probe(kind);
+    const fds = groups.get(probe) ?? [];
+    fds.push(descriptor.dup().number);
+    groups.set(probe, fds);
+  }
+  for (const [probe, fds] of groups) probe.readAhead(fds);
+}
+
 /** Whether a socket belongs to the tree. Inode numbers are unique among all sockets of a host; `one` is any of them. */
 export function isTreeSocket(inode: number, one: Descriptor, ctx: FileContext): boolean {
   return ctx.idsOfInode(one.stat.device, BigInt(inode)).length > 0;

@@ -95,6 +95,7 @@ async function writeFrozen(file: CheckpointFileWriter, options: WriteOptions): P
   const { source, work, container, progress, signal } = options;
   await work.freeze();
   const { image, segments } = await work.capture(false);
+  await work.check();
   progress.announced(segments.totalBytes);
   await source.host.flushLog(container, { signal });
   await file.all('upper', source.host.exportUpper(container, { signal }));

@@ -200,10 +200,17 @@ export class SourceWork {
     }
   }
 
-  /** With the container frozen: its processes, and what no round has brought of their memory.
+  /** With the container frozen: its processes, and what no round has brought of their memory. Nothing of it may run
+   *  elsewhere before `check`, which COMMIT waits for.
    *  @param later  what may be fetched later is told apart */
   async capture(later: boolean): Promise<FrozenImage> {
     return await this.#capture({ method: 'capture', later });
+  }
+
+  /** What is left to be looked at of what was captured.
+   *  @throws FerryError capture.blocked when the container has something that would be gone */
+  async check(): Promise<void> {
+    await this.#running().ask({ method: 'check' });
   }
 
   /** With the container frozen: all of it again, whatever the rounds brought. */
@@ -314,7 +321,7 @@ export class SourceWork {
     const prepared = journal.prepare(this.#entry('committed'));
     prepared.catch(() => {}); // looked at below
     await source.host.freeze(container);
-    await this.#running().ask({ method: 'check' });
+    await this.check();
     // Before the entry, so that no moment is left in which a tracer that loses its agent must guess: the entry decides.
     // Had the tracer died before the freezer held, the container would have run meanwhile.
     await this.#running().ask({ method: 'commit', entry: journal.path(migrationId) });

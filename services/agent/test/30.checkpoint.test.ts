@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { StoreCheckpointMessage } from '@ferry/api';
@@ -11,7 +12,9 @@ describe('agent: checkpoints of containers', function () {
   let two: TwoAgents;
   before(async () => {
     two = await TwoAgents.start();
-    const rootfs = await two.rootfs(['/usr/bin/redis-server', '/usr/bin/redis-cli']);
+    const rootfs = await two.rootfs([
+      ...['/usr/bin/redis-server', '/usr/bin/redis-cli', '/bin/mount', '/bin/umount'],
+    ]);
     await two.run('h1', { name: 'redis', rootfs, args: REDIS });
     await cli('h1', 'redis', 'set', 'word', 'one');
     await cli('h1', 'redis', 'save');
@@ -66,6 +69,29 @@ describe('agent: checkpoints of containers', function () {
     assert(result.downtimeMs > 0 && result.downtimeMs < result.totalMs);
     assert.equal(await cli('h1', 'redis', 'get', 'word'), 'one');
     await cli('h1', 'redis', 'set', 'word', 'two');
+    assert.equal(await cli('h1', 'redis', 'get', 'word'), 'two');
+  });
+
+  it('are not made of a container in which something was mounted since it was looked at', async () => {
+    const { host } = two.at('h1').agent;
+    const inside = ['-t', `${await host.initPid('redis')}`, '-m'];
+    const keepFrames = host.keepFrames.bind(host);
+    // The last that is done before it is frozen.
+    host.keepFrames = async (name) => {
+      execFileSync('nsenter', [...inside, 'mount', '-t', 'tmpfs', 'since', '/tmp']);
+      await keepFrames(name);
+    };
+    try {
+      await assert.rejects(checkpoint('h1', 'mounted', true), (error: Error & { code: string }) => {
+        assert.equal(error.code, 'capture.blocked');
+        assert.match(error.message, /mount at \/tmp \(tmpfs\)/);
+        return true;
+      });
+    } finally {
+      host.keepFrames = keepFrames;
+    }
+    execFileSync('nsenter', [...inside, 'umount', '/tmp']);
+    assert.equal(existsSync(fileOf('h1', 'mounted')), false);
     assert.equal(await cli('h1', 'redis', 'get', 'word'), 'two');
   });
 

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import {
   type DestinationMessage,
   type MigrationEvent,
@@ -84,6 +85,8 @@ export interface DestinationSessionOptions {
 type Message = NonNullable<DestinationMessage['message']>;
 type WorkAction = Exclude<DestinationAction, 'tellAbort' | 'reopen'>;
 
+/** A cutover that takes longer is reported again. */
+const QUIET_MS = 300;
 const REOPEN_PAUSE_MS = 200;
 const REOPEN_PAUSE_MS_MAX = 3000;
 const AGAIN_PAUSE_MS = 1000;
@@ -525,6 +528,7 @@ export class DestinationSession {
         this.#dispatch({ kind: 'copyDone' });
         return;
       case 'askFreeze':
+        this.#progress.quietFor(QUIET_MS);
         this.#progress.tell('freeze', 'stopping the processes at the source', 0.2);
         collectYoung(); // not in what follows
         this.#send({ $case: 'freeze', value: { later: this.#work.asksLater } });
@@ -563,6 +567,7 @@ export class DestinationSession {
       case 'tellResumed':
         this.#progress.tell('resume', `runs on ${this.#o.node}`, 0.99);
         this.#send({ $case: 'resumed', value: { parts: this.#work.parts } });
+        await setImmediate(); // first it leaves: the downtime ends with it
         return;
       case 'complete':
         this.#completed ??= this.#complete();

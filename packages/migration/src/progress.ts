@@ -16,6 +16,7 @@ export class ProgressReporter {
   /** Where the announcement found it that is being fulfilled. */
   #from = { raw: 0, at: 0 };
   #toldAt = 0;
+  #quietUntil = 0;
 
   /** @param now  monotonic milliseconds */
   constructor(container: string, now: () => number) {
@@ -41,6 +42,12 @@ export class ProgressReporter {
   startAgain(): void {
     this.#done = { raw: 0, wire: 0 };
     this.#totalBytes = 0;
+  }
+
+  /** Nobody is told anything for so long, unless it ends before: in a cutover whoever listens takes time on processors that
+   *  it needs. */
+  quietFor(ms: number): void {
+    this.#quietUntil = this.#now() + ms;
   }
 
   /** @param fraction  of the whole work; a smaller one than before is raised to it */
@@ -106,10 +113,16 @@ export class ProgressReporter {
   ): AsyncGenerator<Progress, void, undefined> {
     let wake: () => void = () => {};
     let over = false;
+    let timer: NodeJS.Timeout | undefined;
     const end = () => {
       over = true;
       wake();
     };
+    const woken = (afterMs?: number): Promise<void> =>
+      new Promise((resolve) => {
+        wake = resolve;
+        if (afterMs !== undefined) timer = setTimeout(resolve, afterMs);
+      });
     const changed = () => wake();
     this.#watchers.add(changed);
     signal.addEventListener('abort', end, { once: true });
@@ -117,15 +130,19 @@ export class ProgressReporter {
     try {
       let told: Progress | undefined;
       for (;;) {
+        const quietMs = this.#quietUntil - this.#now();
+        if (quietMs > 0 && !over) {
+          await woken(quietMs);
+          clearTimeout(timer);
+          continue;
+        }
         if (this.#last !== told) {
           told = this.#last;
           yield told;
           continue;
         }
         if (over) return;
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
+        await woken();
       }
     } finally {
       this.#watchers.delete(changed);

@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ProgressReporter } from '../src/progress.js';
 
 const ROUNDS = { from: 0.2, to: 0.8 };
@@ -54,5 +55,33 @@ describe('migration: progress of memory', () => {
     progress.stream({ from: 0.3, to: 0.7 })({ raw: 900, wire: 90 });
     assert.deepEqual(figures(progress), [900, 900, 90]);
     assert.equal(progress.last.fraction, 0.8);
+  });
+
+  it('tells nobody while it is quiet, then the latest, or what there is at the end', async () => {
+    const progress = new ProgressReporter('web', () => performance.now());
+    let end: () => void = () => {};
+    const over = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    const told: string[] = [];
+    const listening = (async () => {
+      const signal = new AbortController().signal;
+      for await (const { phase } of progress.watch(signal, over)) told.push(phase);
+    })();
+    progress.tell('pages', '', 0.1);
+    await sleep(5);
+    progress.quietFor(100);
+    for (const phase of ['freeze', 'capture', 'restore']) {
+      progress.tell(phase, '', 0.2);
+      await sleep(5);
+    }
+    assert.deepEqual(told, ['queued', 'pages']);
+    while (told.length < 3) await sleep(5);
+    assert.deepEqual(told, ['queued', 'pages', 'restore']);
+    progress.quietFor(60_000);
+    progress.tell('resume', '', 0.9);
+    end();
+    await listening;
+    assert.deepEqual(told, ['queued', 'pages', 'restore', 'resume']);
   });
 });

@@ -108,19 +108,9 @@ export class Cgroups {
     return /^frozen 1$/m.test(readFileSync(join(folder, 'cgroup.events'), 'utf8'));
   }
 
-  /** Host PIDs of all processes of the group and its subgroups, ascending; none when it does not
-   *  exist. */
-  async pids(group: string): Promise<number[]> {
-    const found = new Set<number>();
-    await this.#walk(this.path(group), async (folder) => {
-      const text = await readFile(join(folder, 'cgroup.procs'), 'utf8').catch(() => '');
-      for (const pid of text.split('\n')) if (pid !== '') found.add(Number(pid));
-    });
-    return [...found].sort((a, b) => a - b);
-  }
-
-  /** The same without the pool's threads, for which others may be waiting. */
-  pidsNow(group: string): number[] {
+  /** Host PIDs of all processes of the group and its subgroups, ascending; none when it does not exist. Read at once: a cutover
+   *  waits for it, and the pool's threads may have other work. */
+  pids(group: string): number[] {
     const found = new Set<number>();
     const look = (folder: string): void => {
       for (const pid of textOf(join(folder, 'cgroup.procs')).split('\n')) {
@@ -139,7 +129,7 @@ export class Cgroups {
       await writeFile(file, '1').catch(() => undefined);
       return;
     }
-    for (const pid of await this.pids(group)) {
+    for (const pid of this.pids(group)) {
       try {
         process.kill(pid, 'SIGKILL');
       } catch {
@@ -210,7 +200,7 @@ export class Cgroups {
   /** Names the processes that keep the group from being frozen. */
   async #notFrozen(group: string, timeoutMs: number): Promise<FerryError> {
     const stuck: string[] = [];
-    for (const pid of await this.pids(group)) {
+    for (const pid of this.pids(group)) {
       const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
       const state = /^State:\s+(.*)$/m.exec(status)?.[1];
       if (state?.startsWith('D'))

@@ -187,7 +187,7 @@ export class ContainerHost {
     const { group } = this.#context.places(name);
     for (;;) {
       await this.#context.cgroups.killAll(group);
-      if ((await this.#context.cgroups.pids(group)).length === 0) return;
+      if (this.#context.cgroups.pids(group).length === 0) return;
       await sleep(KILLED_LOOK_MS);
     }
   }
@@ -247,13 +247,8 @@ export class ContainerHost {
   }
 
   /** Host PIDs of all its processes. */
-  async pids(name: string): Promise<number[]> {
-    return await this.#context.cgroups.pids(this.#context.places(name).group);
-  }
-
-  /** As `pids`, at once: a cutover waits for it. */
-  pidsNow(name: string): number[] {
-    return this.#context.cgroups.pidsNow(this.#context.places(name).group);
+  pids(name: string): number[] {
+    return this.#context.cgroups.pids(this.#context.places(name).group);
   }
 
   async memory(name: string): Promise<{ usageBytes: number; limitBytes?: number }> {
@@ -272,8 +267,8 @@ export class ContainerHost {
   }
 
   /** Files of its writable layer that are mapped writable and shared by its processes. */
-  async mappedInUpper(name: string): Promise<Mapped> {
-    return mappedInUpper(await this.pids(name), this.#context.places(name));
+  mappedInUpper(name: string): Mapped {
+    return mappedInUpper(this.pids(name), this.#context.places(name));
   }
 
   /** The folder of its writable layer, to be looked at. */

@@ -1,5 +1,5 @@
-import { watch } from 'node:fs';
-import { appendFile, open, stat } from 'node:fs/promises';
+import { appendFileSync, closeSync, fstatSync, openSync, readSync, watch } from 'node:fs';
+import { open, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 
@@ -165,31 +165,40 @@ async function changed(path: string, signal: AbortSignal | undefined): Promise<v
   signal?.throwIfAborted();
 }
 
-/** The bytes of a log file from `from` to its present end. */
+/** The bytes of a log file from `from` to its present end. Read at once: a container may stand that waits for it, and a thread of
+ *  the pool takes longer to have its turn than the page cache does. */
 export async function* exportLogFile(
   path: string,
   options: { from: number; signal?: AbortSignal | undefined },
 ): AsyncGenerator<Buffer, void, undefined> {
-  const file = await open(path, 'r').catch(() => undefined);
+  const file = openIfThere(path);
   if (file === undefined) return;
   try {
-    const { size } = await file.stat();
+    const { size } = fstatSync(file);
     for (let at = options.from; at < size; ) {
       options.signal?.throwIfAborted();
       const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, size - at));
-      const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
+      const bytesRead = readSync(file, buffer, 0, buffer.length, at);
       if (bytesRead === 0) return;
       at += bytesRead;
       yield buffer.subarray(0, bytesRead);
     }
   } finally {
-    await file.close();
+    closeSync(file);
+  }
+}
+
+function openIfThere(path: string): number | undefined {
+  try {
+    return openSync(path, 'r');
+  } catch {
+    return undefined;
   }
 }
 
 /** Appends to a log file what another host has exported. */
 export async function importLogFile(path: string, chunks: AsyncIterable<Buffer>): Promise<void> {
-  for await (const chunk of chunks) await appendFile(path, chunk, { mode: 0o600 });
+  for await (const chunk of chunks) appendFileSync(path, chunk, { mode: 0o600 });
 }
 
 /** Size in bytes, 0 when there is none yet. */

@@ -16,7 +16,7 @@ interface Parameters {
   /** Where its configuration mounts a tmpfs. */
   readonly destinations: readonly string[];
   /** Processes that may have mapped files of it. */
-  readonly hostPids: () => Promise<readonly number[]>;
+  readonly hostPids: () => readonly number[];
 }
 
 interface Followed {
@@ -81,7 +81,7 @@ export class MountRounds implements Disposable {
    *  @throws FerryError container.mounts when that is not known */
   async *changes(look: Look, signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
     using root = openFolder(this.#p.root);
-    const mapped = look === 'running' ? mappedFiles(await this.#p.hostPids()) : undefined;
+    const mapped = look === 'running' ? mappedFiles(this.#p.hostPids()) : undefined;
     for (const followed of this.#followed) {
       using folder = open(root, followed);
       const { destination, sent, device, state: before } = followed;

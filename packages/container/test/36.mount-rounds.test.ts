@@ -44,7 +44,7 @@ describe('container: tmpfs mounts in rounds', function () {
     rounds = new MountRounds({
       root: root('here'),
       destinations: MOUNTS,
-      hostPids: async () => children.map(({ pid }) => pid!),
+      hostPids: () => children.map(({ pid }) => pid!),
     });
   });
   afterEach(async () => {

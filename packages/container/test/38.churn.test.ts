@@ -77,7 +77,7 @@ describe('container: a tree that is changed without end', function () {
     await ended;
   }
 
-  const hostPids = async () => (child?.pid === undefined ? [] : [child.pid]);
+  const hostPids = () => (child?.pid === undefined ? [] : [child.pid]);
 
   function inMemory(): Way {
     const at = (side: string) => join(base, side);
@@ -118,8 +118,7 @@ describe('container: a tree that is changed without end', function () {
     };
     await mount('here');
     const upper = at('here/upper');
-    const mapped = async () =>
-      mappedInUpper(await hostPids(), { upper, merged: at('here/merged') });
+    const mapped = async () => mappedInUpper(hostPids(), { upper, merged: at('here/merged') });
     const sent = new SentBlocks();
     let state: TreeState = new Map();
     let wasMapped: Mapped = new Set();

@@ -91,7 +91,7 @@ describe('container on one host', () => {
     assert.equal(memory.limitBytes, 64 << 20);
     assert.ok(memory.usageBytes > 0);
     const pid = await host.initPid('limits');
-    assert.ok((await host.pids('limits')).includes(pid));
+    assert.ok(host.pids('limits').includes(pid));
     const count = () => readFileSync(`/proc/${pid}/root/dev/shm/n`, 'utf8');
     await until('it counts', async () => Number(count()) > 2);
 
@@ -153,7 +153,7 @@ describe('container on one host', () => {
         stopSignal: 'SIGUSR1',
       }),
     );
-    await until('its trap is set', async () => (await host.pids('polite')).length > 1);
+    await until('its trap is set', async () => host.pids('polite').length > 1);
     assert.equal((await host.stop('polite', { timeoutMs: 2000 }))?.status, 4);
     await host.run(shellSpec('deaf', 'trap "" TERM; while :; do sleep 1; done'));
     assert.equal((await host.stop('deaf', { timeoutMs: 50 }))?.signal, 9);

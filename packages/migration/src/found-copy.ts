@@ -30,7 +30,7 @@ export async function findCopy(
     if (written !== undefined && written.bootId !== readBootId()) return 'lost';
     const pid = await host.initPid(name).catch(() => undefined);
     if (pid === undefined || !hasMemory(pid)) return await endedCopy(host, name);
-    if (!(await host.pids(name)).some(holdsStore)) return 'ran';
+    if (!host.pids(name).some(holdsStore)) return 'ran';
     if (waitedMs > PATIENCE_MS) return 'lost';
     await sleep(LOOK_AGAIN_MS);
   }

@@ -74,7 +74,7 @@ export class PostCopy {
   ): Promise<void> {
     const { host, container, folder } = this.#p;
     await mkdir(folder, { recursive: true, mode: 0o700 });
-    const pids = new ContainerPids(await host.pids(container));
+    const pids = new ContainerPids(host.pids(container));
     this.#pager = await Pager.spawn(this.#socket(), { cgroup: host.cgroupPath(container) });
     for (const { pid, runs, ranges } of processes) {
       const descriptor = userfaults.get(pid);

@@ -135,7 +135,7 @@ export class RestoreWork {
     chunks: AsyncIterable<PageChunk>,
     options: Options & { written?: (wireBytes: number, counters: PageCounters) => void },
   ): Promise<PageCounters> {
-    const pids = new ContainerPids(this.#host.pidsNow(this.name));
+    const pids = new ContainerPids(this.#host.pids(this.name));
     const writer: PageWriter = new PageWriter(
       segments,
       (pid) => pids.hostPid(pid),

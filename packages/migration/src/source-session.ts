@@ -271,7 +271,7 @@ export class SourceSession {
     if (!['frozen', 'committing', 'committed', 'serving'].includes(phase)) {
       throw new FerryError('migrate.order', `No memory is given while it is ${phase}`);
     }
-    const pids = new ContainerPids(await this.#o.work.hostPids());
+    const pids = new ContainerPids(this.#o.work.hostPids());
     const { stopped } = this;
     const chunks = answerPages(
       (async function* () {

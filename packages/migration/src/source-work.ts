@@ -130,7 +130,7 @@ export class SourceWork {
     this.#tracer = await startTracer(source, container);
     const description = await describeRunning(source, status, this.#tracer);
     const transfer = JSON.stringify(await source.host.describe(container));
-    this.#useBefore = processorUse(await this.hostPids());
+    this.#useBefore = processorUse(this.hostPids());
     return { description, transfer };
   }
 
@@ -145,7 +145,7 @@ export class SourceWork {
 
   /** For the first round, which is as long as all others together: later ones must be short, or they do not converge. */
   async courtesy(): Promise<Courtesy> {
-    const pids = await this.hostPids();
+    const pids = this.hostPids();
     const use = (): ProcessorUse => processorUse(pids);
     const before = this.#useBefore;
     const usualLoss = before === undefined ? 0 : lossBetween(before, use());
@@ -234,8 +234,8 @@ export class SourceWork {
   }
 
   /** Processes of the container, running or frozen. */
-  async hostPids(): Promise<number[]> {
-    return await this.#p.source.host.pids(this.#p.container);
+  hostPids(): number[] {
+    return this.#p.source.host.pids(this.#p.container);
   }
 
   /** Frames for the container that came since its network was cut, or since the last call. */
@@ -248,12 +248,12 @@ export class SourceWork {
     const { source, container } = this.#p;
     this.#copiedUpper = undefined;
     const sent = new SentBlocks();
-    const before = await source.host.mappedInUpper(container);
+    const before = source.host.mappedInUpper(container);
     const state = await treeState(source.host.upperPath(container));
     const out: string[] = [];
     const leftOut = (path: string) => out.push(path);
     yield* source.host.exportUpper(container, { signal, sent, leftOut, looked: state });
-    const mapped = bothMapped(before, await source.host.mappedInUpper(container));
+    const mapped = bothMapped(before, source.host.mappedInUpper(container));
     this.#copiedUpper = { state: leavingOut(state, out), sent, mapped };
   }
 
@@ -268,7 +268,7 @@ export class SourceWork {
     // Should it fail now, nobody knows what has come.
     this.#copiedUpper = undefined;
     const { sent } = before;
-    const nowMapped = await source.host.mappedInUpper(container);
+    const nowMapped = source.host.mappedInUpper(container);
     const mapped = bothMapped(before.mapped, nowMapped);
     const now = await treeState(source.host.upperPath(container));
     sent.keepOnly(now);
@@ -278,7 +278,7 @@ export class SourceWork {
     const leftOut = (path: string) => out.push(path);
     const options = { signal, sent, leftOut, looked: now };
     yield* source.host.exportUpperChanges(container, changes, options);
-    const since = await source.host.mappedInUpper(container);
+    const since = source.host.mappedInUpper(container);
     this.#copiedUpper = { state: leavingOut(now, out), sent, mapped: bothMapped(nowMapped, since) };
   }
 

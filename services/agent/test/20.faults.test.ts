@@ -160,12 +160,12 @@ describe('agent: migrations that fail', function () {
     const args = ['/bin/bash', '-c', 'coproc { read x; }; read y <&"$COPROC"'];
     await two.run('h1', { name: 'pair', rootfs: `${two.folder.path}/rootfs`, args });
     await until('both', async () =>
-      (await two.at('h1').agent.host.pids('pair')).length === 2 ? true : undefined,
+      two.at('h1').agent.host.pids('pair').length === 2 ? true : undefined,
     );
     await killsAtGrant('pair', ([, child = 0]) => [child], 'half', '');
     const { host } = two.at('h1').agent;
     assert.equal((await two.states('h1')).pair, 'running');
-    assert.equal((await host.pids('pair')).length, 2);
+    assert.equal(host.pids('pair').length, 2);
     await nothingOnH2();
     const request = { operationId: 'stop-pair', name: 'pair', graceMs: 100, remove: true };
     await two.at('h1').client.stopContainer(request);
@@ -185,7 +185,7 @@ describe('agent: migrations that fail', function () {
         session: (answers) =>
           changed(answers, async (answer) => {
             if (answer.message?.$case !== 'grant' || killedOnes > 0) return answer;
-            for (const pid of chosen(await two.at('h2').agent.host.pids(name))) {
+            for (const pid of chosen(two.at('h2').agent.host.pids(name))) {
               process.kill(pid, 'SIGKILL');
               killedOnes += 1;
             }

@@ -295,7 +295,7 @@ export class TreeCapture implements Disposable {
     });
     const context = { ...this.#context(), pagesOf };
     const processes = captureProcesses(this.#ordered(frozen), context);
-    return this.#imageOf(processes, [], context.objects);
+    return this.#withInnerIds(this.#imageOf(processes, [], context.objects));
   }
 
   /** Lets the frozen tree run for a while. */
@@ -371,13 +371,18 @@ export class TreeCapture implements Disposable {
       if (process.fs !== undefined) Object.assign(process.fs, files.foldersOf(process.pid));
       Object.assign(process, files.terminalOf(process.pid));
     }
-    this.#image = {
+    this.#image = this.#withInnerIds({
       ...this.#imageOf(processes, files.files, context.objects),
       namespaces,
-    };
-    const ids = idMapsOf(this.#root);
-    if (ids !== undefined) useInnerIds(this.#image, ids);
+    });
     return this.#image;
+  }
+
+  /** What a layout has is made by whoever is in the root's user namespace, too. */
+  #withInnerIds(image: TreeImage): TreeImage {
+    const ids = idMapsOf(this.#root);
+    if (ids !== undefined) useInnerIds(image, ids);
+    return image;
   }
 
   #imageOf(processes: Process[], files: FileObject[], objects: MemoryObjects): TreeImage {

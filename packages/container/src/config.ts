@@ -3,6 +3,7 @@ import { chooseCapabilities, DEFAULT_CAPABILITIES, restoreCapabilities } from '.
 import { type OciConfig, type OciMount, ociConfigSchema } from './oci-config.js';
 import { defaultSeccomp } from './seccomp.js';
 import type { CheckedSpec } from './spec.js';
+import { checkMapped, hasUserNamespace } from './user-namespace.js';
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const CPU_PERIOD_US = 100_000;
@@ -70,7 +71,7 @@ export function buildConfig(spec: CheckedSpec, base?: OciConfig): OciConfig {
       remedy: 'give the program and its arguments in "args"',
     });
   }
-  return {
+  const config: OciConfig = {
     ociVersion: '1.0.2',
     process: processPart(spec, args, base),
     root: { path: '', readonly: spec.readonly ?? base?.root.readonly ?? false },
@@ -82,6 +83,8 @@ export function buildConfig(spec: CheckedSpec, base?: OciConfig): OciConfig {
     ...(base?.annotations === undefined ? {} : { annotations: base.annotations }),
     linux: linuxPart(spec, base),
   };
+  checkMapped(config);
+  return config;
 }
 
 function processPart(
@@ -125,8 +128,11 @@ function linuxPart(spec: CheckedSpec, base: OciConfig | undefined): OciConfig['l
   const own = base?.linux;
   const seccomp = seccompPart(spec, base);
   const sysctl = { ...own?.sysctl, ...spec.sysctl };
+  const isMapped = own?.uidMappings !== undefined && own.gidMappings !== undefined;
+  const types = [...(isMapped ? ['user'] : []), 'pid', 'uts', 'ipc', 'network', 'mount'];
   return {
-    namespaces: ['pid', 'uts', 'ipc', 'network', 'mount'].map((type) => ({ type })),
+    namespaces: types.map((type) => ({ type })),
+    ...(isMapped ? { uidMappings: own.uidMappings, gidMappings: own.gidMappings } : {}),
     resources: resourcesPart(spec, base),
     ...(own?.devices === undefined ? {} : { devices: own.devices }),
     ...(own?.mountLabel === undefined ? {} : { mountLabel: own.mountLabel }),
@@ -187,8 +193,11 @@ export interface HostPlaces {
   readonly netns: string;
 }
 
-/** The config.json that the runtime gets on this host. Pure. */
+/** The config.json that the runtime gets on this host. What is in a user namespace has no power over a network that was
+ *  made outside of it, and could not even mount /sys (fs/sysfs/mount.c): there the runtime makes the network. Pure. */
 export function placeConfig(config: OciConfig, places: HostPlaces): OciConfig {
+  const { netns } = places;
+  const isMade = hasUserNamespace(config);
   return {
     ...config,
     root: { ...config.root, path: places.rootfs },
@@ -196,7 +205,7 @@ export function placeConfig(config: OciConfig, places: HostPlaces): OciConfig {
       ...config.linux,
       cgroupsPath: places.cgroupsPath,
       namespaces: config.linux.namespaces.map((namespace) =>
-        namespace.type === 'network' ? { type: 'network', path: places.netns } : namespace,
+        namespace.type === 'network' && !isMade ? { type: 'network', path: netns } : namespace,
       ),
     },
   };

@@ -38,7 +38,7 @@ export async function resolveImage(
 }
 
 /** The config.json of an OCI bundle, as far as it can move to another host.
- *  @throws FerryError container.image for what cannot: hooks, user namespaces */
+ *  @throws FerryError container.image for what cannot: hooks, a user namespace of somebody else */
 export async function readBundleConfig(bundle: string): Promise<OciConfig> {
   const path = resolve(bundle, 'config.json');
   const text = await readFile(path, 'utf8').catch((cause: unknown) => {
@@ -50,9 +50,6 @@ export async function readBundleConfig(bundle: string): Promise<OciConfig> {
   const parsed = bundleSchema.safeParse(parseJson(text, path));
   if (!parsed.success) throw unusable(path, z.prettifyError(parsed.error));
   const config = parsed.data;
-  if (config.linux.namespaces.some(({ type }) => type === 'user')) {
-    throw unusable(path, 'it has a user namespace of its own');
-  }
   const mounts = config.mounts.map((mount) => {
     const isBind =
       mount.type === 'bind' || mount.options?.some((o) => o === 'bind' || o === 'rbind');

@@ -40,3 +40,4 @@ export { type CommandResult, mustRun, runCommand } from './run-command.js';
 export { type ExecOptions, Runc, type RuntimeStatus } from './runc.js';
 export { type ExitRecord, isAlive, processRef } from './shim.js';
 export { type CheckedSpec, containerNameSchema, type RunSpec, runSpecSchema } from './spec.js';
+export { hasUserNamespace } from './user-namespace.js';

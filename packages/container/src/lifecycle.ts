@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
@@ -8,10 +9,18 @@ import { ADDRESSES, type HostContext } from './host-context.js';
 import { type ResolvedImage, resolveImage } from './image-source.js';
 import type { Addresses } from './network.js';
 import type { OciConfig } from './oci-config.js';
-import { mountOverlay, unmount } from './overlay.js';
+import { mountOverlay, ownUpper, unmount } from './overlay.js';
 import type { ContainerRecord, Phase } from './record.js';
-import { createWithShim, type ExitRecord, exitSchema, isAlive, processRef } from './shim.js';
+import {
+  createWithShim,
+  type ExitRecord,
+  exitSchema,
+  giveOutput,
+  isAlive,
+  processRef,
+} from './shim.js';
 import { type CheckedSpec, type RunSpec, runSpecSchema } from './spec.js';
+import { hostRoot, letRootReach } from './user-namespace.js';
 
 /** Making, starting, ending and removing containers. */
 
@@ -110,7 +119,7 @@ function configFor(context: HostContext, spec: CheckedSpec, image: ResolvedImage
 }
 
 /** Mounts the root file system, makes the network (not connected), runs the runtime's `create` with
- *  `config`. What it made when it fails is the caller's to undo. */
+ *  `config`; where there is a user namespace the network is made in the one that the runtime has made. What it made when it fails is the caller's to undo. */
 export async function build(
   context: HostContext,
   record: ContainerRecord,
@@ -126,8 +135,16 @@ export async function build(
   const places = context.places(name);
   const port = context.port(name);
   const lower = record.layers.map((digest) => context.layers.treePath(digest)).reverse();
-  await mountOverlay({ lower, upper: places.upper, work: places.work, merged: places.merged });
-  await context.network.create(port, record.network, { signal });
+  const overlay = { lower, upper: places.upper, work: places.work, merged: places.merged };
+  const root = hostRoot(record.config);
+  if (root !== undefined) {
+    const { folder } = places;
+    const above = [dirname(folder)];
+    await letRootReach(root, { stateDir: context.stateDir, above, folder });
+    await ownUpper(overlay);
+  }
+  await mountOverlay(overlay);
+  if (root === undefined) await context.network.create(port, record.network, { signal });
   const here = { rootfs: places.merged, cgroupsPath: places.group, netns: port.netns };
   await mkdir(places.bundle, { recursive: true, mode: 0o700 });
   await mkdir(context.runtime.root, { recursive: true, mode: 0o700 });
@@ -137,6 +154,10 @@ export async function build(
     ...{ id: name, bundle, pidFile, logFile, preserveFds: fds.length },
   });
   const { shim, pid } = await createWithShim(places, command, { fds, signal });
+  if (root !== undefined) {
+    await context.network.create(port, record.network, { signal, pid });
+    giveOutput(shim, root);
+  }
   // What `exec` reads from here on is the container's own configuration, whatever it was created
   // with.
   await writeFile(places.config, JSON.stringify(placeConfig(record.config, here)), { mode: 0o600 });

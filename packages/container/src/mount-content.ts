@@ -3,6 +3,7 @@ import { FerryError } from '@ferry/core';
 import { ERRNO, type OwnedFd, sys } from '@ferry/linux';
 import { ByteReader } from './archive/byte-reader.js';
 import { readChanges } from './archive/changes.js';
+import type { FileMaker } from './archive/file-maker.js';
 import { packTree } from './archive/pack.js';
 import { namesIn, openBeneath, openFolder, openInRoot, pathBytes } from './archive/raw-fs.js';
 import { unpackTree } from './archive/unpack.js';
@@ -16,6 +17,11 @@ const AT_REMOVEDIR = 0x200;
 
 interface Options {
   readonly signal?: AbortSignal | undefined;
+}
+
+interface ImportOptions extends Options {
+  /** The container's root, where it is another one on the host. */
+  readonly maker?: FileMaker | undefined;
 }
 
 /** @param rootPath  what is "/" for the container
@@ -55,7 +61,7 @@ export async function importMountContent(
   rootPath: string,
   destinations: readonly string[],
   chunks: AsyncIterable<Buffer>,
-  options: Options = {},
+  options: ImportOptions = {},
 ): Promise<void> {
   using root = openFolder(rootPath);
   try {
@@ -77,7 +83,7 @@ export async function importMountChanges(
   rootPath: string,
   destinations: readonly string[],
   chunks: AsyncIterable<Buffer>,
-  options: Options = {},
+  options: ImportOptions = {},
 ): Promise<void> {
   using root = openFolder(rootPath);
   await eachMount(root, destinations, chunks, (folder, reader) =>

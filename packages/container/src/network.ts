@@ -171,16 +171,22 @@ export class ContainerNetwork {
   }
 
   /** Makes the namespace with its device, addresses and routes. The container is not connected yet:
-   *  nothing it sends leaves, nothing reaches it, until `connect`. On failure nothing is left. */
-  async create(port: Port, addresses: Addresses, options: Options = {}): Promise<void> {
+   *  nothing it sends leaves, nothing reaches it, until `connect`. On failure nothing is left.
+   *  @param options.pid  of a process that has a new namespace already: that one */
+  async create(
+    port: Port,
+    addresses: Addresses,
+    options: Options & { pid?: number | undefined } = {},
+  ): Promise<void> {
     const { netns, veth } = port;
-    const { signal } = options;
+    const { signal, pid } = options;
     const mtu = this.#config.mtu === undefined ? '' : ` mtu ${this.#config.mtu}`;
     // A high first byte: a bridge takes the lowest address of its ports for its own, and must not
     // change it.
     const outside = `fe${addresses.mac.slice(2)}`;
     const host = ipCommand(this.#config.hostNetns);
-    await createNetns(netns);
+    if (pid === undefined) await createNetns(netns);
+    else await adoptNetns(netns, pid);
     try {
       const pair =
         `link add name ${veth} address ${outside}${mtu} type veth ` +

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { idMapSchema, userNamespaceFault } from './user-namespace.js';
 
 /** The parts of an OCI runtime configuration (runtime-spec 1.0.2) that Ferry reads or writes.
  *  Strict where the configuration decides what touches the host: a hook, for one, is a program of
@@ -55,20 +56,27 @@ const resources = z.looseObject({
   pids: z.looseObject({ limit: number }).optional(),
 });
 
-const linuxSchema = z.strictObject({
-  namespaces: z
-    .array(z.strictObject({ type: z.string(), path: z.string().optional() }))
-    .default([]),
-  resources: resources.optional(),
-  devices: z.array(device).optional(),
-  cgroupsPath: z.string().optional(),
-  seccomp: z.looseObject({ defaultAction: z.string() }).optional(),
-  maskedPaths: strings.optional(),
-  readonlyPaths: strings.optional(),
-  sysctl: z.record(z.string(), z.string()).optional(),
-  rootfsPropagation: z.string().optional(),
-  mountLabel: z.string().optional(),
-});
+const linuxSchema = z
+  .strictObject({
+    namespaces: z
+      .array(z.strictObject({ type: z.string(), path: z.string().optional() }))
+      .default([]),
+    uidMappings: idMapSchema.optional(),
+    gidMappings: idMapSchema.optional(),
+    resources: resources.optional(),
+    devices: z.array(device).optional(),
+    cgroupsPath: z.string().optional(),
+    seccomp: z.looseObject({ defaultAction: z.string() }).optional(),
+    maskedPaths: strings.optional(),
+    readonlyPaths: strings.optional(),
+    sysctl: z.record(z.string(), z.string()).optional(),
+    rootfsPropagation: z.string().optional(),
+    mountLabel: z.string().optional(),
+  })
+  .superRefine((linux, context) => {
+    const message = userNamespaceFault(linux);
+    if (message !== undefined) context.addIssue({ code: 'custom', message });
+  });
 
 export const ociConfigSchema = z.strictObject({
   ociVersion: z.string().default('1.0.2'),

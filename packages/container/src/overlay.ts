@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir, readFile } from 'node:fs/promises';
+import { chown, mkdir, readFile, stat } from 'node:fs/promises';
 import { FerryError } from '@ferry/core';
 import { cString, ERRNO, sys, sysError } from '@ferry/linux';
 
@@ -11,6 +11,15 @@ export interface OverlayPlaces {
   readonly upper: string;
   readonly work: string;
   readonly merged: string;
+}
+
+/** Gives a new writable layer the owner that the topmost layer's root folder has: what is seen of an overlay's root is its
+ *  own. One that is there already has it from where it came. */
+export async function ownUpper({ lower: [top], upper }: OverlayPlaces): Promise<void> {
+  if (top === undefined || existsSync(upper)) return;
+  const { uid, gid } = await stat(top);
+  await mkdir(upper, { recursive: true, mode: 0o755 });
+  await chown(upper, uid, gid);
 }
 
 /** Mounts an overlay. Features that tie an upper layer to one host (redirects by path,

@@ -1,5 +1,13 @@
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fchownSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+} from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -162,6 +170,17 @@ export async function flushShim(shim: Shim, options: { signal?: AbortSignal | un
   throw new FerryError('container.log', `The log process ${pid} did not take in all output`, {
     remedy: 'check that the state folder has free space',
   });
+}
+
+/** Lets a container open its own output anew (/dev/stdout), whose root is somebody else than who made the pipes. */
+export function giveOutput(shim: Shim, { uid, gid }: { uid: number; gid: number }): void {
+  for (const fd of openPipes(shim)) {
+    try {
+      fchownSync(fd, uid, gid);
+    } finally {
+      closeSync(fd);
+    }
+  }
 }
 
 /** The shim's own read ends, found by inode among its descriptors. */

@@ -13,6 +13,7 @@ import { MountRounds } from './mount-rounds.js';
 import { unmount } from './overlay.js';
 import { type ContainerRecord, type Phase, parseTransfer, type Transfer } from './record.js';
 import { containerNameSchema } from './spec.js';
+import { hostRoot } from './user-namespace.js';
 
 /** Moving a container between hosts: everything but its processes and memory. */
 
@@ -181,7 +182,9 @@ export async function importMounts(
   options: Options = {},
 ): Promise<void> {
   const record = await loadInPhase(context, name, 'restoring');
-  await importMountContent(rootOf(record), tmpfsMounts(record.config), chunks, options);
+  const { config } = record;
+  const maker = hostRoot(config);
+  await importMountContent(rootOf(record), tmpfsMounts(config), chunks, { ...options, maker });
 }
 
 /** Brings changes into mounts that `importMounts` has filled. */
@@ -192,7 +195,9 @@ export async function importMountRound(
   options: Options = {},
 ): Promise<void> {
   const record = await loadInPhase(context, name, 'restoring');
-  await importMountChanges(rootOf(record), tmpfsMounts(record.config), chunks, options);
+  const { config } = record;
+  const maker = hostRoot(config);
+  await importMountChanges(rootOf(record), tmpfsMounts(config), chunks, { ...options, maker });
 }
 
 function rootOf(record: ContainerRecord): string {

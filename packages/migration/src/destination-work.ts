@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { ApiError, type Part, type PostCopyReport, type SourceDescription } from '@ferry/api';
-import { type Neighbour, parseTransfer, type Transfer } from '@ferry/container';
+import { hasUserNamespace, type Neighbour, parseTransfer, type Transfer } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
 import { hasTemporaryNames, TreeImage } from '@ferry/image';
 import { canWaitForPages, holdOptimizer } from '@ferry/linux';
@@ -198,7 +198,8 @@ export class DestinationWork {
       return;
     }
     const { signal } = this.#stop;
-    const mayFollow = canWaitForPages();
+    const cannotFollow = this.#cannotFollow();
+    const mayFollow = cannotFollow === undefined;
     const policy = policyFor(mode, this.#p.policy, mayFollow);
     const { outcome, warnings } = await preCopy({
       ...{ questions, policy, logger, now, signal, restMs: this.#p.history.restMs },
@@ -219,12 +220,22 @@ export class DestinationWork {
     this.warnings.push(...warnings);
     const wanted = mode === 'hybrid' || outcome?.decision.kind === 'post-copy';
     this.#comesLater = wanted && mayFollow && outcome !== undefined;
-    if (wanted && !mayFollow) this.warnings.push(CANNOT_FOLLOW);
+    const isAsked = wanted || mode === 'post-copy';
+    if (isAsked && cannotFollow !== undefined) this.warnings.push(cannotFollow);
     if (outcome?.cpuShare !== undefined) {
       this.warnings.push(
         `Memory changed too fast: the container was slowed down to ${outcome.cpuShare} % of its CPU time`,
       );
     }
+  }
+
+  /** Why its memory cannot come once it runs; undefined: it can. */
+  #cannotFollow(): string | undefined {
+    if (!canWaitForPages()) return CANNOT_FOLLOW;
+    // A userfaultfd of a process there tells nothing of what the kernel misses on its behalf (fs/userfaultfd.c:
+    // userfaultfd_syscall_allowed): a read(2) into missing memory would fail.
+    const isMapped = this.#transfer !== undefined && hasUserNamespace(this.#transfer.config);
+    return isMapped ? CANNOT_FOLLOW_MAPPED : undefined;
   }
 
   #takeTurn(): Turn {
@@ -510,6 +521,8 @@ const STOP_COPY_PATIENCE_MS = 5000;
 
 const CANNOT_FOLLOW =
   'This host cannot run a container whose memory is missing: all of it moved before';
+const CANNOT_FOLLOW_MAPPED =
+  'A container in a user namespace cannot run while memory of it is missing: all of it moved before';
 
 /** What the rounds go by. A container whose memory cannot follow it stands for what is left. */
 function policyFor(mode: MigrationMode, policy: Policy, mayFollow: boolean): Policy {

@@ -50,7 +50,7 @@ export async function unpackChanges(
 export async function readChanges(
   root: OwnedFd,
   reader: ByteReader,
-  options: Pick<UnpackOptions, 'signal' | 'plain'> = {},
+  options: Pick<UnpackOptions, 'signal' | 'plain' | 'maker'> = {},
 ): Promise<void> {
   const count = await reader.u32();
   if (count > LIMITS.entries) throw damaged(`${count} paths to remove`);

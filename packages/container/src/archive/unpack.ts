@@ -3,6 +3,7 @@ import { promisify } from 'node:util';
 import { FerryError } from '@ferry/core';
 import { call, ERRNO, OwnedFd, sys, sysError } from '@ferry/linux';
 import type { ByteReader } from './byte-reader.js';
+import { type FileMaker, makingAs } from './file-maker.js';
 import {
   damaged,
   decodeEndHash,
@@ -41,6 +42,8 @@ export interface UnpackOptions {
   readonly into?: 'empty' | 'prepared' | 'changed';
   /** Into no overlay, which keeps attributes of its own. */
   readonly plain?: boolean;
+  /** Where the file system belongs to a user namespace: its root. */
+  readonly maker?: FileMaker | undefined;
 }
 
 export interface Unpacked {
@@ -190,7 +193,7 @@ class Unpacker {
   }
 
   #folder(parent: OwnedFd, name: string, entry: Extract<Entry, { kind: 'directory' }>): void {
-    const made = sys('mkdirat', parent.number, pathBytes(name), 0o700);
+    const made = this.#create('mkdirat', parent.number, pathBytes(name), 0o700);
     const mayExist = this.#options.into !== 'empty' && made === -ERRNO.EEXIST;
     if (made < 0 && !mayExist) throw conflict('mkdirat', made, entry.path);
     const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
@@ -232,7 +235,7 @@ class Unpacker {
       const isFile = kindThere(parent, name)?.isFile() ?? kind === 'file';
       if (!isFile) throw damaged(`${shown(path)} is no file there`);
       const how = kind === 'patch' ? O_NONBLOCK : O_NONBLOCK | O_CREAT | O_TRUNC;
-      return openBeneath(parent, name, flags | how);
+      return makingAs(this.#options.maker, () => openBeneath(parent, name, flags | how));
     }
     if (kind === 'patch') throw damaged(`${shown(path)} is a patch`);
     const args = [parent.number, pathBytes(name), flags | O_CREAT | O_EXCL, 0o600] as const;
@@ -291,9 +294,13 @@ class Unpacker {
     path: string,
     ...args: (number | bigint | Buffer)[]
   ): number {
-    const result = sys(name, ...args);
+    const result = this.#create(name, ...args);
     if (result < 0) throw conflict(name, result, path);
     return result;
+  }
+
+  #create(name: Parameters<typeof sys>[0], ...args: (number | bigint | Buffer)[]): number {
+    return makingAs(this.#options.maker, () => sys(name, ...args));
   }
 }
 

@@ -9,7 +9,10 @@ import type { HostName, TwoAgents } from './two-agents.js';
 const WAIT_MS = 60_000;
 
 /** Compiles one of the programs beside this file; gives its path. */
-export function compiled(two: TwoAgents, name: 'churn' | 'files' | 'making' | 'mounts'): string {
+export function compiled(
+  two: TwoAgents,
+  name: 'churn' | 'files' | 'making' | 'mounts' | 'owners',
+): string {
   const program = join(two.folder.path, name);
   execFileSync('cc', ['-O2', '-o', program, join(import.meta.dirname, `${name}.c`)]);
   return program;

@@ -2,7 +2,7 @@ import type { KeyObject } from 'node:crypto';
 import { ContainerDescription } from '@ferry/api';
 import { parseTransfer, type Transfer } from '@ferry/container';
 import { FerryError } from '@ferry/core';
-import { TreeImage, validateTree } from '@ferry/image';
+import { lossesOf, TreeImage, validateTree } from '@ferry/image';
 import { decodePageChunk, type PageChunk, PageReader, SegmentTable } from '@ferry/pages';
 import { z } from 'zod';
 import { CheckpointFileReader, CheckpointFileWriter } from './checkpoint-file.js';
@@ -47,8 +47,11 @@ export interface WriteOptions {
 
 /** Writes the whole container to a file; returns when it is on disk. The container is frozen then: `work` thaws or
  *  destroys it. When it fails the caller thaws, and removes the file.
+ *  @returns what of it is not in the file, for people
  *  @throws FerryError checkpoint.blocked */
-export async function writeCheckpoint(options: WriteOptions): Promise<{ bytes: number }> {
+export async function writeCheckpoint(
+  options: WriteOptions,
+): Promise<{ bytes: number; warnings: string[] }> {
   const { work, progress, signal } = options;
   progress.tell('preflight', 'looking at the container', 0.02);
   const { description, transfer } = await work.describe();
@@ -72,9 +75,9 @@ export async function writeCheckpoint(options: WriteOptions): Promise<{ bytes: n
     await writeLayers(file, options, description.layers);
     signal.throwIfAborted();
     progress.tell('freeze', 'stopping the processes', 0.2);
-    await writeFrozen(file, options);
+    const warnings = await writeFrozen(file, options);
     await file.finish();
-    return { bytes: file.bytes };
+    return { bytes: file.bytes, warnings };
   } finally {
     await file.close();
   }
@@ -91,7 +94,7 @@ async function writeLayers(
   }
 }
 
-async function writeFrozen(file: CheckpointFileWriter, options: WriteOptions): Promise<void> {
+async function writeFrozen(file: CheckpointFileWriter, options: WriteOptions): Promise<string[]> {
   const { source, work, container, progress, signal } = options;
   await work.freeze();
   const { image, segments } = await work.capture(false);
@@ -114,6 +117,7 @@ async function writeFrozen(file: CheckpointFileWriter, options: WriteOptions): P
     chunk.release();
     moved(reader.counters);
   }
+  return lossesOf(TreeImage.decode(image));
 }
 
 export interface RestoreOptions {

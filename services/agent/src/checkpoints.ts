@@ -89,12 +89,13 @@ export class Checkpoints {
         ...{ source, journal, migrationId: checkpointId, container, epoch, now },
       });
       const createdAt = new Date().toISOString();
+      let warnings: string[] = [];
       try {
-        await writeCheckpoint({
+        ({ warnings } = await writeCheckpoint({
           ...{ source, work, container, path: `${path}.new`, vdsoHash, createdAt },
           ...{ progress, signal },
           sealFor: request.sealFor.length === 0 ? undefined : request.sealFor,
-        });
+        }));
         signal.throwIfAborted();
         await rename(`${path}.new`, path);
       } catch (error) {
@@ -108,7 +109,7 @@ export class Checkpoints {
       progress.tell('verify', 'computing the hash of the file', 0.97);
       const { size } = await stat(path);
       return {
-        ...{ checkpointId, container, node, downtimeMs, sizeBytes: BigInt(size) },
+        ...{ checkpointId, container, node, downtimeMs, sizeBytes: BigInt(size), warnings },
         sha256: await sha256Of(path),
         totalMs: now() - startedAt,
       };

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { StoreCheckpointMessage } from '@ferry/api';
+import { compiled, says } from './support/said.js';
 import { type HostName, TwoAgents } from './support/two-agents.js';
 
 const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--dir', '/data'];
@@ -10,9 +11,13 @@ const REDIS = ['/usr/bin/redis-server', '--port', '6379', '--save', '', '--dir',
 describe('agent: checkpoints of containers', function () {
   this.timeout(120_000);
   let two: TwoAgents;
+  let unread: string;
+  let rootfs: string;
   before(async () => {
     two = await TwoAgents.start();
-    const rootfs = await two.rootfs([
+    unread = compiled(two, 'unread');
+    rootfs = await two.rootfs([
+      unread,
       ...['/usr/bin/redis-server', '/usr/bin/redis-cli', '/bin/mount', '/bin/umount'],
     ]);
     await two.run('h1', { name: 'redis', rootfs, args: REDIS });
@@ -27,9 +32,9 @@ describe('agent: checkpoints of containers', function () {
     const { stdout } = await two.at(host).agent.host.exec(name, ['/usr/bin/redis-cli', ...args]);
     return stdout.toString().trim();
   };
-  const checkpoint = async (host: HostName, id: string, leaveRunning: boolean) => {
+  const checkpoint = async (host: HostName, id: string, leaveRunning: boolean, name = 'redis') => {
     const request = {
-      ...{ operationId: id, name: 'redis', checkpointId: id, leaveRunning },
+      ...{ operationId: id, name, checkpointId: id, leaveRunning },
       sealFor: Buffer.alloc(0),
     };
     for await (const { event } of two.at(host).client.checkpointContainer(request)) {
@@ -67,6 +72,7 @@ describe('agent: checkpoints of containers', function () {
     assert.equal(result.sizeBytes, BigInt(bytes.length));
     assert.equal(result.sha256, createHash('sha256').update(bytes).digest('hex'));
     assert(result.downtimeMs > 0 && result.downtimeMs < result.totalMs);
+    assert.deepEqual(result.warnings, []);
     assert.equal(await cli('h1', 'redis', 'get', 'word'), 'one');
     await cli('h1', 'redis', 'set', 'word', 'two');
     assert.equal(await cli('h1', 'redis', 'get', 'word'), 'two');
@@ -93,6 +99,14 @@ describe('agent: checkpoints of containers', function () {
     execFileSync('nsenter', [...inside, 'umount', '/tmp']);
     assert.equal(existsSync(fileOf('h1', 'mounted')), false);
     assert.equal(await cli('h1', 'redis', 'get', 'word'), 'two');
+  });
+
+  it('say what of a container is not in them', async () => {
+    await two.run('h1', { name: 'unread', rootfs, args: [unread] });
+    await says(two, { host: 'h1', name: 'unread' });
+    const { warnings } = await checkpoint('h1', 'unread', false, 'unread');
+    assert.equal(warnings.length, 1, warnings.join('; '));
+    assert.match(warnings[0]!, /^descriptor \d+ of process \d+ \(inotify\): .* are not carried$/);
   });
 
   it('are written once for one operation', async () => {

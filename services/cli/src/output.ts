@@ -22,6 +22,11 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   return [head, ...rows].map(line).join('\n');
 }
 
+/** What a finished operation warns of, a line each. */
+export function warningLines(warnings: readonly string[]): string[] {
+  return warnings.map((warning) => `Warning: ${warning}`);
+}
+
 /** 1536 → `1.5 KiB`. */
 export function bytesText(bytes: bigint | number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];

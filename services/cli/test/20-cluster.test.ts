@@ -139,10 +139,23 @@ describe('cli: against a controller', () => {
       '--leave-running',
     );
     assert.equal(readFileSync(file).length, operation.checkpoint.size_bytes);
+    assert.deepEqual(operation.checkpoint.warnings, ['a fake has no memory']);
     assert.equal(a.files.size, 0, 'the node has removed its copy');
     assert.ok(!existsSync(`${file}.part`));
     const again = await ferry('checkpoint', 'web', '--out', file);
     assert.deepEqual([again.status, a.containers.has('web')], [2, true]);
+    const told = await ferry(
+      'checkpoint',
+      'web',
+      '--plain',
+      '--out',
+      file,
+      '--force',
+      '--leave-running',
+    );
+    assert.match(told.stdout, /^web is in .*\nWarning: a fake has no memory\n$/);
+    const shown = await ferry('op', 'show', operation.id);
+    assert.match(shown.stdout, /^Warning: a fake has no memory$/m);
     const restored = await json('restore', file, '--node', 'b', '--name', 'copy');
     assert.equal(restored.operation.started.node, 'b');
     assert.ok(b.containers.has('copy'));

@@ -208,7 +208,8 @@ describe('controller: operations on containers', () => {
     const request = { name: 'web', leaveRunning: false, requestId: '', sealFor: Buffer.alloc(0) };
     const ended = await succeeded(client, await client.checkpointContainer(request));
     assert.ok(ended.result?.$case === 'checkpoint');
-    const { sizeBytes, node } = ended.result.value;
+    const { sizeBytes, node, warnings } = ended.result.value;
+    assert.deepEqual(warnings, ['a fake has no memory']);
     assert.equal(node, 'b');
     const bytes = await downloaded(ended.id, 0n);
     assert.equal(BigInt(bytes.length), sizeBytes);

@@ -11,7 +11,7 @@ const WAIT_MS = 60_000;
 /** Compiles one of the programs beside this file; gives its path. */
 export function compiled(
   two: TwoAgents,
-  name: 'churn' | 'files' | 'making' | 'mounts' | 'owners',
+  name: 'churn' | 'files' | 'making' | 'mounts' | 'owners' | 'unread',
 ): string {
   const program = join(two.folder.path, name);
   execFileSync('cc', ['-O2', '-o', program, join(import.meta.dirname, `${name}.c`)]);

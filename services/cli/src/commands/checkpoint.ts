@@ -6,7 +6,7 @@ import { download } from '../checkpoint-file.js';
 import { type ClusterOptions, withCluster, withClusterOptions } from '../cluster.js';
 import { follow, missing, progressScreen, throwUnlessSucceeded } from '../follow.js';
 import { keyFileOf, readKeyFile } from '../key-file.js';
-import { bytesText, durationText, print, printJson } from '../output.js';
+import { bytesText, durationText, print, printJson, warningLines } from '../output.js';
 import { usage } from '../parse.js';
 
 interface Options extends ClusterOptions {
@@ -34,6 +34,8 @@ export function build(): Command {
       'after',
       `
 The file is encrypted for the key that "ferry key init" made; the node has its public half only.
+
+What of the container is not in the file is told as a warning ("warnings" with --json).
 
 The file is written on the node first and removed there once it has arrived here whole; when the transfer fails,
 --fetch OPERATION gets it again.
@@ -66,10 +68,10 @@ async function run(name: string | undefined, options: Options): Promise<void> {
     const { value } = ended.result;
     await download(client, { operation: ended.id, file: options.out, ...value });
     if (options.json) return printJson({ operation: ended, file: options.out });
-    print(
+    const about =
       `${value.container} is in ${options.out}: ${bytesText(value.sizeBytes)}, ` +
-        `downtime ${durationText(value.downtimeMs)}`,
-    );
+      `downtime ${durationText(value.downtimeMs)}`;
+    print([about, ...warningLines(value.warnings)].join('\n'));
   });
 }
 

@@ -2,7 +2,7 @@ import { MigrateContainerRequest, type Operation, type PostCopyReport } from '@f
 import { Command } from 'commander';
 import { type ClusterOptions, withCluster, withClusterOptions } from '../cluster.js';
 import { followToEnd } from '../follow.js';
-import { bytesText, durationText } from '../output.js';
+import { bytesText, durationText, warningLines } from '../output.js';
 import { parseCount, parseDuration, parseSize, usage } from '../parse.js';
 
 const WAYS = 'throttle, post-copy, stop-copy or abort';
@@ -107,7 +107,7 @@ export function migrationText({ container, result }: Operation): string {
         ]),
     ...(later === undefined ? [] : [laterText(later)]),
     ...parts.map((part) => `  ${part.name.padEnd(14)} ${durationText(part.ms)}`),
-    ...warnings.map((warning) => `Warning: ${warning}`),
+    ...warningLines(warnings),
   ];
   return lines.join('\n');
 }

@@ -2,7 +2,7 @@ import { ListOperationsRequest, type Operation } from '@ferry/api';
 import { Command } from 'commander';
 import { type ClusterOptions, withCluster, withClusterOptions } from '../cluster.js';
 import { follow, progressScreen, throwUnlessSucceeded } from '../follow.js';
-import { durationText, print, printJson, table, timeText } from '../output.js';
+import { durationText, print, printJson, table, timeText, warningLines } from '../output.js';
 import { parseCount } from '../parse.js';
 import { migrationText } from './migrate.js';
 
@@ -149,6 +149,9 @@ export function operationText(operation: Operation): string {
     .filter(([, value]) => value !== '')
     .map(([name, value]) => `${name.padEnd(10)} ${value}`);
   if (operation.result?.$case === 'migration') text.push(migrationText(operation));
+  if (operation.result?.$case === 'checkpoint') {
+    text.push(...warningLines(operation.result.value.warnings));
+  }
   if (operation.result?.$case === 'drain') {
     for (const { container: moved, to, state: how, reason } of operation.result.value.moves) {
       text.push(

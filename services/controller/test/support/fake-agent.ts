@@ -244,6 +244,7 @@ export class FakeAgent {
     const value = {
       ...{ checkpointId: request.checkpointId, container: request.name, node: '' },
       ...{ sizeBytes: BigInt(bytes.length), sha256: sha256(bytes), downtimeMs: 1, totalMs: 2 },
+      warnings: ['a fake has no memory'],
     };
     yield { event: { $case: 'result' as const, value } };
   }

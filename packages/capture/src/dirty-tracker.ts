@@ -10,7 +10,13 @@ import {
   WriteTracking,
 } from '@ferry/linux';
 import type { FrozenProcess, FrozenTree } from './frozen-tree.js';
-import { CallPlace, remoteSyscall, restoreThread, saveThread } from './injection.js';
+import {
+  CallPlace,
+  remoteSyscall,
+  restoreThread,
+  saveThread,
+  writtenByCalls,
+} from './injection.js';
 import { PageSet } from './page-set.js';
 import { type CarriedPages, pageRuns, privatePages } from './private-pages.js';
 import type { PageSegment } from './segments.js';
@@ -89,14 +95,31 @@ export class DirtyTracker implements Disposable {
 
   /** What the skeletons lack now; from here on it counts as sent. The tree runs on. */
   take(): PageSegment[] {
-    const segments: PageSegment[] = [];
-    for (const space of this.#living()) {
+    return this.#segments(takenOf);
+  }
+
+  /** With the tree stopped, the same of it as it stands. `finish` gives the rest.
+   *  @param vmasOf  the mappings of a process */
+  lastLook(frozen: FrozenTree, vmasOf: (hostPid: number) => readonly Vma[]): PageSegment[] {
+    return this.#segments((space) => {
+      const stopped = frozen.processes.get(space.hostPid);
+      if (stopped === undefined || stopped.zombie) return [];
+      return space.lastLook(vmasOf(space.hostPid), writtenByCalls(stopped));
+    });
+  }
+
+  /** The tree runs on. */
+  forget(): void {
+    for (const space of this.#spaces.values()) space.forget();
+  }
+
+  #segments(look: (space: TrackedSpace) => readonly PageRun[]): PageSegment[] {
+    return this.#living().flatMap((space) => {
       const { hostPid, pid } = space;
-      for (const { address, pages } of takenOf(space)) {
-        segments.push({ hostPid, pid, address, targetAddress: address, pages: Number(pages) });
-      }
-    }
-    return segments;
+      return look(space).map(({ address, pages }) => ({
+        ...{ hostPid, pid, address, targetAddress: address, pages: Number(pages) },
+      }));
+    });
   }
 
   /** Whether there is shared memory, of which more may have been written than is noted. */

@@ -11,6 +11,7 @@ import {
   type ZeroRef,
 } from '@ferry/dumpbin';
 import {
+  type AddressRange,
   call,
   cString,
   type Mapping,
@@ -24,6 +25,7 @@ import {
   type TracedThread,
   writeMemory,
 } from '@ferry/linux';
+import type { FrozenProcess } from './frozen-tree.js';
 import { gadgetFinder } from './gadgets.js';
 import { imageRegisters } from './registers.js';
 import { restartedRegisters } from './restart.js';
@@ -61,6 +63,18 @@ interface CallStack {
   readonly start: bigint;
   /** The trampoline. */
   readonly sigreturn: bigint;
+}
+
+/** What is written below the stack pointer of a thread that makes system calls for us is within this, whatever its registers. */
+const CALL_STACK_BYTES = 65536n;
+const PAGE = 4096n;
+
+/** Pages of a stopped process that the queries of a capture write to, and put back. */
+export function writtenByCalls({ hostPid, threads }: FrozenProcess): AddressRange {
+  const leader = threads.find(({ hostTid }) => hostTid === hostPid);
+  const rsp = leader?.traced.registers().get('rsp') ?? 0n;
+  const start = rsp > CALL_STACK_BYTES ? rsp - CALL_STACK_BYTES : 0n;
+  return { start: start & -PAGE, end: (rsp + PAGE - 1n) & -PAGE };
 }
 
 /** Where a stopped thread makes system calls for us, so that it is none the worse when its tracer is killed at any moment:

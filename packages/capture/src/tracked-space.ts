@@ -47,6 +47,8 @@ export class TrackedSpace implements Disposable {
   readonly #pagemap: Pagemap;
   readonly #sent = new PageSet();
   readonly #references = new Map<string, FileReference>();
+  /** What the last look at the stopped process has left to `finish`. */
+  #left: CarriedPages | undefined;
 
   /** @param layout  of the stopped process */
   constructor(
@@ -105,10 +107,40 @@ export class TrackedSpace implements Disposable {
     return vmas.flatMap((vma) => (vma.shared ? [] : this.#sent.within(vma)));
   }
 
+  /** With the process stopped, the same, by the one look at its pages that `finish` would take: that gives the rest. Writes are
+   *  not noted anew: all of it is owed again should the process run on, of which `forget` is to be told.
+   *  @param unsteady  whose content is another one for a moment until then: left to `finish` */
+  lastLook(vmas: readonly Vma[], unsteady: AddressRange): PageRun[] {
+    const kept = keptMemory(this.#layout, { vmas: [...vmas] });
+    const { owed, guards } = this.#owed(vmas, kept);
+    const early: AddressRange[] = [];
+    for (const range of kept) {
+      for (const part of owed.within(range))
+        early.push(...without(part, [overlapOf(part, unsteady)]));
+    }
+    for (const range of early) {
+      owed.remove(range);
+      this.#sent.add(range);
+    }
+    this.#left = { runs: pageRuns(owed.all()), guards };
+    return pageRuns(early);
+  }
+
+  /** The process runs on. */
+  forget(): void {
+    this.#left = undefined;
+  }
+
   /** With the process stopped, all that a skeleton lacks once its mappings have been made those of `vmas`. */
   finish(vmas: readonly Vma[]): CarriedPages {
+    const left = this.#left;
+    if (left !== undefined) return left;
+    const { owed, guards } = this.#owed(vmas, keptMemory(this.#layout, { vmas: [...vmas] }));
+    return { runs: pageRuns(owed.all()), guards };
+  }
+
+  #owed(vmas: readonly Vma[], kept: readonly AddressRange[]): { owed: PageSet; guards: PageRun[] } {
     const owed = new PageSet();
-    const kept = keptMemory(this.#layout, { vmas: [...vmas] });
     const fresh = groups(vmas.filter(isPrivate), vmas).flatMap(({ start, end }) =>
       this.#pagemap.untracked(start, end),
     );
@@ -126,7 +158,7 @@ export class TrackedSpace implements Disposable {
       if (large.has(vma)) guards.push(...this.#finishLarge(vma, owed));
       else if (isPrivate(vma)) this.#finishOne(vma, { kept, fresh, own }, owed);
     }
-    return { runs: pageRuns(owed.all()), guards: pageRuns(inOrder(guards)) };
+    return { owed, guards: pageRuns(inOrder(guards)) };
   }
 
   /** @returns its guard pages */

@@ -10,6 +10,7 @@ import {
   type Process,
   type TreeImage,
   useInnerIds,
+  type Vma,
 } from '@ferry/image';
 import {
   childrenOf,
@@ -31,6 +32,7 @@ import { FrozenTree } from './frozen-tree.js';
 import { gadgetFinder } from './gadgets.js';
 import { hostFactsOf } from './host-facts.js';
 import { finishConnects } from './interrupted-connect.js';
+import { describeMapping } from './memory.js';
 import { MemoryObjects } from './memory-objects.js';
 import type { GivenMount } from './namespaces/added-mounts.js';
 import { ControlGroups } from './namespaces/cgroups.js';
@@ -207,9 +209,15 @@ export class TreeCapture implements Disposable {
   }
 
   /** As `capture`, for whoever has something to do with the image meanwhile: nothing may be restored for good before
-   *  `check` has found nothing. */
-  captureUnchecked(): TreeImage {
-    return this.#persist((i) => this.#captureOnce({ awaitsReaders: i < READER_PAUSES }));
+   *  `check` has found nothing.
+   *  @param beforeSockets  returns, once, when nothing reaches the tree's sockets any more */
+  captureUnchecked(beforeSockets?: () => void): TreeImage {
+    return this.#persist((i) =>
+      this.#captureOnce({
+        awaitsReaders: i < READER_PAUSES,
+        beforeSockets: i === 0 ? beforeSockets : undefined,
+      }),
+    );
   }
 
   /** What the image does not depend on, and yet makes it good for nothing.
@@ -261,12 +269,22 @@ export class TreeCapture implements Disposable {
     return { layout, stopMs: performance.now() - before, warnings: this.#tracker.warnings };
   }
 
-  /** Pages of the running tree that were written since they were last given here, or never given. Only those that the
-   *  layout which `track` gave has room for. */
+  /** Pages of the tree that were written since they were last given here, or never given. Only those that the layout which
+   *  `track` gave has room for. Of a frozen tree the next capture has the rest. */
   dirtyPages(): PageSegment[] {
     if (this.#tracker === undefined) throw new FerryError('capture.phase', 'Nothing is tracked');
+    if (this.#phase === 'frozen' && this.#frozen !== undefined) {
+      return this.#tracker.lastLook(this.#frozen, (hostPid) => this.#vmasOf(hostPid));
+    }
     for (const hostPid of this.#tracker.hostPids) this.#noted.note(hostPid);
     return this.#tracker.take();
+  }
+
+  #vmasOf(hostPid: number): Vma[] {
+    const objects = new MemoryObjects();
+    return this.#noted
+      .of(hostPid)
+      .map((mapping) => describeMapping(hostPid, mapping, objects, new Map()));
   }
 
   /** Whether memory is followed that is shared: of that more may have to be looked at than what is noted as written. */
@@ -301,6 +319,7 @@ export class TreeCapture implements Disposable {
   /** Lets the frozen tree run for a while. */
   #runOn(pauseMs: number): void {
     this.putBack();
+    this.#tracker?.forget();
     this.#frozen?.release();
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pauseMs);
     this.#stop();
@@ -324,7 +343,13 @@ export class TreeCapture implements Disposable {
     runTogether(this.#leftovers.splice(0).map((takeAway) => takeAway()));
   }
 
-  #captureOnce({ awaitsReaders }: { awaitsReaders: boolean }): TreeImage {
+  #captureOnce({
+    awaitsReaders,
+    beforeSockets,
+  }: {
+    awaitsReaders: boolean;
+    beforeSockets: (() => void) | undefined;
+  }): TreeImage {
     this.#expect('frozen');
     this.#mayPass = false;
     const frozen = this.#frozen!;
@@ -336,6 +361,7 @@ export class TreeCapture implements Disposable {
     const semaphoresOf = (hostPid: number): SemaphoreValues[] =>
       sets.length > 0 && lists.has(hostPid) ? sets : [];
     const processes = captureProcesses(ordered, { ...context, semaphoresOf });
+    beforeSockets?.();
     const named = (p: Process) => ({ pid: p.pid, hostPid: p.hostPid, command: p.comm });
     const everybody = processes.map(named);
     const owners = processes.filter((p) => p.state !== 'zombie').map(named);
@@ -435,6 +461,7 @@ export class TreeCapture implements Disposable {
   thaw(): void {
     if (this.#phase !== 'frozen') return;
     this.#phase = 'running';
+    this.#tracker?.forget();
     this.#sources.close();
     try {
       this.#release?.('thawed');

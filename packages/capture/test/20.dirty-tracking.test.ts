@@ -158,6 +158,47 @@ describe('dirty tracking', function () {
     assert.deepEqual(owed(from), [1, 2]);
   });
 
+  it('gives what a frozen tree owes before its capture, which has the rest', async () => {
+    const from = await tracked();
+    owed(from);
+    await writer.do('write', 3);
+    await writer.do('grow', 2);
+    await writer.do('drop', 7);
+    from.freeze();
+    assert.deepEqual(owed(from), [3, 7]);
+    assert.deepEqual(runPages(from.capture()), [64, 65]);
+  });
+
+  it('leaves what its queries write to, to the capture', async () => {
+    const from = await tracked();
+    owed(from);
+    await writer.do('write', 3);
+    from.freeze();
+    // Its last two words are the stack pointer and the program counter.
+    const words = readFileSync(`/proc/${writer.pid}/syscall`, 'latin1').trim().split(' ');
+    const stack = Number(words.at(-2));
+    const isStack = ({ address, pages }: { address: bigint; pages: bigint | number }) =>
+      Number(address) <= stack && stack < Number(address) + Number(pages) * 4096;
+    assert.ok(!from.dirtyPages().some(isStack));
+    const runs = from.capture().processes[0]?.mm?.runs ?? [];
+    assert.ok(runs.some(isStack));
+  });
+
+  it('owes all of it again when the tree runs on after that', async () => {
+    const from = await tracked();
+    owed(from);
+    await writer.do('write', 3);
+    from.freeze();
+    assert.deepEqual(owed(from), [3]);
+    from.thaw();
+    await writer.do('write', 4);
+    await writer.do('drop', 3);
+    from.freeze();
+    assert.deepEqual(runPages(from.capture()), [3, 4]);
+    from.thaw();
+    assert.deepEqual(owed(from), [4]);
+  });
+
   it('leaves nothing in the program: no descriptor, no registered mapping', async () => {
     const from = await tracked();
     owed(from);

@@ -62,7 +62,8 @@ describe('the clocks of a time namespace', function () {
     const ahead = await restoredFrom((image) => {
       image.monotonicNs += BigInt(longer) * SECOND;
     });
-    assert.ok(ahead >= AHEAD + longer && ahead < AHEAD + longer + 20, `${ahead} s ahead`);
+    // To the second: what has passed here since counts on both sides, unless the clock of the day was set back meanwhile.
+    assert.ok(ahead >= AHEAD + longer - 2 && ahead < AHEAD + longer + 20, `${ahead} s ahead`);
   });
 
   it('do not leap on a host that has run for a longer time, but by the time that has passed', async () => {
@@ -70,6 +71,6 @@ describe('the clocks of a time namespace', function () {
       image.monotonicNs -= 100n * SECOND;
       image.realtimeNs -= 40n * SECOND;
     });
-    assert.ok(ahead >= AHEAD - 60 && ahead < AHEAD - 40, `${ahead} s ahead`);
+    assert.ok(ahead >= AHEAD - 62 && ahead < AHEAD - 40, `${ahead} s ahead`);
   });
 });

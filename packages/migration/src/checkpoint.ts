@@ -96,8 +96,7 @@ async function writeLayers(
 
 async function writeFrozen(file: CheckpointFileWriter, options: WriteOptions): Promise<string[]> {
   const { source, work, container, progress, signal } = options;
-  await work.freeze();
-  const { image, segments } = await work.capture(false);
+  const { image, segments } = await work.freezeAndCapture({ later: false, stands: () => {} });
   await work.check();
   progress.announced(segments.totalBytes);
   await source.host.flushLog(container, { signal });

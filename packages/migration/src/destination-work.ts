@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { ApiError, type Part, type PostCopyReport, type SourceDescription } from '@ferry/api';
 import { hasUserNamespace, type Neighbour, parseTransfer, type Transfer } from '@ferry/container';
 import { errorText, FerryError } from '@ferry/core';
@@ -215,7 +216,10 @@ export class DestinationWork {
       told: (rounds, prediction) => progress.rounds(rounds.length, prediction),
     });
     // So that little is left to be done while it stands.
-    if (outcome !== undefined) await this.#files.follow();
+    if (outcome !== undefined) {
+      await this.#files.follow();
+      await this.#rehearse();
+    }
     this.#outcome = outcome;
     this.warnings.push(...warnings);
     const wanted = mode === 'hybrid' || outcome?.decision.kind === 'post-copy';
@@ -236,6 +240,15 @@ export class DestinationWork {
     // userfaultfd_syscall_allowed): a read(2) into missing memory would fail.
     const isMapped = this.#transfer !== undefined && hasUserNamespace(this.#transfer.config);
     return isMapped ? CANNOT_FOLLOW_MAPPED : undefined;
+  }
+
+  async #rehearse(): Promise<void> {
+    const { now } = this.#p;
+    const end = now() + REHEARSALS_MS;
+    for (let i = 0; i < REHEARSALS && now() < end; i++) {
+      this.#restore.rehearseFinish();
+      await setImmediate();
+    }
   }
 
   #takeTurn(): Turn {
@@ -518,6 +531,10 @@ export class DestinationWork {
 
 /** Others that are being moved take no longer, or none of them is waited for. */
 const STOP_COPY_PATIENCE_MS = 5000;
+
+/** Of making the programs that a container stands for. */
+const REHEARSALS = 4;
+const REHEARSALS_MS = 20;
 
 const CANNOT_FOLLOW =
   'This host cannot run a container whose memory is missing: all of it moved before';

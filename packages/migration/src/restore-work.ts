@@ -1,5 +1,6 @@
 import type { ContainerHost, FirstPacketWatch, Neighbour, Transfer } from '@ferry/container';
 import { FerryError } from '@ferry/core';
+import { compileFinish } from '@ferry/dumpbin';
 import { type PageChunk, type PageCounters, PageWriter, type SegmentTable } from '@ferry/pages';
 import { ContainerPids } from './container-pids.js';
 import type { LaterProcess } from './later-pages.js';
@@ -117,6 +118,18 @@ export class RestoreWork {
   compileFinish(image: Buffer, later: readonly LaterProcess[] = []): SkeletonPrograms {
     if (this.#skeleton === undefined) throw new FerryError('restore.order', 'No skeleton');
     return finishOf(image, this.#skeleton, later);
+  }
+
+  /** Compiles what the skeleton shows already, for nothing but that the same is quick when it counts: what has not run for a
+   *  while is no longer in the processor's caches. */
+  rehearseFinish(): void {
+    const skeleton = this.#skeleton;
+    if (skeleton === undefined) return;
+    try {
+      compileFinish(skeleton.image, skeleton);
+    } catch {
+      // It lacks descriptors that something may refer to.
+    }
   }
 
   /** Gives the skeleton its last programs; returns when it has the final layout. */

@@ -515,15 +515,10 @@ export class SourceSession {
 
   async #round(): Promise<void> {
     this.stopped.throwIfAborted();
-    await this.#tellRound();
+    await this.#tellRound(await this.#o.work.round());
   }
 
-  async #tellLastLook(): Promise<void> {
-    await this.#tellRound(this.#memory.owesLittle ? NOTHING_OWED : undefined);
-  }
-
-  async #tellRound(known?: OwedPages): Promise<void> {
-    const owed = known ?? (await this.#o.work.round());
+  async #tellRound(owed: OwedPages): Promise<void> {
     const { scanMs } = owed;
     const stands = this.#state.phase === 'freezing';
     const { round, segments } = await this.#memory.nextRound(owed, { stands });
@@ -541,12 +536,22 @@ export class SourceSession {
     this.#turn = turns.take();
     await this.#turn.within(TURN_PATIENCE_MS);
     this.stopped.throwIfAborted();
-    const freezeMs = await work.freeze();
-    this.#stand();
+    let freezeMs = 0;
+    let toldNothing: Promise<void> | undefined;
     // What was written last is on its way while the processes are captured, unless that is as good as nothing: then it comes
-    // with the rest, and they are captured at once.
-    const told = this.#memory.rounds > 0 && !this.#later ? this.#tellLastLook() : undefined;
-    const [frozen] = await Promise.all([work.capture(this.#later), told]);
+    // with the rest.
+    const tells = this.#memory.rounds > 0 && !this.#later;
+    const little = tells && this.#memory.owesLittle;
+    const frozen = await work.freezeAndCapture({
+      later: this.#later,
+      stands: (ms) => {
+        freezeMs = ms;
+        this.#stand();
+        if (little) toldNothing = this.#tellRound(NOTHING_OWED);
+      },
+      looked: tells && !little ? (owed) => this.#tellRound(owed) : undefined,
+    });
+    await toldNothing;
     const { captureMs } = frozen;
     this.#parts.push({ name: 'freeze', ms: freezeMs }, { name: 'capture', ms: captureMs });
     this.dispatch({ kind: 'freezeDone' });

@@ -19,10 +19,8 @@ import { describeRunning, type SourceHost } from './describe.js';
 import { readBootId } from './host-facts.js';
 import type { Journal, JournalEntry } from './journal.js';
 import type { Tracer } from './tracer.js';
-import type { TracerLayout, TracerRequest } from './tracer-protocol.js';
+import type { TracerCapture, TracerLayout } from './tracer-protocol.js';
 import { startTracer } from './tracer-start.js';
-
-type CaptureRequest = Extract<TracerRequest, { method: 'capture' | 'captureWhole' }>;
 
 /** The frozen container's processes. */
 export interface FrozenImage {
@@ -174,9 +172,16 @@ export class SourceWork {
     return { ...round, segments: SegmentTable.decode(Buffer.from(round.segments)) };
   }
 
-  /** Stops every thread and cuts the network.
-   *  @returns how long that took, ms */
-  async freeze(): Promise<number> {
+  /** Stops every thread, cuts the network, and captures the processes, and what no round has brought of their memory. Nothing
+   *  of it may run elsewhere before `check`, which COMMIT waits for.
+   *  @param options.later  what may be fetched later is told apart
+   *  @param options.stands  told after how many milliseconds that was so
+   *  @param options.looked  where it is given, what was written since the last round is taken for itself, before the rest */
+  async freezeAndCapture(options: {
+    readonly later: boolean;
+    readonly stands: (ms: number) => void;
+    readonly looked?: ((owed: OwedPages) => Promise<void>) | undefined;
+  }): Promise<FrozenImage> {
     const { source, container, now } = this.#p;
     const tracer = this.#running();
     await Promise.all([tracer.ask({ method: 'makeReady' }), source.host.keepFrames(container)]);
@@ -184,12 +189,34 @@ export class SourceWork {
     collectYoung();
     // A thread that has used up its quota would stop only when it gets a new one.
     await this.#quota?.restore();
-    this.#frozenAt = now();
+    const frozenAt = now();
+    this.#frozenAt = frozenAt;
     this.#locked = true;
-    // One after the other: what a program still says before it is stopped must get out.
-    await tracer.ask({ method: 'freeze' });
-    await source.host.lock(container);
-    return now() - this.#frozenAt;
+    const { later, stands, looked } = options;
+    // The tracer need not wait for a word from here between them: while the network is cut it looks at memory and processes.
+    const stopped = tracer.ask({ method: 'freeze' });
+    const owed = looked === undefined ? undefined : this.round();
+    const number = tracer.newCut();
+    const image = tracer.ask({ method: 'capture', later, cut: number });
+    let standsAt = frozenAt;
+    const cut = async () => {
+      let done = false;
+      try {
+        // One after the other: what a program still says before it is stopped must get out.
+        await stopped;
+        await source.host.lock(container);
+        done = true;
+      } finally {
+        tracer.networkIsCut({ cut: number, done });
+      }
+      standsAt = now();
+      stands(standsAt - frozenAt);
+    };
+    const tellOwed = async () => {
+      if (owed !== undefined) await looked?.(await owed);
+    };
+    const [captured] = await Promise.all([image, cut(), tellOwed()]);
+    return frozenImage(captured, now() - standsAt);
   }
 
   #knownNeighbours(): Neighbour[] {
@@ -198,13 +225,6 @@ export class SourceWork {
     } catch {
       return []; // it will ask for them again
     }
-  }
-
-  /** With the container frozen: its processes, and what no round has brought of their memory. Nothing of it may run
-   *  elsewhere before `check`, which COMMIT waits for.
-   *  @param later  what may be fetched later is told apart */
-  async capture(later: boolean): Promise<FrozenImage> {
-    return await this.#capture({ method: 'capture', later });
   }
 
   /** What is left to be looked at of what was captured.
@@ -219,18 +239,9 @@ export class SourceWork {
     this.#commitPrepared = false;
     if (this.#held) await this.#p.source.host.thaw(this.#p.container);
     this.#held = false;
-    return await this.#capture({ method: 'captureWhole' });
-  }
-
-  async #capture(request: CaptureRequest): Promise<FrozenImage> {
     const before = this.#p.now();
-    const { image, segments, laterSegments } = await this.#running().ask(request);
-    return {
-      laterSegments,
-      image: Buffer.from(image),
-      segments: SegmentTable.decode(Buffer.from(segments)),
-      captureMs: this.#p.now() - before,
-    };
+    const captured = await this.#running().ask({ method: 'captureWhole' });
+    return frozenImage(captured, this.#p.now() - before);
   }
 
   /** Processes of the container, running or frozen. */
@@ -434,4 +445,12 @@ export class SourceWork {
       remedy: 'look at the log of the agent; the container runs on',
     });
   }
+}
+
+function frozenImage(captured: TracerCapture, captureMs: number): FrozenImage {
+  const { image, segments, laterSegments } = captured;
+  return {
+    ...{ laterSegments, captureMs, image: Buffer.from(image) },
+    segments: SegmentTable.decode(Buffer.from(segments)),
+  };
 }

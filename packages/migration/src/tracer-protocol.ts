@@ -36,8 +36,9 @@ export type TracerRequest =
   /** What a freeze should not have to wait for. */
   | { readonly method: 'makeReady' }
   | { readonly method: 'freeze' }
-  /** @param later  memory that may come once the container runs is told apart */
-  | { readonly method: 'capture'; readonly later: boolean }
+  /** @param later  memory that may come once the container runs is told apart
+   *  @param cut  its network is being cut meanwhile: sockets wait for that word at NETWORK_FD, by its number */
+  | { readonly method: 'capture'; readonly later: boolean; readonly cut?: number | undefined }
   /** Again, with all pages, whatever the rounds gave. */
   | { readonly method: 'captureWhole' }
   /** What is left to be looked at of what was captured: before that nothing of it may run elsewhere. */
@@ -48,6 +49,28 @@ export type TracerRequest =
   | { readonly method: 'kill' }
   /** Forgets the tree, which it does not hold: another one may be opened. */
   | { readonly method: 'release' };
+
+/** Where a tracer, which cannot take a message while it captures, reads whether the network of its container is cut. What
+ *  nobody read of an earlier capture, which failed before, may come first. */
+export const NETWORK_FD = 4;
+
+export interface NetworkWord {
+  readonly cut: number;
+  readonly done: boolean;
+}
+
+export const NETWORK_WORD_BYTES = 8;
+
+export function encodeNetworkWord({ cut, done }: NetworkWord): Buffer {
+  const bytes = Buffer.alloc(NETWORK_WORD_BYTES);
+  bytes.writeUInt32LE(cut, 0);
+  bytes.writeUInt32LE(done ? 1 : 0, 4);
+  return bytes;
+}
+
+export function decodeNetworkWord(bytes: Buffer): NetworkWord {
+  return { cut: bytes.readUInt32LE(0), done: bytes.readUInt32LE(4) === 1 };
+}
 
 export interface TracerResults {
   rehearse: TracerRehearsal;

@@ -1,4 +1,4 @@
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Rehearsal, TreeCapture } from '@ferry/capture';
 import type { FileText } from '@ferry/container';
@@ -8,15 +8,18 @@ import { canTrackWrites, collectYoung, holdOptimizer, LandlockDomains } from '@f
 import { SegmentTable } from '@ferry/pages';
 import { readDecision } from './journal.js';
 import { splitLater } from './later-pages.js';
-import type {
-  Reconnection,
-  TracerAnswer,
-  TracerCapture,
-  TracerLayout,
-  TracerRehearsal,
-  TracerRequest,
-  TracerRound,
-  TracerScan,
+import {
+  decodeNetworkWord,
+  NETWORK_FD,
+  NETWORK_WORD_BYTES,
+  type Reconnection,
+  type TracerAnswer,
+  type TracerCapture,
+  type TracerLayout,
+  type TracerRehearsal,
+  type TracerRequest,
+  type TracerRound,
+  type TracerScan,
 } from './tracer-protocol.js';
 
 /** The tracer's side: holds one tree by ptrace, which dies with the thread that holds it (ptrace(2)). So it is a process
@@ -157,7 +160,7 @@ export class TracerServer {
         capture.freeze();
         return undefined;
       case 'capture':
-        return captured(capture, request.later);
+        return captured(capture, request.later, () => awaitCut(request.cut));
       case 'captureWhole':
         capture.putBack();
         capture.untrack();
@@ -221,8 +224,29 @@ function round(capture: TreeCapture): TracerRound {
   };
 }
 
-function captured(capture: TreeCapture, mayWait: boolean): TracerCapture {
-  const image = capture.captureUnchecked();
+/** @throws FerryError tracer.network when it was not cut, or the agent is gone */
+function awaitCut(cut: number | undefined): void {
+  if (cut === undefined) return;
+  const word = Buffer.alloc(NETWORK_WORD_BYTES);
+  for (let length = 0; ; ) {
+    const more = readSync(NETWORK_FD, word, length, word.length - length, null);
+    length += more;
+    if (more === 0) break;
+    if (length < word.length) continue;
+    const said = decodeNetworkWord(word);
+    if (said.cut === cut && said.done) return;
+    if (said.cut === cut) break;
+    length = 0;
+  }
+  throw new FerryError('tracer.network', "The container's network was not cut");
+}
+
+function captured(
+  capture: TreeCapture,
+  mayWait: boolean,
+  beforeSockets?: () => void,
+): TracerCapture {
+  const image = capture.captureUnchecked(beforeSockets);
   const all = capture.segments(image);
   const { now, later } = mayWait ? splitLater(image, all) : { now: all, later: [] };
   const segments = SegmentTable.from([...now, ...later]).encode();

@@ -1,6 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import type { Writable } from 'node:stream';
 import { FerryError } from '@ferry/core';
-import type { TracerAnswer, TracerRequest, TracerResults } from './tracer-protocol.js';
+import {
+  encodeNetworkWord,
+  NETWORK_FD,
+  type NetworkWord,
+  type TracerAnswer,
+  type TracerRequest,
+  type TracerResults,
+} from './tracer-protocol.js';
 
 /** How to start a tracer: Node's own arguments and the program. */
 export interface TracerCommand {
@@ -13,15 +21,24 @@ type Result<R extends TracerRequest> = TracerResults[R['method']];
 /** A request that takes longer has hung: its tracer is killed, and the kernel lets the tree go. */
 const ANSWER_MS_MAX = 60_000;
 
-/** The agent's side of a tracer process. Calls are made one after the other. */
+interface Asked {
+  readonly resolve: (answer: TracerAnswer) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** The agent's side of a tracer process. It does what it is asked one after the other; who asks need not wait in between. */
 export class Tracer {
   readonly #child: ChildProcess;
   readonly #ended: Promise<string>;
   #hasEnded = false;
-  #last: Promise<unknown> = Promise.resolve();
+  #cuts = 0;
+  /** Without an answer yet, in the order in which they were asked. */
+  readonly #asked: Asked[] = [];
 
   private constructor(child: ChildProcess) {
     this.#child = child;
+    child.on('message', (answer: TracerAnswer) => this.#asked.shift()?.resolve(answer));
+    child.stdio[NETWORK_FD]?.on('error', () => {}); // its end is known by other means
     this.#ended = new Promise((resolve) => {
       const end = (how: string) => {
         this.#hasEnded = true;
@@ -34,7 +51,7 @@ export class Tracer {
 
   static spawn(command: TracerCommand): Tracer {
     const child = spawn(process.execPath, [...command.execArgv, command.script], {
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc', 'pipe'],
       serialization: 'advanced',
     });
     return new Tracer(child);
@@ -55,16 +72,6 @@ export class Tracer {
 
   /** @throws FerryError as the capture throws it; tracer.ended */
   async ask<R extends TracerRequest>(request: R): Promise<Result<R>> {
-    const before = this.#last;
-    const mine = (async () => {
-      await before;
-      return await this.#ask(request);
-    })();
-    this.#last = mine.catch(() => {});
-    return (await mine) as Result<R>;
-  }
-
-  async #ask(request: TracerRequest): Promise<unknown> {
     const timer = setTimeout(() => this.#child.kill('SIGKILL'), ANSWER_MS_MAX);
     try {
       const answer = await Promise.race([this.#exchange(request), this.#ended]);
@@ -75,7 +82,7 @@ export class Tracer {
           { remedy: 'look at the log of the agent; the container runs on' },
         );
       }
-      if (answer.ok) return answer.result;
+      if (answer.ok) return answer.result as Result<R>;
       const { code, message, remedy } = answer;
       throw new FerryError(code, message, remedy === undefined ? {} : { remedy });
     } finally {
@@ -85,18 +92,26 @@ export class Tracer {
 
   #exchange(request: TracerRequest): Promise<TracerAnswer> {
     return new Promise((resolve, reject) => {
-      const take = (answer: TracerAnswer) => resolve(answer);
-      this.#child.once('message', take);
       if (this.#hasEnded) return;
+      this.#asked.push({ resolve, reject });
       this.#child.send(request, (error) => {
         if (error === null) return;
-        this.#child.off('message', take);
         // Its end says why.
         void this.#ended.then((how) =>
           reject(new FerryError('tracer.ended', `The tracer ended (${how})`)),
         );
       });
     });
+  }
+
+  /** The number of a cut of the network that a capture is to wait for: `networkIsCut`. */
+  newCut(): number {
+    return ++this.#cuts;
+  }
+
+  /** @param word.done  nothing reaches the container any more; else the capture fails */
+  networkIsCut(word: NetworkWord): void {
+    (this.#child.stdio[NETWORK_FD] as Writable | null | undefined)?.write(encodeNetworkWord(word));
   }
 
   /** Ends the process; a tree that it still holds runs on, unless it was committed. */

@@ -78,6 +78,28 @@ describe('migration: tracers that have done their work', function () {
     await does(last, third, 'scan', 'track', 'round', 'freeze', 'capture', 'thaw');
   });
 
+  it('capture no socket before the network is cut, or known not to be', async () => {
+    const tracer = take();
+    await does(tracer, await program(), 'freeze');
+    const capture = (cut: number) => tracer.ask({ method: 'capture', later: false, cut });
+    const refused = tracer.newCut();
+    const fails = assert.rejects(capture(refused), { code: 'tracer.network' });
+    tracer.networkIsCut({ cut: refused, done: false });
+    await fails;
+    await tracer.ask({ method: 'thaw' });
+    await tracer.ask({ method: 'freeze' });
+    // Of a capture that failed before it came to its sockets.
+    tracer.networkIsCut({ cut: tracer.newCut(), done: true });
+    const cut = tracer.newCut();
+    let isCut = false;
+    const captured = capture(cut).then(() => assert.ok(isCut));
+    await sleep(200);
+    isCut = true;
+    tracer.networkIsCut({ cut, done: true });
+    await captured;
+    await tracer.ask({ method: 'thaw' });
+  });
+
   it('end when they still hold one, which runs on', async () => {
     const tracer = take();
     const held = await program();

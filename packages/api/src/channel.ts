@@ -11,6 +11,8 @@ const common: ChannelOptions = {
   'grpc.enable_retries': 0,
   'grpc.initial_reconnect_backoff_ms': 100,
   'grpc.max_reconnect_backoff_ms': 2000,
+  // The image of a container that stands is larger than HTTP/2's own 64 KiB, and would wait for the receiver's word in between.
+  'grpc-node.flow_control_window': limits.flowControlWindowBytes,
 };
 
 /** Options of a client's channel. */
@@ -33,7 +35,6 @@ export function channelOptions(kind: ChannelKind): ChannelOptions {
     // A connection of its own: otherwise channels to one address share one, and pings wait behind
     // pages.
     'grpc.use_local_subchannel_pool': 1,
-    'grpc-node.flow_control_window': limits.flowControlWindowBytes,
   };
 }
 

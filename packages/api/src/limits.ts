@@ -10,7 +10,7 @@ export const limits = {
   dataMessageBytes: 8 * mebi,
   /** The data of one chunk of a file, checkpoint or layer. */
   chunkBytes: mebi,
-  /** HTTP/2 window of a data channel: 2.5 × bandwidth × round trip needs this much at 1 GB/s and
+  /** HTTP/2 window of a channel: 2.5 × bandwidth × round trip needs this much at 1 GB/s and
    *  6 ms. */
   flowControlWindowBytes: 16 * mebi,
   /** An error's detail in the trailing metadata; HTTP/2 peers may refuse header blocks of more

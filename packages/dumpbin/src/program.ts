@@ -289,12 +289,16 @@ export class ProgramBuilder {
 /** The names of steps, NUL-terminated one after the other, laid out all at once: there are thousands, and to look for
  *  those that are the same takes longer than they do. */
 class StepNames {
-  readonly #names: string[] = [];
+  /** Each with its end. Put together in one go: there are thousands, and most of them are made of parts. */
+  #text = '';
+  readonly #lengths: number[] = [];
   #bytes = Buffer.alloc(0);
   #offsets: Uint32Array = new Uint32Array(0);
 
   add(step: string): void {
-    this.#names.push(step);
+    this.#text += step;
+    this.#text += '\0';
+    this.#lengths.push(step.length + 1);
   }
 
   get bytes(): Buffer {
@@ -309,18 +313,18 @@ class StepNames {
   }
 
   #layOut(): void {
-    const names = this.#names;
-    if (this.#offsets.length === names.length) return;
-    this.#bytes = Buffer.from(`${names.join('\0')}\0`);
-    this.#offsets = new Uint32Array(names.length);
-    let length = 0;
-    for (const name of names) length += name.length + 1;
-    const isAscii = this.#bytes.length === length;
-    let at = 0;
-    for (let i = 0; i < names.length; i++) {
-      const name = names[i]!;
+    const lengths = this.#lengths;
+    if (this.#offsets.length === lengths.length) return;
+    const text = this.#text;
+    this.#bytes = Buffer.from(text);
+    this.#offsets = new Uint32Array(lengths.length);
+    const isAscii = this.#bytes.length === text.length;
+    let [at, from] = [0, 0];
+    for (let i = 0; i < lengths.length; i++) {
       this.#offsets[i] = at;
-      at += (isAscii ? name.length : Buffer.byteLength(name)) + 1;
+      const to = from + lengths[i]!;
+      at += isAscii ? lengths[i]! : Buffer.byteLength(text.slice(from, to));
+      from = to;
     }
   }
 }

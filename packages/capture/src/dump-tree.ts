@@ -69,7 +69,8 @@ export function dumpTree(hostPid: number, folder: string, options: DumpOptions):
   using capture = TreeCapture.open(hostPid);
   const { blockers } = capture.scan();
   if (blockers.length > 0) throw blocked(blockers);
-  rehearse();
+  // One that is ended does not notice how long it was frozen; whoever waits for the dump notices a rehearsal.
+  if (options.leaveRunning) rehearse();
   const scanMs = times();
   const partial = join(dirname(target), `.${basename(target)}.${process.pid}.partial`);
   mkdirSync(partial, { mode: 0o700 });

@@ -2,14 +2,13 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { ferryRoot } from '@ferry/core';
-import { compileTree, restorer } from '@ferry/dumpbin';
-import { encodeTreeFile, type TreeImage } from '@ferry/image';
+import type { TreeImage } from '@ferry/image';
 import { canTrackWrites, threadsOf } from '@ferry/linux';
 import { SegmentTable } from '@ferry/pages';
 import { TreeCapture } from './tree-capture.js';
 
-/** V8 compiles a function on first use, and better after some. */
-const TIMES_BEFORE_DUMP = 4;
+/** V8 compiles a function on first use, and better after some. More than this hardly shortens the freeze that follows. */
+const TIMES_BEFORE_DUMP = 3;
 /** Of native/rehearsal.c, when it has made everything. */
 const THREADS = 4;
 const READY_MS_MAX = 200;
@@ -57,6 +56,18 @@ export class Rehearsal implements Disposable {
     return { layout, image, segments };
   }
 
+  /** Stops it, reads its state and lets it go, so many times: what a freeze runs, and nothing beside it.
+   *  @throws FerryError capture.* */
+  freezes(times: number): void {
+    this.#awaitReady();
+    using capture = TreeCapture.open(this.#hostPid, { namespacesGiven: true });
+    for (let i = 0; i < times; i++) {
+      capture.freeze();
+      capture.capture();
+      capture.thaw();
+    }
+  }
+
   #awaitReady(): void {
     const deadline = performance.now() + READY_MS_MAX;
     const clock = new Int32Array(new SharedArrayBuffer(4));
@@ -70,16 +81,12 @@ export class Rehearsal implements Disposable {
   }
 }
 
-/** Before a dump. Blocks for about 50 ms. What goes wrong here says nothing of the dump. */
+/** Before a dump of a tree that runs on. Blocks for some hundred milliseconds. What goes wrong here says nothing of the
+ *  dump. */
 export function rehearse(): void {
   using rehearsal = Rehearsal.start();
   try {
-    for (let i = 0; i < TIMES_BEFORE_DUMP; i++) {
-      const image = rehearsal?.once().image;
-      if (image === undefined) return;
-      compileTree(image, { pages: 'external', restorer: restorer() });
-      encodeTreeFile(image);
-    }
+    rehearsal?.freezes(TIMES_BEFORE_DUMP);
   } catch {
     // A host may forbid what the rehearsed process does.
   }

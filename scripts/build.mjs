@@ -10,6 +10,9 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const require = createRequire(import.meta.url);
 const wanted = process.argv.slice(2);
 const wants = (part) => wanted.length === 0 || wanted.includes(part);
+/** Small packages that become part of the programs: to find and read their many files takes a program that starts longer
+ *  than to run them. */
+const bundledPackages = ['@bufbuild/protobuf', 'commander'];
 
 function run(program, args) {
   try {
@@ -108,6 +111,13 @@ if (wants('bundle')) {
   if (results.some(({ status }) => status === 'rejected')) process.exitCode = 1;
 }
 
+/** The dependencies that programs load from node_modules. */
+function packagesLoadedAsTheyAre() {
+  return Object.keys(require('../package.json').dependencies)
+    .filter((name) => !bundledPackages.includes(name))
+    .flatMap((name) => [name, `${name}/*`]);
+}
+
 /** One program with what it imports. Parts that it loads on demand become files of their own. */
 async function bundle(name, file) {
   const esbuild = await import('esbuild');
@@ -124,7 +134,7 @@ async function bundle(name, file) {
     outdir: 'dist',
     outExtension: { '.js': '.mjs' },
     sourcemap: 'linked',
-    packages: 'external',
+    external: packagesLoadedAsTheyAre(),
     alias: {
       ...Object.fromEntries(
         readdirSync(join(root, 'packages')).map((folder) => [

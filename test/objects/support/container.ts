@@ -23,7 +23,7 @@ import type { ObjectProgram } from '../table.js';
 import { build } from './build.js';
 import { ferry } from './engine.js';
 import { inTrial, sourceOf, type Verdict } from './flavours.js';
-import { identify, isAlive, treeOf, until } from './processes.js';
+import { identify, isAlive, killExactly, treeOf, until } from './processes.js';
 import type { Trial } from './trial.js';
 
 const mappedUsers = 100_000;
@@ -146,8 +146,8 @@ export class TrialContainer implements AsyncDisposable {
   /** Tells the first process to let the program check itself.
    *  @throws unless it says PASS */
   async verdict(): Promise<Verdict> {
-    await this.#runc.kill(this.#id, 'SIGUSR1');
     const root = identify(this.pid);
+    if (root !== undefined) killExactly([root], 'SIGUSR1');
     await until('a verdict', verdictTimeoutMs, () => {
       return this.#trial.has('result') || root === undefined || !isAlive(root);
     });
@@ -157,8 +157,14 @@ export class TrialContainer implements AsyncDisposable {
     throw new Error(`${result || 'No verdict'}\n${this.#trial.read('failures')}`);
   }
 
-  /** Removes the container and whatever runs in it. */
+  /** Removes the container and whatever runs in it. Its first process is ended before: runc looks for its end ten times a
+   *  second only. */
   async remove(): Promise<void> {
+    const root = this.pid === 0 ? undefined : identify(this.pid);
+    if (root !== undefined) {
+      killExactly([root]);
+      await until('the end of the container', startTimeoutMs, () => !isAlive(root));
+    }
     await this.#runc.delete(this.#id);
     this.pid = 0;
   }

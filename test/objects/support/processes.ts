@@ -62,12 +62,15 @@ export function marked(directory: string): Identity[] {
   return found;
 }
 
-/** Kills exactly these, those only that are still the same process. */
-export function killExactly(processes: readonly Identity[]): void {
+/** Kills exactly these, or sends them another signal; those only that are still the same process. */
+export function killExactly(
+  processes: readonly Identity[],
+  signal: NodeJS.Signals = 'SIGKILL',
+): void {
   for (const identity of processes) {
     if (!isAlive(identity)) continue;
     try {
-      process.kill(identity.pid, 'SIGKILL');
+      process.kill(identity.pid, signal);
     } catch {
       // It ended between the look and the kill.
     }

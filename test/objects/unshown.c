@@ -1,5 +1,5 @@
 // What no call shows to the program itself, or what nobody may look at. argv[2]: automount, namespace-name, signed,
-// signed-listening, reuse-port, reuse-port-listening, watch-nested, watch-shared.
+// signed-listening, signed-bound, signed-unbound, signed-ao, reuse-port, reuse-port-listening, watch-nested, watch-shared.
 #include <linux/filter.h>
 #include <sched.h>
 #include <sys/inotify.h>
@@ -117,6 +117,66 @@ static void signed_listening(void) {
     check_arrives(client, MUST(accept4(listener, NULL, NULL, SOCK_CLOEXEC)));
 }
 
+/// A client with the same key gets through, and one without does not.
+static void check_signs(int listener, const union address *address) {
+    int client = signed_client(address);
+    check_arrives(client, MUST(accept4(listener, NULL, NULL, SOCK_CLOEXEC)));
+    int stranger = MUST(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    struct timeval patience = {.tv_usec = 300000};
+    MUST(setsockopt(stranger, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience));
+    CHECK(connect(stranger, &address->any, length_of(address)) != 0, "connected unsigned");
+}
+
+/// A socket with keys that does not listen yet, perhaps without a port.
+static void signed_closed(int is_bound) {
+    union address address;
+    int fd = MUST(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    socklen_t length = loopback(AF_INET, &address);
+    sign(fd);
+    if (is_bound) MUST(bind(fd, &address.any, length));
+    object_ready_and_wait();
+    SABOTAGE(MUST(set_key(fd, 0)));
+    if (!is_bound) MUST(bind(fd, &address.any, length));
+    MUST(getsockname(fd, &address.any, &length));
+    MUST(listen(fd, 1));
+    check_signs(fd, &address);
+}
+
+static void signed_bound(void) {
+    signed_closed(1);
+}
+
+static void signed_unbound(void) {
+    signed_closed(0);
+}
+
+#define TCP_AO_ADD_KEY 38
+#define TCP_AO_INFO 40
+
+/// A master key of TCP-AO (struct tcp_ao_add, include/uapi/linux/tcp.h), for the loopback address.
+static void signed_ao(void) {
+    struct __attribute__((aligned(8))) {
+        struct sockaddr_storage address;
+        char algorithm[64];
+        int32_t interface;
+        uint32_t flags;
+        uint16_t reserved;
+        uint8_t prefix, send_id, receive_id, mac_length, key_flags, key_length, key[80];
+    } add = {.algorithm = "hmac(sha1)", .prefix = 32, .send_id = 100, .receive_id = 100, .key_length = 6, .key = "secret"};
+    union address address;
+    memcpy(&add.address, &address.any, loopback(AF_INET, &address));
+    int fd = MUST(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (setsockopt(fd, IPPROTO_TCP, TCP_AO_ADD_KEY, &add, sizeof add) != 0) {
+        object_put_file("result", "SKIP no TCP-AO\n");
+        exit(0);
+    }
+    object_ready_and_wait();
+    SABOTAGE(close(fd); fd = MUST(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
+    uint64_t info[6] = {0};
+    socklen_t length = sizeof info;
+    CHECK(getsockopt(fd, IPPROTO_TCP, TCP_AO_INFO, info, &length) == 0, "its key is lost: %s", strerror(errno));
+}
+
 /// Sockets that share a port, of which a program chooses the second one.
 static void shared_port(int type, int fds[2], union address *address) {
     struct sock_filter second[] = {BPF_STMT(BPF_RET | BPF_K, 1)};
@@ -195,6 +255,9 @@ int main(int argc, char **argv) {
                                                {"namespace-name", namespace_name},
                                                {"signed", signed_connection},
                                                {"signed-listening", signed_listening},
+                                               {"signed-bound", signed_bound},
+                                               {"signed-unbound", signed_unbound},
+                                               {"signed-ao", signed_ao},
                                                {"reuse-port", reuse_port},
                                                {"reuse-port-listening", reuse_port_listening},
                                                {"watch-nested", watch_nested},

@@ -23,6 +23,7 @@ import {
 } from '@ferry/linux';
 import { DirtyTracker } from './dirty-tracker.js';
 import {
+  type CapturedFiles,
   type CollectedDescriptors,
   captureFiles,
   collectDescriptors,
@@ -109,6 +110,7 @@ export class TreeCapture implements Disposable {
   #image: TreeImage | undefined;
   /** Of what was captured last. */
   #added: CapturedNamespaces['added'] | undefined;
+  #checkFiles: CapturedFiles['check'] | undefined;
   #tracker: DirtyTracker | undefined;
   #objects = new MemoryObjects();
   readonly #sources = new PageSources((pid, id) => this.#pathOfPages(pid, id));
@@ -224,7 +226,7 @@ export class TreeCapture implements Disposable {
    *  @throws FerryError capture.blocked */
   check(): void {
     this.#expect('frozen');
-    const blockers = this.#added?.() ?? [];
+    const blockers = [...(this.#added?.() ?? []), ...(this.#checkFiles?.() ?? [])];
     if (blockers.length > 0) throw blockedBy(blockers);
   }
 
@@ -380,6 +382,7 @@ export class TreeCapture implements Disposable {
       throw blockedBy(blockers);
     }
     this.#added = spaces.added;
+    this.#checkFiles = files.check;
     const groups = new ControlGroups(this.#root);
     const filesById = new Map(files.files.map((file) => [file.id, file]));
     for (const process of processes) {

@@ -78,11 +78,15 @@ export interface FileContext {
   onRelease(action: (outcome: 'thawed' | 'killed') => void): void;
   /** One value per capture, made on first use (socket tables from sock_diag). */
   shared<T>(key: string, make: () => T): T;
+  /** Has something looked at once the image is there, on which it does not depend: what blocks then is told like the rest,
+   *  before anything that was restored may run. */
+  checkLater(check: () => void): void;
   /** Reports what cannot be carried. */
   block(blocker: Omit<Blocker, 'pid' | 'command'>, descriptor: Pick<Descriptor, 'process'>): void;
   /** Tells that something of a description cannot be carried which a program does not rely on: messages that it has not
-   *  read and that nobody can send again, of kinds that may be lost anyway. It gets a moment to read them first. */
-  lose(what: string, descriptor: Descriptor): void;
+   *  read and that nobody can send again, of kinds that may be lost anyway. It gets a moment to read them first, unless
+   *  that does not help. */
+  lose(what: string, descriptor: Descriptor, options?: { readonly passes: boolean }): void;
   /** Id of the shared memory object behind a memfd or shared file: for `Memfd`. */
   sharedMemoryId(device: bigint, inode: bigint, kind: string, name: string, fd: OwnedFd): number;
 }

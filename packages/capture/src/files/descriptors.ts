@@ -89,6 +89,8 @@ export interface CapturedFiles {
   /** Its controlling terminal: see Process. */
   terminalOf(pid: number): SessionTerminal;
   readonly blockers: Blocker[];
+  /** What was left to be looked at once the image is there, before `release`. */
+  check(): Blocker[];
   /** Undoes what captures left changed in the objects and closes every duplicate. Once only. */
   release(outcome: 'thawed' | 'killed'): void;
 }
@@ -129,6 +131,7 @@ class FilesCapture implements FileContext {
   readonly #byInode = new Map<string, number[]>();
   readonly #shared = new Map<string, unknown>();
   readonly #blockers: Blocker[] = [];
+  readonly #later: (() => void)[] = [];
   readonly #lost = new Map<Descriptor, string>();
   readonly #awaitsReaders: boolean;
   #undo: ((outcome: 'thawed' | 'killed') => void)[] = [];
@@ -187,6 +190,7 @@ class FilesCapture implements FileContext {
       terminalOf: (pid) => terminals.get(pid) ?? NO_TERMINAL,
       foldersOf: (pid) => folders.get(pid) ?? { cwdFileId: 0, rootFileId: 0 },
       blockers: this.#blockers,
+      check: () => this.#check(),
       release: (outcome) => this.release(outcome),
     };
   }
@@ -242,6 +246,16 @@ class FilesCapture implements FileContext {
     this.#undo.push(action);
   }
 
+  checkLater(check: () => void): void {
+    this.#later.push(check);
+  }
+
+  #check(): Blocker[] {
+    const before = this.#blockers.length;
+    for (const check of this.#later.splice(0)) check();
+    return this.#blockers.slice(before);
+  }
+
   shared<T>(key: string, make: () => T): T {
     if (!this.#shared.has(key)) this.#shared.set(key, make());
     return this.#shared.get(key) as T;
@@ -252,9 +266,9 @@ class FilesCapture implements FileContext {
     this.#blockers.push({ ...blocker, pid, command });
   }
 
-  lose(what: string, descriptor: Descriptor): void {
+  lose(what: string, descriptor: Descriptor, { passes } = { passes: true }): void {
     if (this.scanning) return;
-    if (!this.#awaitsReaders) {
+    if (!this.#awaitsReaders || !passes) {
       this.#lost.set(descriptor, what);
       return;
     }

@@ -15,6 +15,8 @@ import { refuse } from './common.js';
 import type { Descriptor, FileCapture, FileContext } from './context.js';
 import { membershipsOf } from './multicast.js';
 import { hasReusePortProgram } from './reuse-port.js';
+import { type SegmentKeys, segmentKeysOf, UNSEEN_KEYS } from './segment-keys.js';
+import { isMemoryClosed, prepareSocketMemory } from './socket-memory.js';
 import { readPacketFilter, type SocketFacts } from './socket-probe.js';
 import { peekDatagrams, withoutPeekOffset } from './socket-queue.js';
 import { refuseFilter, refuseReusePort, refuseSigned, refuseUrgent } from './socket-refusals.js';
@@ -33,6 +35,8 @@ const POLLPRI = 2;
 const TCP_INFO = 11;
 /** struct tcp_info: tcpi_segs_in */
 const TCP_SEGMENTS_IN = 140;
+/** Above, a list of all sockets is faster than a look at each: it takes as long as twenty. */
+const FEW = 16;
 const READ_SHUTDOWN = 1;
 const BOTH_SHUTDOWN = 3;
 
@@ -149,7 +153,8 @@ function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | unde
   const state = info?.state ?? TCP.close;
   const isMptcp = socket.protocol === IPPROTO.mptcp;
   if (isMptcp && state !== TCP.listen && state !== TCP.close) return refuseMptcp(descriptor, ctx);
-  if (ctx.scanning && isSigned(descriptor, ctx)) return refuseSigned(descriptor, ctx);
+  const keys = isMptcp ? undefined : keysOf(descriptor, state, ctx);
+  if (keys !== undefined) return refuseSigned(descriptor, keys, ctx);
   if (ctx.scanning && state === TCP.listen && info!.waiting > 0) UnacceptedReader.prepare();
   if (ctx.scanning || info === undefined) return socket;
   socket.state = state;
@@ -168,8 +173,20 @@ function captureTcp(descriptor: Descriptor, ctx: FileContext): InetSocket | unde
   return connected(descriptor, looked, ctx);
 }
 
-function isSigned(descriptor: Descriptor, ctx: FileContext): boolean {
-  return NetworkTable.of(descriptor, ctx).signed.has(Number(descriptor.stat.inode));
+/** In a scan. Of a program that gives keys to a socket afterwards that is told later, for it takes a while to look. */
+function keysOf(descriptor: Descriptor, state: number, ctx: FileContext): SegmentKeys | undefined {
+  if (ctx.scanning) {
+    prepareSocketMemory(ctx);
+    return segmentKeysOf(descriptor, { state, few: false }, ctx);
+  }
+  if (state === TCP.close && isMemoryClosed()) ctx.lose(UNSEEN_KEYS, descriptor, { passes: false });
+  const all = ctx.shared('tcpSockets', () => ({ count: 0 }));
+  all.count += 1;
+  ctx.checkLater(() => {
+    const keys = segmentKeysOf(descriptor, { state, few: all.count <= FEW }, ctx);
+    if (keys !== undefined) refuseSigned(descriptor, keys, ctx);
+  });
+  return undefined;
 }
 
 function refuseMptcp(descriptor: Descriptor, ctx: FileContext): undefined {

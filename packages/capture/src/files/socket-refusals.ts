@@ -1,5 +1,6 @@
 import { refuse } from './common.js';
 import type { Descriptor, FileContext } from './context.js';
+import type { SegmentKeys } from './segment-keys.js';
 
 /** What no kind of socket can have. Each returns undefined, as captures do after a blocker. */
 
@@ -11,11 +12,23 @@ export function refuseFilter(descriptor: Descriptor, ctx: FileContext): undefine
   });
 }
 
-export function refuseSigned(descriptor: Descriptor, ctx: FileContext): undefined {
+export function refuseSigned(
+  descriptor: Descriptor,
+  keys: SegmentKeys,
+  ctx: FileContext,
+): undefined {
+  if (keys === 'TCP_MD5SIG') {
+    return refuse(descriptor, ctx, {
+      code: 'socket.signed',
+      reason:
+        'it has keys that sign its segments (TCP_MD5SIG), which the kernel does not give back',
+      remedy: 'let the program use none (BGP: no password for the neighbour), or close the socket',
+    });
+  }
   return refuse(descriptor, ctx, {
-    code: 'socket.signed',
-    reason: 'it has keys that sign its segments (TCP_MD5SIG), which the kernel does not give back',
-    remedy: 'let the program use none (BGP: no password for the neighbour), or close the socket',
+    code: 'socket.signedAo',
+    reason: 'it has keys that sign its segments (TCP-AO), which are not carried',
+    remedy: 'let the program use none (BGP: no key chain for the neighbour), or close the socket',
   });
 }
 

@@ -98,7 +98,7 @@ export class NetworkTable {
   #waiting: Map<number, UnixDiag> | undefined;
   #packet: Map<number, PacketDiag> | undefined;
   readonly #inet = new Map<number, InetDiag[]>();
-  #signed: Set<number> | undefined;
+  readonly #signed = new Map<number, ReadonlySet<number>>();
 
   readonly #onRelease: FileContext['onRelease'];
 
@@ -178,13 +178,18 @@ export class NetworkTable {
     return this.#waiting;
   }
 
-  /** Inodes of the TCP sockets that have keys of TCP_MD5SIG, but of those that neither are connected nor have a port. A
-   *  list of all there are: for scans. */
-  get signed(): ReadonlySet<number> {
-    this.#signed ??= new Set(
-      inNetworkNamespace(this.#where, signedSockets).map(({ inode }) => inode),
-    );
-    return this.#signed;
+  /** Inodes of the TCP sockets that have keys of TCP_MD5SIG and are in such a state: of those that listen, or are closed and
+   *  have a port (Linux 6.8), or of all others. That takes a walk through a table of all networks; the one of those that
+   *  listen is short. */
+  signed(state: number): ReadonlySet<number> {
+    const states = [LISTEN, CLOSED].find((mask) => (mask & (1 << state)) !== 0) ?? OPEN_STATES;
+    let found = this.#signed.get(states);
+    if (found === undefined) {
+      const list = inNetworkNamespace(this.#where, () => signedSockets(states));
+      found = new Set(list.map(({ inode }) => inode));
+      this.#signed.set(states, found);
+    }
+    return found;
   }
 
   /** Every TCP (6), UDP (17) or UDP-Lite (136) socket, of both families, but those that listen or are closed. */
@@ -210,8 +215,8 @@ function packetSockets(): PacketDiag[] {
 }
 
 /** Without the kernel's module for that, none. */
-function signedSockets(): InetDiag[] {
-  const kind = { protocol: IPPROTO_TCP, states: FULL_STATES, withKeys: true };
+function signedSockets(states: number): InetDiag[] {
+  const kind = { protocol: IPPROTO_TCP, states, withKeys: true };
   try {
     return [AF.inet, AF.inet6]
       .flatMap((family) => listInetSockets({ family, ...kind }))
@@ -226,8 +231,9 @@ const IPPROTO_TCP = 6;
 /** ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h. */
 const OPEN_STATES = [1, 2, 4, 5, 8, 9, 11].reduce((mask, state) => mask | (1 << state), 0);
 
-/** Likewise, and CLOSE, LISTEN, and BOUND_INACTIVE (Linux 6.8). */
-const FULL_STATES = [7, 10, 13].reduce((mask, state) => mask | (1 << state), OPEN_STATES);
+/** CLOSE, and BOUND_INACTIVE (Linux 6.8). */
+const CLOSED = (1 << 7) | (1 << 13);
+const LISTEN = 1 << 10;
 
 /** ICMP sockets for everybody are only for some groups (icmp(7)): one of them makes it. */
 function freshSocket({ domain, type, protocol }: SocketKind): OwnedFd {

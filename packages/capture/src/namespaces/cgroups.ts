@@ -77,6 +77,8 @@ function ownView(): View {
 export class ControlGroups {
   readonly #root: number;
   readonly #rootText: string;
+  /** Of the process last asked for, which does not change while it stands: each of its threads is compared with it. */
+  #last: { readonly hostPid: number; readonly text: string | undefined } | undefined;
   #view: View | undefined;
 
   constructor(root: number) {
@@ -104,7 +106,7 @@ export class ControlGroups {
 
   /** Of another process: where the root is not. */
   of(hostPid: number): ControlGroup[] {
-    const text = tryReadProc(`/proc/${hostPid}/cgroup`);
+    const text = this.#textOf(hostPid);
     if (text === undefined || text === this.#rootText) return [];
     return describe(this.#inside(hostPid), this.#inside(this.#root), () => this.#rootView());
   }
@@ -112,8 +114,15 @@ export class ControlGroups {
   /** Of a thread: where the first of its process is not. */
   ofThread(hostPid: number, hostTid: number): ControlGroup[] {
     const task = `${hostPid}/task/${hostTid}`;
-    if (tryReadProc(`/proc/${task}/cgroup`) === tryReadProc(`/proc/${hostPid}/cgroup`)) return [];
+    if (tryReadProc(`/proc/${task}/cgroup`) === this.#textOf(hostPid)) return [];
     return describe(this.#inside(task), this.#inside(hostPid), () => this.#rootView());
+  }
+
+  #textOf(hostPid: number): string | undefined {
+    if (this.#last?.hostPid !== hostPid) {
+      this.#last = { hostPid, text: tryReadProc(`/proc/${hostPid}/cgroup`) };
+    }
+    return this.#last.text;
   }
 
   /** Whether the root sees other groups as the first ones than we do. */

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { COLUMNS } from './coverage/render.js';
 import { type Result, readResults, writeResults } from './coverage/results.js';
+import { runs32BitPrograms } from './support/compat.js';
 import { contained, containerMove } from './support/container.js';
 import { engineExists } from './support/engine.js';
 import { canBeSabotaged, flavours as plainFlavours, type Verdict } from './support/flavours.js';
@@ -101,10 +102,17 @@ const cpuFlags = new Set(
   /^flags\s*:\s*(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '),
 );
 
-/** Says what these processors have not, and registers no test for it: a skip would be a test that ought to have run. */
-function isForThisProcessor(program: ObjectProgram): boolean {
-  if (program.cpuFlag === undefined || cpuFlags.has(program.cpuFlag)) return true;
-  console.log(`  ${program.name}: not tried, these processors have no ${program.cpuFlag}`);
+/** What this machine has not, of what a program is about. */
+function lacking({ cpuFlag, is32Bit = false }: ObjectProgram): string | undefined {
+  if (cpuFlag !== undefined && !cpuFlags.has(cpuFlag)) return cpuFlag;
+  return is32Bit && !runs32BitPrograms() ? '32-bit programs' : undefined;
+}
+
+/** Says what this machine has not, and registers no test for it: a skip would be a test that ought to have run. */
+function isForThisMachine(program: ObjectProgram): boolean {
+  const lacks = lacking(program);
+  if (lacks === undefined) return true;
+  console.log(`  ${program.name}: not tried, this machine has no ${lacks}`);
   for (const flavour of flavoursOf(program)) note(program, flavour, 'skipped');
   return false;
 }
@@ -125,7 +133,7 @@ describe('kernel objects', () => {
   });
 
   for (const program of programs) {
-    if (!isChosen(program) || !isForThisProcessor(program)) continue;
+    if (!isChosen(program) || !isForThisMachine(program)) continue;
     describe(program.name, () => {
       for (const flavour of flavoursOf(program)) register(program, flavour);
     });

@@ -11,6 +11,8 @@ export interface ObjectProgram {
   readonly settleMs?: number;
   /** A feature of the processor (/proc/cpuinfo, `flags`) without which there is nothing to try. */
   readonly cpuFlag?: string;
+  /** It is about a 32-bit program, which not every machine runs. */
+  readonly is32Bit?: boolean;
   /** Runs with nothing beside it: it needs the memory or the processors. */
   readonly isAlone?: boolean;
   /** Also executed as a bare dump binary, without the command. */
@@ -312,6 +314,7 @@ export const programs: readonly ObjectProgram[] = [
   ...refused.map(([kind, blocker]) => ({
     name: `refused-${kind}`,
     source: 'refused',
+    is32Bit: kind === 'compat',
     args: [kind],
     later: 'the kernel does not show what would have to be carried',
     blocker,

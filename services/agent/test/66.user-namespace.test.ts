@@ -236,6 +236,21 @@ describe('agent: containers in a user namespace', function () {
     assert.equal(stdout.toString(), '1000:1001\n1000:1001\n0:0\n', stderr.toString());
   });
 
+  it('run on where they are when they have a user namespace in theirs, and it is told why', async () => {
+    const nested = structuredClone(config);
+    nested.process.args.push('nested');
+    await two.run('h1', { name: 'nested', bundle: bundle('nested', nested) });
+    await says(two, { host: 'h1', name: 'nested' });
+    await assert.rejects(move(there, {}, 'nested'), (error: Error & { code: string }) => {
+      assert.equal(error.code, 'migrate.preflight');
+      assert.match(error.message, /user:\S+ .*user namespaces nested in one .* not carried yet/);
+      return true;
+    });
+    await says(two, { host: 'h1', name: 'nested' });
+    assert.deepEqual(await two.states('h2'), {});
+    await two.at('h1').agent.host.remove('nested');
+  });
+
   for (const [what, change, message] of hostile) {
     it(`are not made with ${what}, and nothing is left of them`, async () => {
       const changed = structuredClone(config);

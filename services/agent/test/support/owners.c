@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -162,7 +163,14 @@ static void be_user(void) {
     }
 }
 
-int main(void) {
+/* With an argument: a child in a user namespace below. */
+static void be_nested(void) {
+    must(prctl(PR_SET_PDEATHSIG, 9) == 0 && unshare(CLONE_NEWUSER) == 0, "unshare");
+    for (;;) pause();
+}
+
+int main(int argc, char **argv) {
+    (void)argv;
     setvbuf(stdout, NULL, _IOLBF, 0);
     read_text("/proc/self/uid_map", maps[0]);
     read_text("/proc/self/gid_map", maps[1]);
@@ -172,6 +180,7 @@ int main(void) {
     make_files();
     connect_self();
     if (fork() == 0) be_user();
+    if (argc > 1 && fork() == 0) be_nested();
     unsigned before = 0;
     for (unsigned round = 0;; round++, rest()) {
         check_ids(0, 0, 0);

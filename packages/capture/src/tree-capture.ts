@@ -37,6 +37,7 @@ import { describeMapping } from './memory.js';
 import { MemoryObjects } from './memory-objects.js';
 import type { GivenMount } from './namespaces/added-mounts.js';
 import { ControlGroups } from './namespaces/cgroups.js';
+import type { GivenNetwork } from './namespaces/given-network.js';
 import { heldNamespaces, heldTunDevices } from './namespaces/held.js';
 import type { NamespaceProcess } from './namespaces/links.js';
 import { type CapturedNamespaces, captureNamespaces } from './namespaces/namespaces.js';
@@ -75,6 +76,8 @@ export interface TreeCaptureOptions {
   readonly givenMounts?: readonly GivenMount[];
   /** Likewise what is set below /proc/sys, by path. */
   readonly givenSettings?: Readonly<Record<string, string>>;
+  /** Likewise what is put into its network. */
+  readonly givenNetwork?: GivenNetwork;
 }
 
 /** How long the tree runs before each further attempt to capture it. */
@@ -575,8 +578,8 @@ export class TreeCapture implements Disposable {
     const rootGiven = this.#options.namespacesGiven ?? false;
     try {
       const held = heldNamespaces(collected);
-      const { givenMounts, givenSettings } = this.#options;
-      const given = { rootGiven, givenMounts, givenSettings };
+      const { givenMounts, givenSettings, givenNetwork } = this.#options;
+      const given = { rootGiven, givenMounts, givenSettings, givenNetwork };
       const tunDevices = heldTunDevices(collected);
       return captureNamespaces(processes, { scanning, ...given, held, tunDevices });
     } catch (error) {

@@ -32,6 +32,7 @@ export {
   type Addresses,
   ContainerNetwork,
   ensureBridge,
+  givenNetwork,
   type NetworkConfig,
 } from './network.js';
 export type { OciConfig } from './oci-config.js';

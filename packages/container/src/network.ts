@@ -301,6 +301,30 @@ export class ContainerNetwork {
   }
 }
 
+/** What `create` puts into a container's network, in hexadecimal digits as the kernel has it. Pure. */
+export function givenNetwork(addresses: Addresses): {
+  device: string;
+  mac: string;
+  addresses: { address: string; prefix: number }[];
+  gateways: string[];
+} {
+  const { address, prefix, gateway, address6, prefix6, gateway6, mac } = addresses;
+  const four = (text: string) => parseIpv4(text).toString(16).padStart(8, '0');
+  const six = (text: string) => parseIpv6(text).toString(16).padStart(32, '0');
+  return {
+    device: INSIDE,
+    mac: mac.replaceAll(':', '').toLowerCase(),
+    addresses: [
+      { address: four(address), prefix },
+      ...(address6 === undefined ? [] : [{ address: six(address6), prefix: prefix6 ?? 64 }]),
+    ],
+    gateways: [
+      ...(gateway === undefined ? [] : [four(gateway)]),
+      ...(gateway6 === undefined ? [] : [six(gateway6)]),
+    ],
+  };
+}
+
 function insideCommands(addresses: Addresses): string[] {
   const { address, prefix, gateway, address6, prefix6, gateway6 } = addresses;
   const commands = ['link set lo up', `addr add ${address}/${prefix} brd + dev ${INSIDE}`];

@@ -4,9 +4,11 @@ import { call, sysError } from './sys.js';
 
 const AF_NETLINK = 16;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
+const NLM_F_REQUEST = 1;
 const NLM_F_REQUEST_DUMP = 0x301;
 const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
+const ANSWER_BYTES = 64 * 1024;
 
 /** Length of struct nlmsghdr. */
 export const NETLINK_HEADER = 16;
@@ -31,7 +33,7 @@ export function netlinkDump(
   using socket = new OwnedFd(call('socket', AF_NETLINK, SOCK_RAW_CLOEXEC, protocol));
   const message = netlinkMessage(request.type, NLM_F_REQUEST_DUMP, request.payload);
   call('sendto', socket.number, message, message.length, 0, null, 0);
-  const answer = Buffer.allocUnsafeSlow(64 * 1024);
+  const answer = Buffer.allocUnsafeSlow(ANSWER_BYTES);
   const found: Buffer[] = [];
   for (;;) {
     const total = call('recvfrom', socket.number, answer, answer.length, 0, null, null);
@@ -52,6 +54,26 @@ export function netlinkDump(
       at += (size + 3) & ~3;
     }
   }
+}
+
+/** What the kernel answers to a request for one thing: the whole message, header included.
+ *  @throws SysError what the kernel answered, ENODEV or ENOENT when there is no such thing */
+export function netlinkAsk(
+  protocol: number,
+  request: { type: number; payload: Uint8Array },
+): Buffer {
+  using socket = new OwnedFd(call('socket', AF_NETLINK, SOCK_RAW_CLOEXEC, protocol));
+  const message = netlinkMessage(request.type, NLM_F_REQUEST, request.payload);
+  call('sendto', socket.number, message, message.length, 0, null, 0);
+  const answer = Buffer.alloc(ANSWER_BYTES);
+  const total = call('recvfrom', socket.number, answer, answer.length, 0, null, null);
+  if (total >= NETLINK_HEADER + 4 && answer.readUInt16LE(4) === NLMSG_ERROR) {
+    throw sysError('netlink', -answer.readInt32LE(NETLINK_HEADER), `request ${request.type}`);
+  }
+  if (total < NETLINK_HEADER || answer.readUInt32LE(0) > total) {
+    throw new FerryError('linux.netlink', 'A netlink message is cut short');
+  }
+  return Buffer.from(answer.subarray(0, answer.readUInt32LE(0)));
 }
 
 /** Attributes (struct rtattr) from `start` to the end: type without flag bits, and value. */

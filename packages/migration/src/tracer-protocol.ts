@@ -1,4 +1,4 @@
-import type { GivenMount, TreeLabels } from '@ferry/capture';
+import type { GivenMount, GivenNetwork, TreeLabels } from '@ferry/capture';
 import type { Addresses, FileText, NetworkConfig } from '@ferry/container';
 import type { Blocker } from '@ferry/core';
 import type { FileReference, HostFacts } from '@ferry/image';
@@ -24,6 +24,8 @@ export type TracerRequest =
       readonly externalInodes: bigint[];
       readonly givenMounts: GivenMount[];
       readonly givenSettings: Record<string, string>;
+      /** Undefined: what is in the network is not compared. */
+      readonly givenNetwork?: GivenNetwork | undefined;
       readonly reconnection: Reconnection;
     }
   | { readonly method: 'scan' }

@@ -121,13 +121,15 @@ export class TracerServer {
     if (request.method === 'open') {
       this.#endRehearsal();
       LandlockDomains.learn();
-      const { hostPid, externalInodes, givenMounts, givenSettings, reconnection } = request;
+      const { hostPid, externalInodes, givenMounts, givenSettings, givenNetwork, reconnection } =
+        request;
       this.#reconnection = reconnection;
       this.#capture = TreeCapture.open(hostPid, {
         externalInodes,
         namespacesGiven: true,
         givenMounts,
         givenSettings,
+        ...(givenNetwork === undefined ? {} : { givenNetwork }),
       });
       return undefined;
     }

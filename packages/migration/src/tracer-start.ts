@@ -1,4 +1,4 @@
-import { givenMounts, givenSettings } from '@ferry/container';
+import { givenMounts, givenNetwork, givenSettings } from '@ferry/container';
 import type { SourceHost } from './describe.js';
 import type { Tracer } from './tracer.js';
 
@@ -21,6 +21,7 @@ export async function startTracer(
       externalInodes: [stdoutInode, stderrInode],
       givenMounts: givenMounts(record.config),
       givenSettings: givenSettings(record.config),
+      givenNetwork: givenNetwork(record.network),
       reconnection: {
         ...{ config, nodeId: host.nodeId, port, addresses: record.network },
         cgroup: host.cgroupPath(name),

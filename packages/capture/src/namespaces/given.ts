@@ -1,6 +1,8 @@
 import { inNamespace, readProc } from '@ferry/linux';
 import { fleetingSegments } from '../sysv-ipc.js';
 import { addedMounts, type GivenMount } from './added-mounts.js';
+import { deviceSettings } from './device-settings.js';
+import type { GivenNetwork } from './given-network.js';
 import type { NamespaceType } from './links.js';
 import { parseMountInfo } from './mountinfo.js';
 import { givenNetworkRefusals } from './network.js';
@@ -16,21 +18,25 @@ export interface GivenOptions {
   readonly givenMounts?: readonly GivenMount[] | undefined;
   /** Likewise what is set below /proc/sys, by path ("net/ipv4/ip_forward"). */
   readonly givenSettings?: Readonly<Record<string, string>> | undefined;
+  /** What its host has put into the network; undefined: not known, and not compared with. */
+  readonly givenNetwork?: GivenNetwork | undefined;
   /** Names of tun and tap devices that come with descriptors of the tree. */
   readonly tunDevices: ReadonlySet<string>;
 }
 
 /** What the tree has added to the namespaces of its root, and would be gone: whoever restores makes them anew.
- *  @param isApart  whether the root has a namespace of this type that whoever captures is not in */
+ *  @param isApart  whether the root has a namespace of this type that whoever captures is not in
+ *  @param ends  numbers of the devices of its network that are joined to carried ones */
 export function addedToGiven(
   hostPid: number,
   isApart: (type: NamespaceType) => boolean,
-  options: GivenOptions,
+  options: GivenOptions & { readonly ends: ReadonlySet<number> },
 ): Found[] {
   const found: Found[] = [];
   if (options.rootGiven) {
     const network = `/proc/${hostPid}/ns/net`;
-    if (isApart('net')) found.push(...givenNetworkRefusals(network, options.tunDevices));
+    const devices = { tuns: options.tunDevices, ends: options.ends };
+    if (isApart('net')) found.push(...givenNetworkRefusals(network, devices, options.givenNetwork));
     if (isApart('mnt')) found.push(...mountsAdded(hostPid, options));
     for (const type of ['net', 'ipc'] as const) {
       if (isApart(type)) found.push(...settingsAdded(hostPid, type, options));
@@ -53,10 +59,16 @@ function mountsAdded(hostPid: number, { givenMounts }: GivenOptions): Found[] {
 function settingsAdded(
   hostPid: number,
   type: 'net' | 'ipc',
-  { scanning, givenSettings }: GivenOptions,
+  { scanning, givenSettings, givenNetwork }: GivenOptions,
 ): Found[] {
   if (!scanning || givenSettings === undefined) return [];
-  return addedSettings(changedSettings(type, `/proc/${hostPid}/ns/${type}`), givenSettings);
+  const path = `/proc/${hostPid}/ns/${type}`;
+  return [
+    ...addedSettings(changedSettings(type, path), givenSettings),
+    ...(type === 'net' && givenNetwork !== undefined
+      ? deviceSettings(path, { device: givenNetwork.device, settings: givenSettings })
+      : []),
+  ];
 }
 
 /** Segments of the tree's own IPC namespace are carried with whatever has them attached. To be asked before they are read,

@@ -17,7 +17,7 @@ import {
   userNamespaceOf,
 } from './links.js';
 import { captureMounts, type NamedNamespace, sharedMounts } from './mounts.js';
-import { captureNetwork, joinPeer, type Leading } from './network.js';
+import { captureNetwork, joinPeer, type Leading, outerEnds } from './network.js';
 import {
   type Found,
   namedBlocker,
@@ -135,7 +135,8 @@ class NamespaceCapture {
       namespaces: [...this.#known.values()],
       blockers: this.#blockers,
       added: () => {
-        const found = addedToGiven(this.#root.hostPid, this.#isApart, this.#options);
+        const options = { ...this.#options, ends: outerEnds([...this.#known.values()]) };
+        const found = addedToGiven(this.#root.hostPid, this.#isApart, options);
         return found.map((each) => blockerOf(this.#root, each));
       },
       of: (hostPid) => ({

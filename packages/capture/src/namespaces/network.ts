@@ -1,5 +1,5 @@
 import { SysError } from '@ferry/core';
-import type { NetworkNamespace } from '@ferry/image';
+import type { Namespace, NetworkNamespace } from '@ferry/image';
 import {
   addressOf,
   call,
@@ -12,6 +12,7 @@ import {
   sys,
   tryReadProc,
 } from '@ferry/linux';
+import { type CarriedDevices, type GivenNetwork, givenNetworkChanges } from './given-network.js';
 import { attribute, indexOf, kindOf, nameOf, type Refusal } from './network-links.js';
 import { networkRefusals, nexthops } from './network-refusals.js';
 
@@ -69,7 +70,7 @@ export function captureNetwork(
     };
   });
   const refusals = content.links.flatMap((link) => linkRefusal(link, content));
-  const outer = inNamespace('net', outside.path, () => outerEnds(content, outside.isCarried));
+  const outer = inNamespace('net', outside.path, () => endsOutside(content, outside.isCarried));
   if (outer.indexes.length > 0) {
     Object.assign(content, { outerLinks: outer.links, outerAddresses: outer.addresses });
   }
@@ -88,19 +89,29 @@ const FALLBACK = new Set([
   ...['tunl0', 'gre0', 'gretap0', 'erspan0', 'ip_vti0', 'ip6_vti0', 'sit0', 'ip6tnl0', 'ip6gre0'],
 ]);
 
-/** What a container has added to the network that its host gave it: devices that lead nowhere outside, and rules.
+/** What a container has changed of the network that its host gave it.
  *  @param path  a way to the namespace
- *  @param carried  names of devices that come with their descriptors */
-export function givenNetworkRefusals(path: string, carried: ReadonlySet<string>): Refusal[] {
+ *  @param given  what the host has made there; undefined: only what no host makes is found */
+export function givenNetworkRefusals(
+  path: string,
+  devices: CarriedDevices,
+  given: GivenNetwork | undefined,
+): Refusal[] {
   return inNamespace('net', path, () => {
-    const links = route(RTM.getLink, everyLink());
+    const dumps = routing();
+    const { links } = dumps;
+    const carried = devices.tuns;
     const found = filters();
     const tables = found.filter((message) => (message.readUInt16LE(4) & 0xff) === 0).length;
     const refusals = networkRefusals(links, found);
     for (const link of links) {
       if (!(kindOf(link) === 'tun' && carried.has(nameOf(link))))
         refusals.push(...changedLink(link));
-      const isGiven = attribute(link, IFLA.linkNamespace) !== undefined || kindOf(link) === '';
+      const isOuter = attribute(link, IFLA.linkNamespace) !== undefined || kindOf(link) === '';
+      const isGiven =
+        given === undefined
+          ? isOuter
+          : (isOuter && nameOf(link) === given.device) || devices.ends.has(indexOf(link));
       if (isGiven || indexOf(link) === LOOPBACK || FALLBACK.has(nameOf(link))) continue;
       if (kindOf(link) === 'tun' && carried.has(nameOf(link))) continue;
       refusals.push({
@@ -136,7 +147,9 @@ export function givenNetworkRefusals(path: string, carried: ReadonlySet<string>)
         remedy: 'set them outside, or remove them: nft flush ruleset',
       });
     }
-    return refusals;
+    if (given === undefined) return refusals;
+    const neighbours = route(RTM.getNeighbour, Buffer.alloc(12));
+    return [...refusals, ...givenNetworkChanges({ ...dumps, neighbours }, given, devices)];
   });
 }
 
@@ -261,7 +274,7 @@ function linkRefusal(link: Uint8Array, _content: NetworkNamespace): Refusal[] {
 }
 
 /** The other ends of veth pairs that are in the thread's network namespace. */
-function outerEnds(content: NetworkNamespace, isCarried: boolean) {
+function endsOutside(content: NetworkNamespace, isCarried: boolean) {
   const leading: Leading[] = [];
   const indexes: number[] = [];
   const needed = content.links.filter(
@@ -295,6 +308,14 @@ function outerEnds(content: NetworkNamespace, isCarried: boolean) {
   });
   const links = outside.links.filter((link) => indexes.includes(indexOf(link)));
   return { indexes, links, addresses, leading };
+}
+
+/** Numbers of the devices outside that carried network namespaces are joined to. */
+export function outerEnds(namespaces: readonly Namespace[]): ReadonlySet<number> {
+  const contents = namespaces.flatMap(({ content }) =>
+    content?.$case === 'net' ? [content.value] : [],
+  );
+  return new Set(contents.flatMap(({ outerLinks }) => outerLinks.map(indexOf)));
 }
 
 /** A device that leads out of its network namespace. */

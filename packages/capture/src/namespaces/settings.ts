@@ -1,6 +1,7 @@
 import { readdirSync, statSync } from 'node:fs';
 import type { KernelSetting } from '@ferry/image';
 import { inFreshNamespace, inNamespace, readProcBytes } from '@ferry/linux';
+import type { Found } from './refusals.js';
 
 /** Below /proc/sys, what belongs to an IPC or a network namespace. */
 const FOLDERS = {
@@ -74,8 +75,7 @@ const FORWARDING = 'net/ipv4/ip_forward';
 export function addedSettings(
   changed: readonly KernelSetting[],
   given: Readonly<Record<string, string>>,
-): { code: string; object: string; reason: string; remedy: string }[] {
-  const words = (text: string) => text.trim().split(/\s+/).join(' ');
+): Found[] {
   return changed.flatMap(({ name, value }) => {
     const text = words(Buffer.from(value).toString());
     const isTaken =
@@ -83,14 +83,27 @@ export function addedSettings(
     if (isTaken || words(given[name] ?? '') === text) return [];
     const key = name.replaceAll('/', '.');
     return [
-      {
-        code: 'namespace.setting',
-        object: `/proc/sys/${name} is ${text}`,
-        reason: 'it was set inside the container, whose namespaces are made anew by its host',
-        remedy: `set it in the container's spec (sysctl: { "${key}": "${text}" })`,
-      },
+      settingBlocker(
+        name,
+        text,
+        `set it in the container's spec (sysctl: { "${key}": "${text}" })`,
+      ),
     ];
   });
+}
+
+export function settingBlocker(name: string, text: string, remedy: string): Found {
+  return {
+    code: 'namespace.setting',
+    object: `/proc/sys/${name} is ${text}`,
+    reason: 'it was set inside the container, whose namespaces are made anew by its host',
+    remedy,
+  };
+}
+
+/** A value without the spaces that the kernel puts around and between its parts. */
+export function words(text: string): string {
+  return text.trim().split(/\s+/).join(' ');
 }
 
 const knownFresh = new Map<'ipc' | 'net', Map<string, Buffer>>();
@@ -104,7 +117,8 @@ function freshSettings(type: 'ipc' | 'net'): Map<string, Buffer> {
   return fresh;
 }
 
-function readSettings(folders: readonly string[]): Map<string, Buffer> {
+/** Every setting below folders of /proc/sys, of the namespace that the thread is in. */
+export function readSettings(folders: readonly string[]): Map<string, Buffer> {
   const found = new Map<string, Buffer>();
   const visit = (name: string): void => {
     const path = `/proc/sys/${name}`;

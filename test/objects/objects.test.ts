@@ -1,4 +1,5 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { gunzipSync } from 'node:zlib';
 import { COLUMNS } from './coverage/render.js';
 import { type Result, readResults, writeResults } from './coverage/results.js';
 import { runs32BitPrograms } from './support/compat.js';
@@ -102,9 +103,17 @@ const cpuFlags = new Set(
   /^flags\s*:\s*(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '),
 );
 
+/** Whether the kernel has an option; also where it does not tell. */
+function isBuiltWith(option: string): boolean {
+  if (!existsSync('/proc/config.gz')) return true;
+  const options = gunzipSync(readFileSync('/proc/config.gz')).toString('latin1');
+  return options.split('\n').includes(`${option}=y`);
+}
+
 /** What this machine has not, of what a program is about. */
-function lacking({ cpuFlag, is32Bit = false }: ObjectProgram): string | undefined {
+function lacking({ cpuFlag, kernelOption, is32Bit = false }: ObjectProgram): string | undefined {
   if (cpuFlag !== undefined && !cpuFlags.has(cpuFlag)) return cpuFlag;
+  if (kernelOption !== undefined && !isBuiltWith(kernelOption)) return kernelOption;
   return is32Bit && !runs32BitPrograms() ? '32-bit programs' : undefined;
 }
 

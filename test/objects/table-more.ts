@@ -174,6 +174,7 @@ export const morePrograms: readonly ObjectProgram[] = [
     name: `unshown-${kind}`,
     source: 'unshown',
     args: [kind],
+    kernelOption: kind === 'signed-ao' ? 'CONFIG_TCP_AO' : undefined,
     later: 'the kernel does not show it, or nobody may look at it',
     blocker,
   })),

@@ -13,6 +13,8 @@ export interface ObjectProgram {
   readonly cpuFlag?: string;
   /** It is about a 32-bit program, which not every machine runs. */
   readonly is32Bit?: boolean;
+  /** An option that the kernel must be built with (CONFIG_…). */
+  readonly kernelOption?: string | undefined;
   /** Runs with nothing beside it: it needs the memory or the processors. */
   readonly isAlone?: boolean;
   /** Also executed as a bare dump binary, without the command. */

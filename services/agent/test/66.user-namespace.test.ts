@@ -32,12 +32,20 @@ function configOf(rootfs: string, program: string) {
       user: { uid: 0, gid: 0 },
       ...{ args: [program], cwd: '/' },
       capabilities: { bounding: capabilities },
+      rlimits: [{ type: 'RLIMIT_NOFILE', soft: 500, hard: 1000 }],
+      noNewPrivileges: true,
     },
     root: { path: rootfs },
     mounts: [
       { destination: '/proc', type: 'proc', source: 'proc' },
       ...[inMemory('/dev'), inMemory('/dev/shm'), inMemory('/scratch')],
       { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['ro', 'nosuid'] },
+      {
+        ...{ destination: '/dev/pts', type: 'devpts', source: 'devpts' },
+        options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'],
+      },
+      { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid'] },
+      { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options: ['ro'] },
     ],
     linux: {
       namespaces: ['pid', 'user', 'network', 'mount', 'uts', 'ipc'].map((type) => ({ type })),
@@ -46,6 +54,13 @@ function configOf(rootfs: string, program: string) {
         { containerID: 0, hostID: GROUPS, size: 100 },
         { containerID: 1000, hostID: GROUPS + 1000, size: 1000 },
       ],
+      maskedPaths: ['/proc/kcore', '/proc/keys', '/sys/firmware'],
+      readonlyPaths: ['/proc/sys', '/proc/irq', '/proc/sysrq-trigger'],
+      seccomp: {
+        defaultAction: 'SCMP_ACT_ALLOW',
+        syscalls: [{ names: ['kexec_load'], action: 'SCMP_ACT_ERRNO' }],
+      },
+      sysctl: { 'net.core.somaxconn': '77' },
     },
   };
 }

@@ -53,6 +53,7 @@ export function build(): Command {
 Examples:
   ferry run cache --node h1 --rootfs /srv/redis --memory 2g -- /usr/bin/redis-server --port 6379
   ferry run --name web --bundle /srv/bundles/web
+  ferry run --name mapped --bundle /srv/bundles/mapped   # its users mapped: user namespace, uidMappings, gidMappings
   ferry run job --rootfs /srv/alpine --env MODE=fast --mount /srv/data:/data:ro -- /bin/work`,
     )
     .action(run);

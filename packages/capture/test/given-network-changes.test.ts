@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { addressOf, call, inNamespace, OwnedFd } from '@ferry/linux';
 import { captureNamespaces } from '../src/namespaces/namespaces.js';
 
 const MAC = '02:fe:0a:4d:00:05';
@@ -229,6 +230,11 @@ describe('the network that a container was given', () => {
       'ip link set eth0 address 02:00:00:00:00:01',
       'network device eth0 with another hardware address',
     ],
+    [
+      'a group that it listens to',
+      'ip maddr add 01:00:5e:00:00:77 dev eth0',
+      'network device eth0 that listens to 01:00:5e:00:00:77',
+    ],
     ['a token', 'ip token set ::7 dev eth0', 'network device eth0 with a token'],
   ];
   for (const [what, command, object] of changed) {
@@ -243,6 +249,24 @@ describe('the network that a container was given', () => {
       assert.deepEqual(found(), []);
     });
   }
+
+  it('blocks with an offload that was switched off, until it is on again', () => {
+    const setSegmentation = (value: number): void =>
+      inNamespace('net', `/proc/${container.pid}/ns/net`, () => {
+        using socket = new OwnedFd(call('socket', 2, 2, 0));
+        const wish = Buffer.alloc(8);
+        wish.writeUInt32LE(0x1f, 0); // ETHTOOL_STSO
+        wish.writeUInt32LE(value, 4);
+        const request = Buffer.alloc(40);
+        request.write('eth0', 0, 'latin1');
+        request.writeBigUInt64LE(addressOf(wish), 16);
+        call('ioctl', socket.number, 0x8946, request); // SIOCETHTOOL
+      });
+    setSegmentation(0);
+    assert.deepEqual(told(), ['network.changed: network device eth0 with tso switched off']);
+    setSegmentation(1);
+    assert.deepEqual(found(), []);
+  });
 
   it('blocks with a device that was given and has another name', () => {
     run(container, 'ip link set eth0 down; ip link set eth0 name eth1');

@@ -7,6 +7,7 @@ import {
   netlinkAttributes,
 } from '@ferry/linux';
 import type { GivenNetwork } from './given-network.js';
+import { givenOffloadChanges } from './given-offloads.js';
 import { attribute, indexOf, nameOf, type Refusal } from './network-links.js';
 
 const NETLINK_ROUTE = 0;
@@ -61,7 +62,7 @@ export function givenLinkChanges(links: readonly Buffer[], given: GivenNetwork):
   found.push(...flagChanges(own, IFF.up | IFF.multicast));
   const end = otherEnd(own);
   if (end !== undefined) found.push(...numberChanges(own, end));
-  return [...found, ...propertyChanges(own)];
+  return [...found, ...propertyChanges(own), ...givenOffloadChanges(given.device)];
 }
 
 function changed(object: string, remedy: string): Refusal {

@@ -208,7 +208,10 @@ function outerPathOf(
   deleted: boolean,
 ): { path: string; covers: number } | undefined {
   const { lines } = outside;
-  const candidates = lines.filter((outer) => contains(outer, line));
+  // What the kernel fills is often one file system however often it is mounted, and a copy of a mount has that one's source.
+  const isCopyOf = (outer: MountLine): boolean =>
+    outer.source === line.source || line.root !== '/' || !FILLED_BY_KERNEL.has(line.type);
+  const candidates = lines.filter((outer) => contains(outer, line) && isCopyOf(outer));
   const pathBelow = (outer: MountLine): string => {
     const below = outer.root === '/' ? line.root : line.root.slice(outer.root.length);
     const path = `${outer.mountpoint === '/' ? '' : outer.mountpoint}${below === '/' ? '' : below}`;

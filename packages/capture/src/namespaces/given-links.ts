@@ -7,7 +7,7 @@ import {
   netlinkAttributes,
 } from '@ferry/linux';
 import type { GivenNetwork } from './given-network.js';
-import { givenOffloadChanges } from './given-offloads.js';
+import { changed, givenOffloadChanges } from './given-offloads.js';
 import { attribute, indexOf, nameOf, type Refusal } from './network-links.js';
 
 const NETLINK_ROUTE = 0;
@@ -63,15 +63,6 @@ export function givenLinkChanges(links: readonly Buffer[], given: GivenNetwork):
   const end = otherEnd(own);
   if (end !== undefined) found.push(...numberChanges(own, end));
   return [...found, ...propertyChanges(own), ...givenOffloadChanges(given.device)];
-}
-
-function changed(object: string, remedy: string): Refusal {
-  return {
-    code: 'network.changed',
-    object,
-    reason: 'that was set inside the container, whose network its host makes anew',
-    remedy,
-  };
 }
 
 function flagChanges(link: Buffer, expected: number): Refusal[] {

@@ -20,7 +20,8 @@ export function givenOffloadChanges(device: string): Refusal[] {
   return [...switchedOff(device), ...listenedTo(device)];
 }
 
-function changed(object: string, remedy: string): Refusal {
+/** At a device that the host gives. */
+export function changed(object: string, remedy: string): Refusal {
   return {
     code: 'network.changed',
     object,

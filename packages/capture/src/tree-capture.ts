@@ -42,6 +42,7 @@ import { heldNamespaces, heldTunDevices } from './namespaces/held.js';
 import type { NamespaceProcess } from './namespaces/links.js';
 import { type CapturedNamespaces, captureNamespaces } from './namespaces/namespaces.js';
 import { NotedMappings } from './noted-mappings.js';
+import { onlyOnce } from './only-once.js';
 import { PageSources } from './page-sources.js';
 import { PidView } from './pid-view.js';
 import { privatePages } from './private-pages.js';
@@ -216,12 +217,11 @@ export class TreeCapture implements Disposable {
   /** As `capture`, for whoever has something to do with the image meanwhile: nothing may be restored for good before
    *  `check` has found nothing.
    *  @param beforeSockets  returns, once, when nothing reaches the tree's sockets any more */
-  captureUnchecked(beforeSockets?: () => void): TreeImage {
+  captureUnchecked(beforeSockets: () => void = () => {}): TreeImage {
+    // An attempt may fail before it comes to its sockets: then the next one waits.
+    const wait = onlyOnce(beforeSockets);
     return this.#persist((i) =>
-      this.#captureOnce({
-        awaitsReaders: i < READER_PAUSES,
-        beforeSockets: i === 0 ? beforeSockets : undefined,
-      }),
+      this.#captureOnce({ awaitsReaders: i < READER_PAUSES, beforeSockets: wait }),
     );
   }
 
@@ -353,7 +353,7 @@ export class TreeCapture implements Disposable {
     beforeSockets,
   }: {
     awaitsReaders: boolean;
-    beforeSockets: (() => void) | undefined;
+    beforeSockets: () => void;
   }): TreeImage {
     this.#expect('frozen');
     this.#mayPass = false;
@@ -366,7 +366,7 @@ export class TreeCapture implements Disposable {
     const semaphoresOf = (hostPid: number): SemaphoreValues[] =>
       sets.length > 0 && lists.has(hostPid) ? sets : [];
     const processes = captureProcesses(ordered, { ...context, semaphoresOf });
-    beforeSockets?.();
+    beforeSockets();
     const named = (p: Process) => ({ pid: p.pid, hostPid: p.hostPid, command: p.comm });
     const everybody = processes.map(named);
     const owners = processes.filter((p) => p.state !== 'zombie').map(named);

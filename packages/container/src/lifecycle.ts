@@ -119,7 +119,8 @@ function configFor(context: HostContext, spec: CheckedSpec, image: ResolvedImage
 }
 
 /** Mounts the root file system, makes the network (not connected), runs the runtime's `create` with
- *  `config`; where there is a user namespace the network is made in the one that the runtime has made. What it made when it fails is the caller's to undo. */
+ *  `config`; where there is a user namespace the network is made in the one that the runtime has made. What it made when it
+ *  fails is the caller's to undo. */
 export async function build(
   context: HostContext,
   record: ContainerRecord,

@@ -23,15 +23,13 @@ export function makingAs<T>(maker: FileMaker | undefined, work: () => T): T {
   const dumpable = call('prctl', PR_GET_DUMPABLE, 0, 0, 0, 0);
   // Otherwise another id takes privileges over files away (capabilities(7)).
   call('prctl', PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP, 0, 0, 0);
-  let own: FileMaker | undefined;
+  const changed: (readonly ['setfsuid' | 'setfsgid', number])[] = [];
   try {
-    own = { uid: setId('setfsuid', maker.uid), gid: setId('setfsgid', maker.gid) };
+    changed.push(['setfsuid', setId('setfsuid', maker.uid)]);
+    changed.push(['setfsgid', setId('setfsgid', maker.gid)]);
     return work();
   } finally {
-    if (own !== undefined) {
-      setId('setfsuid', own.uid);
-      setId('setfsgid', own.gid);
-    }
+    for (const [which, before] of changed) setId(which, before);
     call('prctl', PR_SET_SECUREBITS, bits, 0, 0, 0);
     if (dumpable === 1) call('prctl', PR_SET_DUMPABLE, 1, 0, 0, 0);
   }

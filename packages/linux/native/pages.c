@@ -18,7 +18,7 @@
 
 #define PAGE_BYTES 4096ull
 #define IOVECS_A_CALL 512
-#define BUFFERS_A_CALL 5
+#define BUFFERS_A_CALL 6
 #define PAGE_HASH_BYTES 16
 #define KEY_BYTES 16
 
@@ -49,7 +49,9 @@ struct page_work {
     uint64_t hash;
     int writing;
     int lenient; /* read: what is not there any more counts as zeros */
-    uint8_t *page_hashes; /* read: room for one of each page; NULL: not wanted */
+    uint8_t *page_hashes; /* read: room for one of each page that is wanted; NULL: none is */
+    const uint32_t *hashed; /* read: those, by their place among all pages; NULL: all */
+    size_t hashed_count;
     const uint8_t *key;
     /* Outcome. */
     int status;
@@ -146,10 +148,10 @@ static int transfer(struct page_work *w, uint8_t *at) {
 
 static void read_pages(struct page_work *w) {
     if (transfer(w, w->raw) != 0) return;
-    if (w->page_hashes != NULL)
-        for (size_t page = 0; page < w->raw_length / PAGE_BYTES; page++)
-            ferry_siphash128(w->raw + page * PAGE_BYTES, PAGE_BYTES, w->key,
-                             w->page_hashes + page * PAGE_HASH_BYTES);
+    for (size_t i = 0; w->page_hashes != NULL && i < w->hashed_count; i++) {
+        size_t page = w->hashed == NULL ? i : w->hashed[i];
+        ferry_siphash128(w->raw + page * PAGE_BYTES, PAGE_BYTES, w->key, w->page_hashes + i * PAGE_HASH_BYTES);
+    }
     w->hash = ferry_xxh64(w->raw, w->raw_length, 0);
     int length = w->packed_length == 0
                      ? 0
@@ -262,29 +264,44 @@ static napi_value start(napi_env env, struct page_work *w) {
     return promise;
 }
 
-/* Takes the room for hashes of single pages, which may be empty, and their key. */
-static int take_page_hashes(napi_env env, struct page_work *w, napi_value hashes, napi_value key) {
+/* Takes which pages are to be hashed, unless it is all. */
+static int take_hashed(napi_env env, struct page_work *w, napi_value value) {
     void *data = NULL;
-    size_t room = 0;
-    if (take_buffer(env, w, hashes, 3, &data, &room) != 0) return -1;
-    if (room == 0) return 0;
-    if (room < w->raw_length / PAGE_BYTES * PAGE_HASH_BYTES) return -1;
-    w->page_hashes = data;
-    if (take_buffer(env, w, key, 4, &data, &room) != 0 || room != KEY_BYTES) return -1;
-    w->key = data;
+    size_t length = 0, pages = w->raw_length / PAGE_BYTES;
+    if (take_buffer(env, w, value, 5, &data, &length) != 0) return -1;
+    w->hashed_count = length == 0 ? pages : length / sizeof *w->hashed;
+    if (length == 0) return 0;
+    if (length % sizeof *w->hashed != 0 || (uintptr_t)data % sizeof *w->hashed != 0) return -1;
+    w->hashed = data;
+    for (size_t i = 0; i < w->hashed_count; i++)
+        if (w->hashed[i] >= pages) return -1;
     return 0;
 }
 
-/* readPages(runs, raw, packed, acceleration, lenient, pageHashes, key): reads the pages of `runs` into the start of `raw`
+/* Takes the room for hashes of single pages, which may be empty, their key, and which pages these are. */
+static int take_page_hashes(napi_env env, struct page_work *w, const napi_value argv[3]) {
+    void *data = NULL;
+    size_t room = 0, key_length = 0;
+    if (take_buffer(env, w, argv[0], 3, &data, &room) != 0) return -1;
+    if (room == 0) return 0;
+    w->page_hashes = data;
+    if (take_buffer(env, w, argv[1], 4, &data, &key_length) != 0 || key_length != KEY_BYTES) return -1;
+    w->key = data;
+    if (take_hashed(env, w, argv[2]) != 0) return -1;
+    return room < w->hashed_count * PAGE_HASH_BYTES ? -1 : 0;
+}
+
+/* readPages(runs, raw, packed, acceleration, lenient, pageHashes, key, hashed): reads the pages of `runs` into the start of `raw`
  * and compresses them into `packed`; where they do not fit there (give less room than their size) the result is `raw` as
- * it is. Where there is room for them, each page's own hash goes to `pageHashes`. */
+ * it is. Where there is room for them, hashes of single pages go to `pageHashes`: of all, or of those that `hashed` lists
+ * (32 bits each). */
 static napi_value js_read_pages(napi_env env, napi_callback_info info) {
-    static const char text[] = "readPages takes (runs, raw, packed, acceleration, lenient, pageHashes, key)";
-    napi_value argv[7];
-    size_t argc = 7, room = 0;
+    static const char text[] = "readPages takes (runs, raw, packed, acceleration, lenient, pageHashes, key, hashed)";
+    napi_value argv[8];
+    size_t argc = 8, room = 0;
     void *data = NULL;
     struct page_work *w = calloc(1, sizeof *w);
-    if (w == NULL || napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok || argc != 7) {
+    if (w == NULL || napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok || argc != 8) {
         free(w);
         napi_throw_type_error(env, "linux.argument", text);
         return NULL;
@@ -298,7 +315,7 @@ static napi_value js_read_pages(napi_env env, napi_callback_info info) {
     w->packed_length = room;
     if (napi_get_value_int32(env, argv[3], &w->acceleration) != napi_ok) return refuse(env, w, text);
     if (napi_get_value_int32(env, argv[4], &w->lenient) != napi_ok) return refuse(env, w, text);
-    if (take_page_hashes(env, w, argv[5], argv[6]) != 0) return refuse(env, w, text);
+    if (take_page_hashes(env, w, &argv[5]) != 0) return refuse(env, w, text);
     return start(env, w);
 }
 

@@ -23,6 +23,7 @@ export interface NativeAddon {
     lenient: number,
     pageHashes: Buffer,
     key: Buffer,
+    hashed: Buffer,
   ): Promise<PageWork>;
   freeBuffer(buffer: Buffer): void;
   landlockSample(layers: number, look: (tid: number) => void): void;

@@ -30,14 +30,17 @@ export interface ReadBatch {
 /** Bytes of a page's own hash, and of the key. */
 export const PAGE_HASH_BYTES = 16;
 
-/** Wanted of each page that is read: SipHash-2-4 with 128 bits, under a key. */
+/** Wanted of pages that are read: SipHash-2-4 with 128 bits, under a key. */
 export interface PageHashes {
   readonly key: Buffer;
   /** Room for PAGE_HASH_BYTES a page, in the order of the runs. */
   readonly into: Buffer;
+  /** Of which pages, by their place among all of the runs; undefined: of all. */
+  readonly places?: Uint32Array;
 }
 
-const NO_HASHES: PageHashes = { key: Buffer.alloc(0), into: Buffer.alloc(0) };
+const NOTHING = Buffer.alloc(0);
+const NO_HASHES: PageHashes = { key: NOTHING, into: NOTHING };
 
 /** Packs runs for one native call. */
 export function packRuns(runs: readonly ProcessPages[]): Buffer {
@@ -71,11 +74,16 @@ export async function readPages(
   } = {},
 ): Promise<ReadBatch> {
   const { acceleration = 1, lenient = false, hashes = NO_HASHES } = options;
-  const { key, into } = hashes;
+  const { key, into, places } = hashes;
+  const hashed = places === undefined ? NOTHING : bytesOf(places);
   const how = [acceleration, lenient ? 1 : 0] as const;
-  const work = await native.readPages(packRuns(runs), raw, packed, ...how, into, key);
+  const work = await native.readPages(packRuns(runs), raw, packed, ...how, into, key, hashed);
   if (work.status !== 0) throw failure('process_vm_readv', runs, work);
   return { encoding: work.encoding === 1 ? 'lz4' : 'raw', length: work.length, hash: work.hash };
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Uint32Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength);
 }
 
 /** Unpacks `payload`, checks the hash of the pages, then writes them into the processes, on a thread of the pool.

@@ -213,13 +213,12 @@ export class DestinationWork {
         writeRound: (round, segments) => this.#writeRound(round, segments),
       },
       takeTurn: () => this.#takeTurn(),
+      prepare: async () => {
+        await this.#files.follow();
+        await this.#rehearse();
+      },
       told: (rounds, prediction) => progress.rounds(rounds.length, prediction),
     });
-    // So that little is left to be done while it stands.
-    if (outcome !== undefined) {
-      await this.#files.follow();
-      await this.#rehearse();
-    }
     this.#outcome = outcome;
     this.warnings.push(...warnings);
     const wanted = mode === 'hybrid' || outcome?.decision.kind === 'post-copy';

@@ -39,6 +39,8 @@ interface Parameters {
   readonly restMs: number;
   /** This container's among the cutovers to this host. Queued up for once it is ready. */
   readonly takeTurn: () => Turn;
+  /** What is to be done before the cutover and need not be done in it. Takes some milliseconds, in which memory changes. */
+  readonly prepare: () => Promise<void>;
   /** After each round: what is known by then. */
   readonly told: (rounds: readonly Round[], prediction: Prediction) => void;
   readonly signal: AbortSignal;
@@ -70,6 +72,7 @@ export async function preCopy(
   let cpuShare: number | undefined;
   /** Rounds to be made before it shows what a throttle has brought. */
   let unsettled = 0;
+  let prepared = false;
   const makeRound = async (): Promise<void> => {
     const from = p.now();
     const answer = await p.questions.round();
@@ -102,6 +105,14 @@ export async function preCopy(
       p.logger.info('the container is slowed down', { cpuShare });
       unsettled = ROUNDS_TO_SETTLE;
     } else if (decision.kind !== 'round' && decision.kind !== 'throttle') {
+      // What is written meanwhile is for further rounds, as many as it takes until little is owed again.
+      const roundsLeft = rounds.length < p.policy.maxRounds;
+      if (!prepared) await p.prepare();
+      if (!prepared && roundsLeft && decision.kind === 'cutover') {
+        prepared = true;
+        await makeRound();
+        continue;
+      }
       await awaitTurn(p, rounds.length === 0 ? async () => {} : makeRound);
       return { outcome: { rounds, decision, stopMs, cpuShare }, warnings };
     }

@@ -28,6 +28,8 @@ export class SourceMemory {
   #rounds = 0;
   /** So many at the start of the last round's. */
   #sharedSegments = 0;
+  /** It was told when the container stood. */
+  #stands = false;
   #bytesTold = 0;
   #owesLittle = false;
 
@@ -55,6 +57,7 @@ export class SourceMemory {
     const round = ++this.#rounds;
     this.#owesLittle = !followsShared && owed.totalPages < FEW_PAGES;
     this.#sharedSegments = sharedSegments;
+    this.#stands = stands;
     const [sure, doubtful] = owed.split(owed.count - doubtfulSegments);
     const looks = round > NOTED_FROM_ROUND && (!stands || this.#sentPages.pays);
     const changed = looks ? await this.#sentPages.changed(sure) : sure;
@@ -93,8 +96,10 @@ export class SourceMemory {
     // What a running container has unmapped meanwhile is owed anew, if it is there again.
     const reader = new PageReader(table, {
       lenient: round !== LAST,
-      sent: round === LAST ? undefined : this.#sentPages,
-      notedSegments: round >= NOTED_FROM_ROUND ? undefined : this.#sharedSegments,
+      // After what is sent of a container that stands nothing will be compared with it.
+      sent: this.#stands || round === LAST ? undefined : this.#sentPages,
+      notedWhole: this.#sharedSegments,
+      others: round >= NOTED_FROM_ROUND ? 'some' : 'none',
     });
     try {
       for await (const chunk of reader.chunks(signal)) {

@@ -21,19 +21,17 @@ export class PageHashStore {
     return this.#count;
   }
 
-  /** Remembers hashes of consecutive pages: hash `from` of `hashes` is that of `firstPage`. */
-  set(pid: number, firstPage: number, pages: number, hashes: Uint32Array, from: number): void {
+  /** Remembers hash `index` of `hashes`. */
+  set(pid: number, page: number, hashes: Uint32Array, index: number): void {
     let places = this.#places.get(pid);
     if (places === undefined) {
       places = new Map();
       this.#places.set(pid, places);
     }
-    for (let i = 0; i < pages; i += 1) {
-      const place = places.get(firstPage + i) ?? this.#add(places, firstPage + i);
-      if (place === undefined) continue;
-      for (let word = 0; word < HASH_WORDS; word += 1) {
-        this.#hashes[place * HASH_WORDS + word] = hashes[(from + i) * HASH_WORDS + word]!;
-      }
+    const place = places.get(page) ?? this.#add(places, page);
+    if (place === undefined) return;
+    for (let word = 0; word < HASH_WORDS; word += 1) {
+      this.#hashes[place * HASH_WORDS + word] = hashes[index * HASH_WORDS + word]!;
     }
   }
 

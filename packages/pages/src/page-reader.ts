@@ -12,7 +12,7 @@ import {
 import { CHUNK_HEADROOM } from './page-chunk.js';
 import { PageRoot, ROOT_BYTES } from './page-root.js';
 import type { SegmentTable } from './segment-table.js';
-import type { SentPages } from './sent-pages.js';
+import type { NotedPages, SentPages } from './sent-pages.js';
 
 /** Bytes of pages as found, and as sent. */
 export interface PageCounters {
@@ -31,14 +31,16 @@ export class PageReader {
     readonly lenient: boolean;
   };
   readonly #sent: SentPages | undefined;
-  readonly #notedSegments: number;
+  readonly #notedWhole: number;
+  readonly #notesOthers: boolean;
   readonly #free: Slot[] = [];
   #slotsLeft: number;
   #waiting: { resolve(slot: Slot): void; reject(error: Error): void }[] = [];
   #ended = false;
 
   /** @param options  `lenient`: pages that are not there any more count as zeros (of processes that run); `sent`: where it
-   *    is noted what was sent of each page; `notedSegments`: only of the first so many segments, and few more */
+   *    is noted what was sent of pages; `notedWhole`: of all pages of the first so many segments, and few more; `others`:
+   *    of some of the other pages, or of none */
   constructor(
     table: SegmentTable,
     options: {
@@ -47,12 +49,14 @@ export class PageReader {
       acceleration?: number;
       lenient?: boolean;
       sent?: SentPages | undefined;
-      notedSegments?: number | undefined;
+      notedWhole?: number;
+      others?: 'some' | 'none';
     } = {},
   ) {
     this.#table = table;
     this.#sent = options.sent;
-    this.#notedSegments = options.notedSegments ?? Number.POSITIVE_INFINITY;
+    this.#notedWhole = options.notedWhole ?? Number.POSITIVE_INFINITY;
+    this.#notesOthers = options.others === 'some';
     const inFlight = options.inFlight ?? pageLimits.inFlight;
     const { acceleration = 1, lenient = false } = options;
     this.#options = { inFlight, acceleration, lenient };
@@ -91,8 +95,7 @@ export class PageReader {
     const slot = await this.#acquire();
     const { start, pages } = span;
     const place = { segment: start.segment, firstPage: start.page, pages };
-    const sent = start.segment < this.#notedSegments ? this.#sent : undefined;
-    const hashes = sent?.room(pages);
+    const hashes = this.#noted(span);
     let packed: PackedPages;
     try {
       packed = await packPages(slot, span.runs, place, { ...this.#options, hashes });
@@ -100,13 +103,19 @@ export class PageReader {
       this.#release(slot);
       throw error;
     }
-    if (hashes !== undefined) {
-      const targets = spanOf(this.#table, start, pages, 'target');
-      sent?.note(targets?.runs ?? [], hashes);
-    }
+    if (hashes !== undefined) this.#sent?.note(hashes);
     this.counters.raw += pages * PAGE_SIZE;
     this.counters.wire += packed.body.length;
     return new OutgoingChunk(packed.head, packed.body, () => this.#release(slot));
+  }
+
+  /** What is to be noted of its pages. */
+  #noted({ start, pages }: PageSpan): NotedPages | undefined {
+    const isWhole = start.segment < this.#notedWhole;
+    if (this.#sent === undefined || !(isWhole || this.#notesOthers)) return undefined;
+    const targets = spanOf(this.#table, start, pages, 'target')?.runs ?? [];
+    const noted = this.#sent.room(targets, isWhole ? 'all' : 'some');
+    return noted.places.length === 0 ? undefined : noted;
   }
 
   async #acquire(): Promise<Slot> {

@@ -16,6 +16,8 @@ const KNOWN_MAX = 1 << 20;
 const WORTH = 0.25;
 /** As many are looked at before that is judged, and when it did not pay before. */
 const SAMPLE = 512;
+/** Of one page in so many it is noted what was sent, while that does not pay. */
+const SAMPLED_PAGES_BITS = 3;
 const NOTHING = Buffer.alloc(0);
 
 /** What was sent of pages that are written again and again, so that one which holds the same as before need not be sent
@@ -24,33 +26,49 @@ const NOTHING = Buffer.alloc(0);
  *  A page is passed over because of its hash alone, so the hash must tell contents apart for certain: it has 128 bits, and
  *  a key of this migration's own, so that not even a program that wants to can make two pages that look alike. It is taken
  *  of the very bytes that are sent, not of an earlier or later look at the page. And it holds as long as a destination
- *  keeps what it got: in memory that it maps anew at the end nothing may be passed over. */
+ *  keeps what it got: in memory that it maps anew at the end nothing may be passed over.
+ *
+ *  A page that is known is noted each time when it is sent: what is known of it is what the destination has. Which pages get
+ *  known depends on whether it pays: hashing and noting a page takes as long as sending it. */
 export class SentPages {
   readonly key = randomBytes(PAGE_HASH_BYTES);
   /** By PID in the container. */
   readonly #known = new PageHashStore(KNOWN_MAX);
-  /** The part that was unchanged when it was last looked. */
-  #unchanged = 1;
+  /** The part that was unchanged when it was last looked; undefined: not looked yet. */
+  #unchanged: number | undefined;
 
   /** Whether passing over what is unchanged was worth the look. */
   get pays(): boolean {
-    return this.#unchanged >= WORTH && this.#known.count > 0;
+    return (this.#unchanged ?? 1) >= WORTH && this.#known.count > 0;
   }
 
-  /** Room for the hashes of pages that are about to be read. */
-  room(pages: number): PageHashes {
-    return { key: this.key, into: Buffer.allocUnsafeSlow(pages * PAGE_HASH_BYTES) };
-  }
-
-  /** These pages were sent as they were hashed.
-   *  @param targets  in the order of the hashes; `hostPid` is the PID in the container */
-  note(targets: readonly ProcessPages[], { into }: PageHashes): void {
-    const hashes = hashWords(into);
-    let at = 0;
+  /** Room for the hashes of what is to be noted of pages that are about to be sent: of those that are known, and
+   *  `all` of the others, or `some` of them as long as that has not paid.
+   *  @param targets  `hostPid` is the PID in the container */
+  room(targets: readonly ProcessPages[], which: 'all' | 'some'): NotedPages {
+    const all = which === 'all' || (this.#unchanged ?? 0) >= WORTH;
+    const noted: { pids: number[]; pages: number[]; places: number[] } = {
+      ...{ pids: [], pages: [], places: [] },
+    };
+    let place = 0;
     for (const { hostPid: pid, address, pages } of targets) {
-      this.#known.set(pid, address / PAGE_SIZE, pages, hashes, at);
-      at += pages;
+      const known = this.#known.placesOf(pid);
+      const first = address / PAGE_SIZE;
+      for (let page = first; page < first + pages; page += 1, place += 1) {
+        if (!all && !isSampled(page) && known?.has(page) !== true) continue;
+        noted.pids.push(pid);
+        noted.pages.push(page);
+        noted.places.push(place);
+      }
     }
+    const into = Buffer.allocUnsafeSlow(noted.places.length * PAGE_HASH_BYTES);
+    return { ...noted, key: this.key, into, places: Uint32Array.from(noted.places) };
+  }
+
+  /** These pages were sent as they were hashed. */
+  note({ pids, pages, into }: NotedPages): void {
+    const hashes = hashWords(into);
+    for (const [i, page] of pages.entries()) this.#known.set(pids[i]!, page, hashes, i);
   }
 
   /** `table` without the pages that hold what was sent of them last, as they are read now. Writes must be noted from before
@@ -103,14 +121,28 @@ export class SentPages {
   /** The candidates that hold what was sent, by their place in the table. */
   async #same(candidates: readonly Candidate[]): Promise<number[]> {
     const raw = Buffer.allocUnsafeSlow(candidates.length * PAGE_SIZE);
-    const hashes = this.room(candidates.length);
+    const into = Buffer.allocUnsafeSlow(candidates.length * PAGE_HASH_BYTES);
+    const hashes = { key: this.key, into };
     const runs = candidates.map(({ source }) => source);
     await readPages(runs, raw, NOTHING, { lenient: true, hashes });
-    const now = hashWords(hashes.into);
+    const now = hashWords(into);
     return candidates
       .filter(({ place }, i) => this.#known.isSame(place, now, i))
       .map(({ index }) => index);
   }
+}
+
+/** Pages of which it is noted what is sent. */
+export interface NotedPages extends PageHashes {
+  readonly places: Uint32Array;
+  /** In the container, one for each place; and the pages' numbers there. */
+  readonly pids: readonly number[];
+  readonly pages: readonly number[];
+}
+
+/** The same pages each time, and no pattern that a program could have. */
+function isSampled(page: number): boolean {
+  return Math.imul(page, 0x9e3779b1) >>> (32 - SAMPLED_PAGES_BITS) === 0;
 }
 
 interface Candidate {

@@ -1,6 +1,6 @@
 // ferry-agent: one per host. Runs its containers, and moves them to and from other hosts.
 import { errorText, FerryError } from '@ferry/core';
-import { compileAtOnce, keepCode } from '@ferry/linux';
+import { collectSeldom, compileAtOnce, keepCode } from '@ferry/linux';
 import { startAgent } from './agent.js';
 import { jsonLogger } from './logger.js';
 import { parseSettings, usage } from './settings.js';
@@ -16,6 +16,7 @@ async function main(): Promise<void> {
     logger.error('a failure that nobody looked at', { error: errorText(error) });
   });
   keepCode();
+  collectSeldom();
   compileAtOnce();
   const now = () => performance.now();
   const agent = await startAgent(settings, { logger, now });

@@ -1,5 +1,5 @@
 // The tracer: holds one process tree for the agent that started it, and lets it go when that agent is gone.
-import { keepCode } from '@ferry/linux';
+import { collectSeldom, keepCode } from '@ferry/linux';
 import { serveAgent } from '@ferry/migration';
 
 if (process.send === undefined) {
@@ -7,4 +7,5 @@ if (process.send === undefined) {
   process.exit(2);
 }
 keepCode();
+collectSeldom();
 serveAgent();

@@ -51,6 +51,7 @@ export class Rehearsal implements Disposable {
     const layout = canTrackWrites() ? capture.track().layout : undefined;
     if (layout !== undefined) SegmentTable.from(capture.dirtyPages());
     capture.freeze();
+    if (layout !== undefined) SegmentTable.from(capture.dirtyPages()).encode();
     const image = capture.capture();
     const segments = SegmentTable.from(capture.segments(image)).encode();
     return { layout, image, segments };

@@ -3,8 +3,11 @@ import { cString } from './fd.js';
 import { call, sys, sysError } from './sys.js';
 
 const O_RDONLY_CLOEXEC = 0o2000000;
-/** Files of /proc/sys refuse reads into more than the kernel allocates at once (fs/proc/proc_sysctl.c). */
+/** For a read of a file of /proc/sys the kernel allocates, and zeroes, as much as is asked for, and refuses more than it
+ *  allocates at once (fs/proc/proc_sysctl.c: proc_sys_call_handler). */
 const READ_MAX = 1 << 20;
+const SETTINGS = '/proc/sys/';
+const SETTING_BYTES = 4096;
 let scratch = Buffer.allocUnsafeSlow(256 * 1024);
 
 /** Reads a small file (of /proc) whole, as Latin-1 text. Raw system calls: node:fs costs several times as much a file.
@@ -26,6 +29,11 @@ function readIntoScratch(path: string): number {
   if (fd < 0) throw sysError('open', -fd, path);
   let length = 0;
   try {
+    if (path.startsWith(SETTINGS)) {
+      const n = sys('pread64', fd, scratch, SETTING_BYTES, 0);
+      // A longer one is read at once: of some kinds the kernel gives nothing but the beginning.
+      if (n >= 0 && n < SETTING_BYTES) return n;
+    }
     for (;;) {
       if (length === scratch.length) grow();
       const rest = length === 0 ? scratch : scratch.subarray(length);
@@ -57,12 +65,13 @@ export function tryReadProc(path: string): string | undefined {
   }
 }
 
+const link = Buffer.allocUnsafeSlow(4096);
+
 /** readlink(2), as Latin-1 text (a path's bytes, one character each). */
 export function readLink(path: string): string {
-  const out = Buffer.alloc(4096);
-  const n = sys('readlink', cString(path), out, out.length);
+  const n = sys('readlink', cString(path), link, link.length);
   if (n < 0) throw sysError('readlink', -n, path);
-  return out.toString('utf8', 0, n);
+  return link.toString('utf8', 0, n);
 }
 
 /** The names in a directory, in the kernel's order. */

@@ -32,7 +32,7 @@ export interface PreCopyOutcome {
 }
 
 interface Parameters {
-  readonly questions: SourceQuestions;
+  readonly questions: Pick<SourceQuestions, 'track' | 'round' | 'throttle'>;
   readonly target: RoundTarget;
   readonly policy: Policy;
   /** What a cutover takes besides stopping and the last pages. */

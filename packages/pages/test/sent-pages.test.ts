@@ -109,4 +109,37 @@ describe('pages: what was sent before', () => {
     assert.equal(sent.pays, true);
     assert.equal((await sent.changed(all)).totalPages, 0);
   });
+
+  it('is noted of some pages only until that pays, and never forgotten of one that is known', async () => {
+    const sent = new SentPages();
+    const all = tableOf(holder, [[0, PAGES]]);
+    const sendSome = async () => {
+      const options = { sent, lenient: true, notedWhole: 0, others: 'some' } as const;
+      for await (const chunk of new PageReader(all, options).chunks()) chunk.release();
+    };
+    await sendSome();
+    const first = listed(holder, await sent.changed(all)).length;
+    assert.ok(first > PAGES / 2 && first < PAGES, `${first} of ${PAGES} pages are not known`);
+    assert.equal(sent.pays, true);
+    await sendSome();
+    assert.equal((await sent.changed(all)).totalPages, 0);
+    const original = Buffer.from(content);
+    content.fill(1);
+    holder.write(content);
+    assert.equal((await sent.changed(all)).totalPages, PAGES);
+    assert.equal(sent.pays, false);
+    // What went to the destination last is this, also of pages that would not be noted now.
+    await sendSome();
+    holder.write(original);
+    assert.equal((await sent.changed(all, 'all')).totalPages, PAGES);
+  });
+
+  it('is not noted of others where only the beginning is wanted', async () => {
+    const sent = new SentPages();
+    const table = tableOf(holder, [[0, 300], [300, 300]]); // biome-ignore format: pairs
+    const options = { sent, lenient: true, notedWhole: 1, others: 'none' } as const;
+    for await (const chunk of new PageReader(table, options).chunks()) chunk.release();
+    const left = listed(holder, await sent.changed(tableOf(holder, [[0, 600]])));
+    assert.ok(left.length >= 300 - 256 && left.every((page) => page >= 300), `${left.length}`);
+  });
 });

@@ -48,8 +48,19 @@ const KINDS: Record<number, string> = {
   ...{ 1: 'ICMP', 6: 'TCP', 17: 'UDP', 58: 'ICMPv6', 136: 'UDP-Lite', 262: 'MPTCP' },
 };
 
-/** `TCP socket 5 (10.0.0.1:80 - 10.0.0.2:1234)` */
+const texts = new WeakMap<InetSocket, string>();
+
+/** `TCP socket 5 (10.0.0.1:80 - 10.0.0.2:1234)`; asked for a few times of each. */
 export function inetText(id: number, socket: InetSocket): string {
+  let text = texts.get(socket);
+  if (text === undefined) {
+    text = textOf(id, socket);
+    texts.set(socket, text);
+  }
+  return text;
+}
+
+function textOf(id: number, socket: InetSocket): string {
   const { protocol, localAddress, localPort, remoteAddress, remotePort } = socket;
   const kind = KINDS[protocol] ?? `raw (${protocol})`;
   const remote = remotePort === 0 ? '' : ` - ${endText(remoteAddress, remotePort)}`;

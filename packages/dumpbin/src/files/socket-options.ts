@@ -15,11 +15,13 @@ const SEND_LOCK = 1;
 const RECEIVE_LOCK = 2;
 /** What the kernel adds to each message's length when it counts a buffer's use, rounded up. */
 const MESSAGE_OVERHEAD = 4096;
+const INT_BYTES = 4;
 
 const constants = new WeakMap<ProgramBuilder, Map<string, DataRef>>();
 
 /** Bytes that steps only read: the same ones stand in the program once. */
 export function constant(b: ProgramBuilder, bytes: Uint8Array): DataRef {
+  if (bytes.length === INT_BYTES) return constantInt(b, intOf(bytes));
   let known = constants.get(b);
   if (known === undefined) {
     known = new Map();
@@ -43,16 +45,22 @@ function constantInt(b: ProgramBuilder, value: number): DataRef {
     known = new Map();
     numbers.set(b, known);
   }
-  let at = known.get(value);
+  const number = value | 0;
+  let at = known.get(number);
   if (at === undefined) {
-    at = constant(b, intBytes(value));
-    known.set(value, at);
+    at = b.bytes(intBytes(number));
+    known.set(number, at);
   }
   return at;
 }
 
+/** Little endian. */
+function intOf(bytes: Uint8Array): number {
+  return bytes[0]! | (bytes[1]! << 8) | (bytes[2]! << 16) | (bytes[3]! << 24);
+}
+
 export function intBytes(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
+  const bytes = Buffer.alloc(INT_BYTES);
   bytes.writeInt32LE(value | 0, 0);
   return bytes;
 }

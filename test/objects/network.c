@@ -87,6 +87,19 @@ static const struct {
      "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/ipv4/conf/*/forwarding "
      "/proc/sys/net/ipv4/ip_local_port_range /proc/sys/net/ipv6/conf/d0/disable_ipv6 /proc/sys/net/core/somaxconn",
      "echo 0 > /proc/sys/net/ipv4/ip_forward"},
+    // Some are taken over from the host, some are told exactly by another file only; not every kernel has them all.
+    {"settings-of-tcp",
+     "ip link set lo up && ip link add d0 type veth peer name p0 && cd /proc/sys/net && "
+     "echo 4096 77777 888888 > ipv4/tcp_rmem && echo 4096 66666 777777 > ipv4/tcp_wmem && "
+     "echo reno > ipv4/tcp_congestion_control && "
+     "echo 00000001-00000002-00000003-00000004 > ipv4/tcp_fastopen_key && echo 777 > ipv4/neigh/d0/retrans_time_ms && "
+     "echo 7777 > ipv6/neigh/d0/base_reachable_time_ms && echo 777 > ipv6/route/gc_min_interval_ms && "
+     "for f in ipv4/tcp_rto_max_ms=7777 core/rps_default_mask=1 mptcp/path_manager=userspace; do "
+     "if test -e ${f%=*}; then echo ${f#*=} > ${f%=*}; fi; done",
+     "cd /proc/sys/net && grep . ipv4/tcp_[rw]mem ipv4/tcp_congestion_control ipv4/tcp_fastopen_key ipv4/tcp_rto_max_ms "
+     "ipv4/neigh/*/retrans_time_ms ipv6/neigh/*/base_reachable_time_ms ipv6/route/gc_min_interval_ms "
+     "core/rps_default_mask mptcp/path_manager",
+     "echo 4096 77777 888889 > /proc/sys/net/ipv4/tcp_rmem"},
     {"nexthop",
      "ip link set lo up && ip link add d0 type veth peer name p0 && ip link set d0 up && ip link set p0 up && "
      "ip addr add 10.1.2.3/24 dev d0 && ip -6 addr add fd00::5/64 dev d0 nodad && "

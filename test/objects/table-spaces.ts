@@ -21,7 +21,7 @@ const nested = 'there the namespaces are nested, which is not carried yet';
 const networks = [
   ...['lo', 'device', 'routes', 'veth', 'bridge', 'macvlan', 'tun', 'settings', 'filter'],
   ...['nexthop', 'promiscuous', 'segmentation', 'proxies', 'loopback-removed', 'vxlan'],
-  'settings-of-devices',
+  ...['settings-of-devices', 'settings-of-tcp'],
 ] as const;
 
 /** Programs that are tried in containers with a user namespace. */

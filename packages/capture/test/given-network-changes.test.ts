@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { addressOf, call, inNamespace, OwnedFd } from '@ferry/linux';
 import { captureNamespaces } from '../src/namespaces/namespaces.js';
 
@@ -280,6 +281,20 @@ describe('the network that a container was given', () => {
     assert.deepEqual(told(), ['network.added: network device d2 (veth)']);
   });
 
+  it('blocks with what it took over from its host and has set anew, until that is as it was', () => {
+    const value = inNamespace('net', container.pid, () =>
+      readFileSync('/proc/sys/net/ipv4/tcp_rmem', 'utf8').trim(),
+    );
+    const given = { 'net/ipv4/tcp_rmem': value };
+    assert.deepEqual(found(given), []);
+    run(container, 'echo 4096 77777 888888 > /proc/sys/net/ipv4/tcp_rmem');
+    const [blocker, ...others] = found(given);
+    assert.deepEqual(others, []);
+    assert.equal(blocker?.object, '/proc/sys/net/ipv4/tcp_rmem is 4096 77777 888888');
+    run(container, blocker.remedy.replace('set it back: ', ''));
+    assert.deepEqual(found(given), []);
+  });
+
   const settings: [string, string, string][] = [
     ['a setting of its device', 'net/ipv4/conf/eth0/rp_filter', '1'],
     ['an IPv6 setting of its device', 'net/ipv6/conf/eth0/accept_ra', '0'],
@@ -288,6 +303,12 @@ describe('the network that a container was given', () => {
     ['a setting of lo', 'net/ipv4/conf/lo/route_localnet', '1'],
     ['a setting for all devices', 'net/ipv4/conf/all/arp_ignore', '1'],
     ['a setting for new devices', 'net/ipv4/conf/default/arp_announce', '2'],
+    ['another hop limit of lo', 'net/ipv6/conf/lo/hop_limit', '7'],
+    ['a policy that is not asked', 'net/ipv4/conf/eth0/disable_policy', '1'],
+    ['a policy that lo is asked', 'net/ipv4/conf/lo/disable_policy', '0'],
+    ['a policy that new devices are not asked', 'net/ipv4/conf/default/disable_policy', '1'],
+    ['a time of neighbours', 'net/ipv4/neigh/eth0/retrans_time_ms', '400'],
+    ['a setting of neighbours of lo', 'net/ipv6/neigh/lo/gc_stale_time', '77'],
     ['a setting of neighbours', 'net/ipv4/neigh/eth0/gc_stale_time', '77'],
   ];
   for (const [what, name, value] of settings) {

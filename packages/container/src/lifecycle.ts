@@ -163,7 +163,9 @@ export async function build(
   // with.
   await writeFile(places.config, JSON.stringify(placeConfig(record.config, here)), { mode: 0o600 });
   const init = processRef(pid);
-  const made: ContainerRecord = { ...record, phase, shim, ...(init === undefined ? {} : { init }) };
+  const givenSettings = context.network.givenSettings(port);
+  const ref = init === undefined ? {} : { init };
+  const made: ContainerRecord = { ...record, phase, shim, givenSettings, ...ref };
   await context.save(made);
   return made;
 }

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
@@ -27,6 +27,9 @@ import { macSchema } from './spec.js';
 
 /** The container's own end of its veth pair. */
 const INSIDE = 'eth0';
+/** What no configuration tells: a namespace takes it over from the host, as that is set then (net/ipv4/tcp_ipv4.c:
+ *  tcp_sk_init). */
+const INHERITED = ['net/ipv4/tcp_rmem', 'net/ipv4/tcp_wmem', 'net/ipv4/tcp_congestion_control'];
 const ANNOUNCE_AGAIN_MS = [100, 500];
 
 export interface NetworkConfig {
@@ -205,6 +208,22 @@ export class ContainerNetwork {
       await this.release(port);
       throw error;
     }
+  }
+
+  /** What a new namespace has taken over from this host, by path below /proc/sys. To be asked before anything of the
+   *  container runs. */
+  givenSettings({ netns }: Port): Record<string, string> {
+    return inNetns(netns, () =>
+      Object.fromEntries(
+        INHERITED.flatMap((name) => {
+          try {
+            return [[name, readFileSync(`/proc/sys/${name}`, 'utf8').trim()]];
+          } catch {
+            return []; // of another kernel
+          }
+        }),
+      ),
+    );
   }
 
   /** Joins the bridge (also after `lock`), and tells the neighbours. */

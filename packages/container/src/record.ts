@@ -39,6 +39,8 @@ export const recordSchema = z.strictObject({
   shim: shimSchema.optional(),
   /** The container's first process, PID of the host. */
   init: processRefSchema.optional(),
+  /** What its network namespace took over from this host, by path below /proc/sys. */
+  givenSettings: z.record(z.string(), z.string()).optional(),
   /** What the runtime holds of a container's configuration, to be put back after a restore. */
   ownState: z.record(z.string(), z.unknown()).optional(),
 });

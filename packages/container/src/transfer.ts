@@ -30,6 +30,7 @@ export async function describeContainer(context: HostContext, name: string): Pro
     phase: _phase,
     shim: _shim,
     init: _init,
+    givenSettings: _givenSettings,
     ownState,
     ...portable
   } = await context.load(name);

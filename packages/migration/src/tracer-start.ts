@@ -20,7 +20,7 @@ export async function startTracer(
       hostPid,
       externalInodes: [stdoutInode, stderrInode],
       givenMounts: givenMounts(record.config),
-      givenSettings: givenSettings(record.config),
+      givenSettings: { ...record.givenSettings, ...givenSettings(record.config) },
       givenNetwork: givenNetwork(record.network),
       reconnection: {
         ...{ config, nodeId: host.nodeId, port, addresses: record.network },

@@ -103,6 +103,24 @@ describe('agent: what a container sets in the network that it is given', functio
     });
   }
 
+  it('is told before it moves when that is a setting that its host gave it', async () => {
+    const file = '/proc/sys/net/ipv4/tcp_wmem';
+    const pid = await two.at('h1').agent.host.initPid('setting');
+    const sh = (command: string) =>
+      execFileSync('nsenter', ['-t', String(pid), '-n', 'sh', '-ec', command])
+        .toString()
+        .trim();
+    const before = sh(`cat ${file}`);
+    sh(`echo 4096 77777 888888 > ${file}`);
+    await assert.rejects(two.migrate('setting', 'h1', 'h2', 'refused-setting'), (error: Error) => {
+      assert.match(error.message, /tcp_wmem is 4096 77777 888888/);
+      return true;
+    });
+    assert.deepEqual(await two.states('h1'), { setting: 'running' });
+    assert.deepEqual(await two.states('h2'), {});
+    sh(`echo '${before}' > ${file}`);
+  });
+
   it('is told too when it sets that after it was looked at, and it runs on', async () => {
     const pid = await two.at('h1').agent.host.initPid('setting');
     const address = ['10.77.9.9/32', 'dev', 'eth0'];

@@ -1,14 +1,18 @@
 import { inFreshNamespace, inNamespace } from '@ferry/linux';
 import type { Found } from './refusals.js';
-import { readSettings, settingBlocker, words } from './settings.js';
+import { readSettings, setBack, words } from './settings.js';
 
 /** Settings that a device has of itself, or that router discovery finds: not what new ones are made with. Modes of addresses
  *  are told of the device (given-links.ts). */
 const OF_ITSELF: ReadonlySet<string> = new Set([
-  ...['mtu', 'hop_limit', 'addr_gen_mode', 'stable_secret', 'disable_policy', 'disable_xfrm'],
+  ...['mtu', 'hop_limit', 'addr_gen_mode', 'stable_secret'],
 ]);
-/** Likewise of the loopback device (net/ipv6/addrconf.c: ipv6_add_dev). */
-const OF_LOOPBACK: ReadonlySet<string> = new Set(['accept_dad', 'use_tempaddr']);
+/** What the loopback device has of itself, and others as they are made (net/ipv6/addrconf.c: ipv6_add_dev;
+ *  net/ipv4/devinet.c: inetdev_init). */
+const OF_LOOPBACK: ReadonlySet<string> = new Set([
+  ...['accept_dad', 'use_tempaddr', 'disable_policy', 'disable_xfrm'],
+]);
+/** What router discovery finds of IPv6. */
 const OF_NEIGHBOURS = /^(retrans_time|base_reachable_time)/;
 /** What the host sets for the device that it gives. */
 const GIVEN: Readonly<Record<string, string>> = { accept_dad: '0' };
@@ -20,7 +24,9 @@ const KERNEL_VALUES: Readonly<Record<string, string>> = {
 };
 const FOLDERS = ['net/ipv4/conf', 'net/ipv6/conf', 'net/ipv4/neigh', 'net/ipv6/neigh'];
 
-let freshCommon: ReadonlyMap<string, Buffer> | undefined;
+let freshKnown: ReadonlyMap<string, Buffer> | undefined;
+
+type Reader = (name: string) => string | undefined;
 
 /** What was set inside a container for its devices, and of IPv4 for all or for new ones.
  *  @param path  a way to the network namespace
@@ -31,24 +37,27 @@ export function deviceSettings(
   given: { device: string; settings: Readonly<Record<string, string>> },
 ): Found[] {
   const own = inNamespace('net', path, () => readSettings(FOLDERS));
-  freshCommon ??= inFreshNamespace('net', () => readSettings(['net/ipv4/conf/all']));
+  freshKnown ??= inFreshNamespace('net', () => readSettings(FOLDERS));
   const configured = new Set(Object.keys(given.settings).map((name) => name.split('/').at(-1)));
-  const text = (name: string): string | undefined => {
-    const value = own.get(name);
-    return value === undefined ? undefined : words(value.toString());
-  };
+  const [text, fresh] = [readerOf(own), readerOf(freshKnown)];
   return [...own.keys()].flatMap((name) => {
     const place = placeOf(name);
     if (place === undefined || configured.has(place.key)) return [];
-    const fresh = freshCommon?.get(name);
     const usual =
       place.device === 'all'
-        ? commonOf(place, fresh === undefined ? undefined : words(fresh.toString()), text(name))
-        : usualOf(place, given.device, text);
+        ? commonOf(place, fresh(name), text(name))
+        : usualOf(place, given.device, { text, fresh });
     const value = text(name) ?? '';
     if (usual === undefined || usual === value) return [];
-    return [settingBlocker(name, value, `set it back: echo ${usual} > /proc/sys/${name}`)];
+    return [setBack(name, value, usual)];
   });
+}
+
+function readerOf(settings: ReadonlyMap<string, Buffer>): Reader {
+  return (name) => {
+    const value = settings.get(name);
+    return value === undefined ? undefined : words(value.toString());
+  };
 }
 
 interface Place {
@@ -76,22 +85,43 @@ function commonOf(
 /** What a setting was as the network was given. A device is made with what is set for new ones: that, the given device and
  *  the loopback device began alike, and the one that differs from both others was changed. */
 function usualOf(
-  { family, kind, device, key }: Place,
+  place: Place,
   ownDevice: string,
-  text: (name: string) => string | undefined,
+  { text, fresh }: { text: Reader; fresh: Reader },
 ): string | undefined {
-  const of = (other: string): string | undefined => text(`net/${family}/${kind}/${other}/${key}`);
-  if (kind === 'neigh') {
-    return device === ownDevice && !OF_NEIGHBOURS.test(key) ? of('lo') : undefined;
-  }
-  if (OF_ITSELF.has(key) || ![ownDevice, 'lo', 'default'].includes(device)) return undefined;
-  if (device === ownDevice && GIVEN[key] !== undefined) return GIVEN[key];
-  if (OF_LOOPBACK.has(key)) return device === ownDevice ? of('default') : undefined;
+  const { family, kind, device, key } = place;
+  const nameOf = (other: string): string => `net/${family}/${kind}/${other}/${key}`;
+  const of = (other: string): string | undefined => text(nameOf(other));
+  const isOwn = device === ownDevice;
+  if (kind === 'neigh') return neighbourUsual(place, ownDevice, { of, fresh: fresh(nameOf('lo')) });
+  if (![ownDevice, 'lo', 'default'].includes(device)) return undefined;
+  if (device === 'lo' && (OF_LOOPBACK.has(key) || key === 'hop_limit')) return fresh(nameOf('lo'));
+  if (OF_ITSELF.has(key)) return undefined;
+  if (isOwn && GIVEN[key] !== undefined) return GIVEN[key];
   // Those of IPv6 for new devices are compared with other settings.
   if (device === 'default' && family === 'ipv6') return undefined;
+  if (OF_LOOPBACK.has(key)) {
+    const common = of('default');
+    const usual = commonOf({ ...place, device: 'default' }, fresh(nameOf('default')), common);
+    return isOwn ? (usual ?? common) : usual;
+  }
   const [first, second] = [ownDevice, 'lo', 'default'].filter((each) => each !== device).map(of);
   if (first === second) return first;
   // Somebody has changed another one, which is told, or all of them.
   const isAlike = first === of(device) || second === of(device);
   return isAlike ? undefined : of('lo');
+}
+
+/** Devices are made with the host's, now and then: the given one, that of the container's loopback device and that of a new
+ *  one. Neighbours of IPv6 may be found other times by a router. */
+function neighbourUsual(
+  { family, device, key }: Place,
+  ownDevice: string,
+  { of, fresh }: { of: Reader; fresh: string | undefined },
+): string | undefined {
+  const [loopback, own] = [of('lo'), of(ownDevice)];
+  const isFound = family === 'ipv6' && OF_NEIGHBOURS.test(key);
+  if (device === ownDevice) return isFound || own === fresh ? undefined : loopback;
+  if (device !== 'lo') return undefined;
+  return own === fresh ? fresh : undefined;
 }

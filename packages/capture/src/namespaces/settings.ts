@@ -11,11 +11,13 @@ const FOLDERS = {
   ],
   net: ['net'],
 } as const;
-/** Files that do something when written, that only look like a value, or that another file sets too. */
+/** Files that do something when written, that only look like a value, or that another one tells more exactly
+ *  (NAME_ms). */
 const LEFT_OUT = [
   /\/(flush|nf_conntrack_count|random\/|dev_snmp6)/,
-  /^net\/(core|unix)\/(rps_|flow_limit|bpf_)/,
-  /_(ms)$/,
+  /^net\/(core|unix)\/(rps_sock|flow_limit|bpf_)/,
+  /\/neigh\/[^/]+\/(retrans_time|base_reachable_time)$/,
+  /^net\/ipv6\/route\/gc_min_interval$/,
 ];
 
 /** Settings that differ from those of a new namespace. */
@@ -61,17 +63,23 @@ function rank(name: string): number {
   return /\/default\//.test(name) ? 3 : 2;
 }
 
-/** What the kernel derives from a device, and what a new namespace takes over from the host as that is set then: it tells
- *  nothing of the container. */
+/** What a new namespace takes over from the host as that is set then (net/ipv4/tcp_ipv4.c: tcp_sk_init): that the host has
+ *  it otherwise now tells nothing of the container, only what it was given does. */
+const INHERITED: ReadonlySet<string> = new Set([
+  ...['net/ipv4/tcp_rmem', 'net/ipv4/tcp_wmem', 'net/ipv4/tcp_congestion_control'],
+]);
+/** What is told otherwise (device-settings.ts), and a key that the kernel makes when a program first accepts with
+ *  TCP_FASTOPEN: a client whose cookie another key had made connects as it did at first. */
 const NOT_ITS_OWN = [
   /\/neigh\//,
   // Devices are given with their settings.
   /^net\/ipv6\/conf\/(?!all\/|default\/)/,
-  /^net\/ipv4\/(conf\/|tcp_[rw]mem$|tcp_congestion_control$|tcp_fastopen_key$)/,
+  /^net\/ipv4\/(conf\/|tcp_fastopen_key$)/,
 ];
 const FORWARDING = 'net/ipv4/ip_forward';
 
-/** Settings that a container has changed, whose namespaces are made anew with what its configuration sets. */
+/** Settings that a container has changed, whose namespaces are made anew with what its configuration sets.
+ *  @param given  what that sets, and what was taken over from the host, by path below /proc/sys */
 export function addedSettings(
   changed: readonly KernelSetting[],
   given: Readonly<Record<string, string>>,
@@ -80,7 +88,9 @@ export function addedSettings(
     const text = words(Buffer.from(value).toString());
     const isTaken =
       NOT_ITS_OWN.some((kind) => kind.test(name)) || (name === FORWARDING && text === '0');
-    if (isTaken || words(given[name] ?? '') === text) return [];
+    const known = given[name];
+    if (isTaken || words(known ?? '') === text) return [];
+    if (INHERITED.has(name)) return known === undefined ? [] : [setBack(name, text, words(known))];
     const key = name.replaceAll('/', '.');
     return [
       settingBlocker(
@@ -92,13 +102,19 @@ export function addedSettings(
   });
 }
 
-export function settingBlocker(name: string, text: string, remedy: string): Found {
+function settingBlocker(name: string, text: string, remedy: string): Found {
   return {
     code: 'namespace.setting',
     object: `/proc/sys/${name} is ${text}`,
     reason: 'it was set inside the container, whose namespaces are made anew by its host',
     remedy,
   };
+}
+
+/** One that is to be as the container was given it. */
+export function setBack(name: string, text: string, usual: string): Found {
+  const value = /\s/.test(usual) ? `'${usual}'` : usual;
+  return settingBlocker(name, text, `set it back: echo ${value} > /proc/sys/${name}`);
 }
 
 /** A value without the spaces that the kernel puts around and between its parts. */

@@ -130,6 +130,8 @@ static const struct {
      "ip -d link; ip -4 addr", "ip link del x0"},
     {"loopback-six", "ip link set lo up && ip addr del ::1/128 dev lo", "ip addr", "ip addr add ::1/128 dev lo"},
     {"labels", "ip addrlabel add prefix 2001:db8::/32 label 99", "ip addrlabel", "ip addrlabel del prefix 2001:db8::/32 label 99"},
+    {"mptcp", "ip mptcp endpoint add 192.0.2.1 id 3 signal && ip mptcp limits set subflow 7", "ip mptcp endpoint; ip mptcp limits",
+     "ip mptcp endpoint flush"},
     {"qdisc", "ip link set lo up && tc qdisc add dev lo root tbf rate 1mbit burst 10k latency 10ms", "tc qdisc",
      "tc qdisc del dev lo root"},
     {"ipsec", "ip xfrm policy add src 10.0.0.0/8 dst 10.1.0.0/16 dir out action block", "ip xfrm policy", "ip xfrm policy flush"},
@@ -167,6 +169,10 @@ int main(int argc, char **argv) {
         }
         if (strcmp(argv[2], "tun") == 0 && access("/dev/net/tun", F_OK) != 0) {
             object_put_file("result", "SKIP no /dev/net/tun here\n");
+            return 0;
+        }
+        if (strcmp(argv[2], "mptcp") == 0 && access("/proc/sys/net/mptcp", F_OK) != 0) {
+            object_put_file("result", "SKIP no MPTCP here\n");
             return 0;
         }
         object_write_file("ruleset", 0, ruleset);

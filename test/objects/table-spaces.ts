@@ -145,7 +145,7 @@ export const spacePrograms: readonly ObjectProgram[] = [
     volatile: [/fdinfo \d+: was "flags:\\t\d+; iff:/],
     ...(kind === 'given' ? {} : { hostOnly: nested }),
   })),
-  ...['qdisc', 'ipsec', 'forwarding', 'labels', 'loopback-six'].map((kind) => ({
+  ...['qdisc', 'ipsec', 'forwarding', 'labels', 'loopback-six', 'mptcp'].map((kind) => ({
     name: `network-${kind}`,
     source: 'network',
     args: [kind],
@@ -156,6 +156,7 @@ export const spacePrograms: readonly ObjectProgram[] = [
       'loopback-six': /lo without ::1/,
       labels: /prefix 2001:db8:\S+\/32 label 99/,
       forwarding: /00:07 of br0/,
+      mptcp: /MPTCP endpoint 3 \(192\.0\.2\.1\)/,
     }[kind]!,
   })),
   {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { addressOf, call, inNamespace, OwnedFd } from '@ferry/linux';
 import { captureNamespaces } from '../src/namespaces/namespaces.js';
 
@@ -198,6 +198,20 @@ describe('the network that a container was given', () => {
       assert.deepEqual(blockers, []);
     });
   }
+
+  it('blocks with MPTCP endpoints and limits, until those are taken back as told', function () {
+    if (!existsSync('/proc/sys/net/mptcp')) this.skip();
+    run(container, 'ip mptcp endpoint add 10.77.0.5 signal; ip mptcp limits set subflow 7');
+    const blockers = found();
+    assert.deepEqual(
+      blockers.map(({ code }) => code),
+      ['network.mptcp', 'network.mptcp'],
+    );
+    for (const { remedy } of blockers) {
+      run(container, remedy.replace(/^(remove it|take them back): /, ''));
+    }
+    assert.deepEqual(found(), []);
+  });
 
   it('blocks with a default route that is not as it was given', () => {
     run(container, 'ip route replace default via 10.77.0.1 mtu 1400');

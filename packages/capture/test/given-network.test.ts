@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { captureNamespaces } from '../src/namespaces/namespaces.js';
 
 /** Codes of what stands in the way of a container whose network was changed by a command. */
@@ -88,6 +89,18 @@ describe('the network that a container is given', () => {
     assert.deepEqual(await refused(command), [
       'network.addressLabel: IPv6 address label prefix 2001:db8:0:0:0:0:0:0/32 label 99',
       'network.addressLabel: IPv6 address label prefix 2002:0:0:0:0:0:0:0/16 label 2 (removed)',
+    ]);
+  });
+
+  it('blocks with MPTCP endpoints and limits that were set inside', async function () {
+    if (!existsSync('/proc/sys/net/mptcp')) this.skip();
+    const command = `ip mptcp endpoint add 192.0.2.1 id 3 signal
+      ip mptcp endpoint add 2001:db8::1 id 200 subflow
+      ip mptcp limits set subflow 5 add_addr_accepted 4`;
+    assert.deepEqual(await refused(command), [
+      'network.mptcp: MPTCP endpoint 3 (192.0.2.1)',
+      'network.mptcp: MPTCP endpoint 200 (2001:db8::1)',
+      'network.mptcp: MPTCP limits subflow 5 add_addr_accepted 4',
     ]);
   });
 

@@ -1,4 +1,5 @@
 import { NETLINK_HEADER, netlinkAttributes } from '@ferry/linux';
+import { textOf } from './address-text.js';
 import { givenLinkChanges } from './given-links.js';
 import { indexOf, nameOf, type Refusal } from './network-links.js';
 
@@ -352,17 +353,4 @@ function networkOf(address: string, prefix: number): string {
   const rest = BigInt(bits - prefix);
   const network = (BigInt(`0x${address}`) >> rest) << rest;
   return network.toString(16).padStart(address.length, '0');
-}
-
-/** As ip(8) takes it. */
-function textOf(address: string): string {
-  if (address.length === 8) return [...Buffer.from(address, 'hex')].join('.');
-  const groups = address.match(/.{4}/g) ?? [];
-  const text = groups.map((group) => Number.parseInt(group, 16).toString(16)).join(':');
-  const [run] = [...text.matchAll(/(?:^|:)0(?::0)+(?=:|$)/g)].toSorted(
-    (a, b) => b[0].length - a[0].length,
-  );
-  if (run === undefined) return text;
-  const tail = text.slice(run.index + run[0].length).replace(/^:/, '');
-  return `${text.slice(0, run.index)}::${tail}`;
 }

@@ -7,6 +7,7 @@ import {
   tryReadProc,
 } from '@ferry/linux';
 import { addressLabels } from './address-labels.js';
+import { mptcpRefusals } from './mptcp.js';
 import { attribute, indexOf, kindOf, nameOf, type Refusal } from './network-links.js';
 
 const NETLINK = { route: 0, xfrm: 6, netfilter: 12 } as const;
@@ -41,6 +42,7 @@ export function networkRefusals(
     ...flowtables(filters),
     ...legacyTables(),
     ...addressLabels(),
+    ...mptcpRefusals(),
   ];
 }
 

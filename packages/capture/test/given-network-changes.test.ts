@@ -81,6 +81,17 @@ describe('the network that a container was given', () => {
     assert.deepEqual(found(), []);
   });
 
+  it('blocks nothing with a link-local address that the kernel makes, or is told not to', () => {
+    for (const name of ['addr_gen_mode', 'disable_ipv6']) {
+      run(container, `echo 1 > /proc/sys/net/ipv6/conf/eth0/${name}`);
+      assert.deepEqual(
+        told().filter((each) => each.includes('fe80')),
+        [],
+      );
+      run(container, `echo 0 > /proc/sys/net/ipv6/conf/eth0/${name}`);
+    }
+  });
+
   it('blocks nothing with settings that are configured for new devices', () => {
     run(container, 'echo 2 > /proc/sys/net/ipv4/conf/default/rp_filter');
     assert.deepEqual(found({ 'net/ipv4/conf/default/rp_filter': '2' }), []);
@@ -183,6 +194,12 @@ describe('the network that a container was given', () => {
     ['a rule', 'ip rule del pref 32767', ['routing rule 32767 (ip rule)']],
     ['a rule of IPv6', 'ip -6 rule del pref 32766', ['routing rule 32766 (ip -6 rule)']],
     ['the IPv6 address', 'ip addr del fd77::5/64 dev eth0', ['address fd77::5/64 of eth0']],
+    [
+      'the link-local address',
+      'ip addr del fe80::fe:aff:fe4d:5/64 dev eth0',
+      ['address fe80::fe:aff:fe4d:5/64 of eth0'],
+    ],
+    ['the way to its link', 'ip -6 route del fe80::/64 dev eth0', ['route fe80::/64 dev eth0']],
     ['the way to its subnet', 'ip route del 10.77.0.0/24', ['route 10.77.0.0/24 dev eth0']],
   ];
   for (const [what, command, objects] of removed) {

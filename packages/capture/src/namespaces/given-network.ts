@@ -1,7 +1,7 @@
-import { NETLINK_HEADER, netlinkAttributes } from '@ferry/linux';
+import { NETLINK_HEADER, netlinkAttributes, tryReadProc } from '@ferry/linux';
 import { textOf } from './address-text.js';
 import { givenLinkChanges } from './given-links.js';
-import { indexOf, nameOf, type Refusal } from './network-links.js';
+import { attribute, indexOf, nameOf, type Refusal } from './network-links.js';
 
 /** What a container's host puts into its network namespace. Addresses are hex digits, 8 or 32 of them. */
 export interface GivenNetwork {
@@ -23,6 +23,8 @@ export interface Routing {
 }
 
 const LOOPBACK = 1;
+const IFLA = { state: 16 } as const;
+const STATE_UP = 6;
 const AF = { inet: 2, inet6: 10, ipMulticast: 128, ip6Multicast: 129 } as const;
 const FIXED = { address: 8, route: 12, rule: 12, neighbour: 12 } as const;
 const IFA = { address: 1, local: 2, flags: 8, origin: 11 } as const;
@@ -82,11 +84,13 @@ export interface CarriedDevices {
  *  was given, so that this would be gone, or come back. Runs in the namespace; changes nothing. */
 export function givenNetworkChanges(
   routing: Routing,
-  given: GivenNetwork,
+  { addresses, ...named }: GivenNetwork,
   carried: CarriedDevices,
 ): Refusal[] {
   const names = new Map(routing.links.map((link) => [indexOf(link), nameOf(link)]));
-  const link = routing.links.find((candidate) => nameOf(candidate) === given.device);
+  const link = routing.links.find((candidate) => nameOf(candidate) === named.device);
+  const ofLink = link === undefined ? undefined : linkLocal(link, named);
+  const given = { ...named, addresses: [...addresses, ...(ofLink === undefined ? [] : [ofLink])] };
   const view = { given, names, index: link === undefined ? -1 : indexOf(link), carried };
   return [
     ...givenLinkChanges(routing.links, given),
@@ -95,6 +99,21 @@ export function givenNetworkChanges(
     ...ruleChanges(routing.rules),
     ...neighbourChanges(routing.neighbours, view),
   ];
+}
+
+/** What the kernel gives a device that carries IPv6, of its hardware address: net/ipv6/addrconf.c, addrconf_addr_gen. It
+ *  is not known for those that it is told to make otherwise. */
+function linkLocal(
+  link: Buffer,
+  { device, mac }: Pick<GivenNetwork, 'device' | 'mac'>,
+): GivenNetwork['addresses'][number] | undefined {
+  const isReady = attribute(link, IFLA.state)?.readUInt8(0) === STATE_UP;
+  const hasIpv6 = tryReadProc(`/proc/sys/net/ipv6/conf/${device}/disable_ipv6`)?.trim() === '0';
+  const mode = tryReadProc(`/proc/sys/net/ipv6/conf/${device}/addr_gen_mode`)?.trim();
+  if (!isReady || !hasIpv6 || mode !== '0') return undefined;
+  const first = (Number.parseInt(mac.slice(0, 2), 16) ^ 2).toString(16).padStart(2, '0');
+  const identifier = `${first}${mac.slice(2, 6)}fffe${mac.slice(6)}`;
+  return { address: `fe80${'0'.repeat(12)}${identifier}`, prefix: 64 };
 }
 
 interface View {
@@ -168,7 +187,8 @@ function addressChanges(addresses: readonly Buffer[], view: View): Refusal[] {
     }),
     ...missing.map(({ address, prefix }) => {
       const text = `${textOf(address)}/${prefix}`;
-      const command = `ip addr add ${text} dev ${given.device}`;
+      const nodad = address.length === 8 ? '' : ' nodad';
+      const command = `ip addr add ${text} dev ${given.device}${nodad}`;
       return removed(`address ${text} of ${given.device}`, `give it back: ${command}`);
     }),
   ];

@@ -3,6 +3,8 @@
 #include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 
 #include "support/socket.h"
@@ -37,6 +39,60 @@ static void try_unix_urgent(void) {
     CHECK_EQUAL(recv(pair[1], text, sizeof text, 0), 2, "length before the mark");
     CHECK_EQUAL(recv(pair[1], text + 2, 6, 0), 2, "length after the mark");
     CHECK(strcmp(text, "abcd") == 0, "it says %s", text);
+}
+
+/// An answer of the kernel, of several messages, that was not read yet; of a member of a group or of none.
+static void read_answer(int groups) {
+    int fd = MUST(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)), size = 0;
+    struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = (uint32_t)groups};
+    MUST(bind(fd, (struct sockaddr *)&address, sizeof address));
+    struct {
+        struct nlmsghdr header;
+        struct rtgenmsg body;
+    } request = {{.nlmsg_len = sizeof request, .nlmsg_type = RTM_GETLINK,
+                  .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP, .nlmsg_seq = 7}, {.rtgen_family = AF_UNSPEC}};
+    static char answer[32768];
+    struct nlmsghdr *first = (struct nlmsghdr *)answer;
+    MUST(send(fd, &request, sizeof request, 0));
+    object_ready_and_wait();
+    SABOTAGE(recv(fd, answer, sizeof answer, 0));
+    for (int parts = 0; parts == 0 || first->nlmsg_type != NLMSG_DONE; parts++) {
+        size = (int)recv(fd, answer, sizeof answer, MSG_DONTWAIT);
+        CHECK(size > 0, "part %d of the answer: %s", parts, strerror(errno));
+        CHECK(first->nlmsg_seq == 7, "it answers %u", first->nlmsg_seq);
+        int index = ((struct ifinfomsg *)(first + 1))->ifi_index;
+        CHECK(parts > 0 || (first->nlmsg_type == RTM_NEWLINK && index == 1),
+              "it begins with type %u, device %d", first->nlmsg_type, index);
+    }
+}
+
+static void try_netlink_answer(void) { read_answer(0); }
+
+static void try_netlink_member(void) { read_answer(RTMGRP_NOTIFY); }
+
+/// The kernel gets it too, and has nobody who would read it.
+static void send_to_group(int fd, const struct nlmsghdr *message) {
+    struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 2};
+    ssize_t sent = sendto(fd, message, sizeof *message, 0, (struct sockaddr *)&address, sizeof address);
+    CHECK(sent == sizeof *message || errno == ECONNREFUSED, "sendto: %s", strerror(errno));
+}
+
+/// What went to a group may be lost, and what comes then is not.
+static void try_netlink_notice(void) {
+    int fd = MUST(socket(AF_NETLINK, SOCK_DGRAM, NETLINK_USERSOCK));
+    int other = MUST(socket(AF_NETLINK, SOCK_DGRAM, NETLINK_USERSOCK));
+    struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 2};
+    struct nlmsghdr message = {.nlmsg_len = sizeof message, .nlmsg_type = NLMSG_NOOP}, got;
+    MUST(bind(fd, (struct sockaddr *)&address, sizeof address));
+    send_to_group(other, &message);
+    object_ready_and_wait();
+    while (recv(fd, &got, sizeof got, MSG_DONTWAIT) > 0) {
+    }
+    SABOTAGE(close(fd));
+    message.nlmsg_seq = 9;
+    send_to_group(other, &message);
+    CHECK_EQUAL(recv(fd, &got, sizeof got, MSG_DONTWAIT), sizeof got, "length of the message");
+    CHECK_EQUAL(got.nlmsg_seq, 9, "its number");
 }
 
 /// Parts of a datagram that wait for the rest (UDP_CORK).
@@ -360,6 +416,9 @@ static const struct {
     {"headers", try_headers},
     {"unix-urgent", try_unix_urgent},
     {"udp-corked", try_udp_corked},
+    {"netlink-answer", try_netlink_answer},
+    {"netlink-member", try_netlink_member},
+    {"netlink-notice", try_netlink_notice},
     {"udp-reuseport", try_udp_reuseport},
     {"udp-refused", try_udp_refused},
     {"packet-ring", try_packet_ring},

@@ -1,6 +1,6 @@
 import type { ObjectProgram } from './table.js';
 
-const unread = 'an answer of the kernel that was not read yet is lost';
+const answers = /messages that were sent to it alone.* wait to be read/;
 const passes = 'the kernel does not give it back: refused until it has passed';
 
 /** The objects of unshown.c, and what the refusal says. */
@@ -129,6 +129,14 @@ export const morePrograms: readonly ObjectProgram[] = [
     later: passes,
     blocker: /not complete yet/,
   },
+  { name: 'socket-netlink-notice', source: 'socket-states', args: ['netlink-notice'] },
+  ...['netlink-answer', 'netlink-member'].map((kind) => ({
+    name: `socket-${kind}`,
+    source: 'socket-states',
+    args: [kind],
+    later: passes,
+    blocker: answers,
+  })),
   {
     name: 'socket-filter-ebpf',
     source: 'socket-states',
@@ -166,9 +174,7 @@ export const morePrograms: readonly ObjectProgram[] = [
     source: 'busy',
     args: [kind],
     volatile: [/.*/],
-    ...(kind === 'netlink'
-      ? { missing: { tree: unread, containerMove: unread, twoPhase: unread } }
-      : {}),
+    ...(kind === 'netlink' ? { later: passes, blocker: answers } : {}),
   })),
   ...unshown.map(([kind, blocker]) => ({
     name: `unshown-${kind}`,

@@ -4,6 +4,7 @@ export const passingBlockers: ReadonlySet<string> = new Set([
   'ipc.fleetingSegment',
   'socket.corked',
   'socket.handshake',
+  'socket.netlinkPending',
   'socket.tcpPending',
   'socket.unixPending',
   'socket.unixPendingData',

@@ -41,7 +41,7 @@ const FIXED = [
 ];
 /** What does not stand in a container's way. */
 const NOT_TOLD = [
-  // The kernel makes one when a program first accepts with TCP_FASTOPEN, and a client connects as usual without it.
+  // Hosts take it along (container: network.ts).
   /^net\/ipv4\/tcp_fastopen_key$/,
   // A router may have told it: an advertisement is no change of the container's.
   /^net\/ipv6\/conf\/eth0\/(hop_limit|mtu)$/,

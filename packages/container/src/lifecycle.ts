@@ -164,6 +164,7 @@ export async function build(
   await writeFile(places.config, JSON.stringify(placeConfig(record.config, here)), { mode: 0o600 });
   const init = processRef(pid);
   const givenSettings = context.network.givenSettings(port);
+  if (record.fastOpenKey !== undefined) context.network.setFastOpenKey(port, record.fastOpenKey);
   const ref = init === undefined ? {} : { init };
   const made: ContainerRecord = { ...record, phase, shim, givenSettings, ...ref };
   await context.save(made);

@@ -30,6 +30,7 @@ const INSIDE = 'eth0';
 /** What no configuration tells: a namespace takes it over from the host, as that is set then (net/ipv4/tcp_ipv4.c:
  *  tcp_sk_init). */
 const INHERITED = ['net/ipv4/tcp_rmem', 'net/ipv4/tcp_wmem', 'net/ipv4/tcp_congestion_control'];
+const FAST_OPEN_KEY = 'ipv4/tcp_fastopen_key';
 const ANNOUNCE_AGAIN_MS = [100, 500];
 
 export interface NetworkConfig {
@@ -59,6 +60,11 @@ export const addressesSchema = z.strictObject({
   mac: macSchema,
 });
 export type Addresses = z.output<typeof addressesSchema>;
+
+/** As the kernel writes it: one key, or one and that before it. */
+export const fastOpenKeySchema = z
+  .string()
+  .regex(/^[0-9a-f]{8}(-[0-9a-f]{8}){3}(,[0-9a-f]{8}(-[0-9a-f]{8}){3})?$/);
 
 interface Options {
   readonly signal?: AbortSignal | undefined;
@@ -224,6 +230,24 @@ export class ContainerNetwork {
         }),
       ),
     );
+  }
+
+  /** Undefined while it has none. */
+  fastOpenKey({ netns }: Port): string | undefined {
+    try {
+      const key = inNetns(netns, () =>
+        readFileSync(`/proc/sys/net/${FAST_OPEN_KEY}`, 'utf8').trim(),
+      );
+      return /[1-9a-f]/.test(key) ? fastOpenKeySchema.parse(key) : undefined;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined; // of another kernel
+      throw error;
+    }
+  }
+
+  /** Lets cookies that clients have of another host be good here. The kernel makes no key where there is one. */
+  setFastOpenKey({ netns }: Port, key: string): void {
+    inNetns(netns, () => setSysctl(FAST_OPEN_KEY, key));
   }
 
   /** Joins the bridge (also after `lock`), and tells the neighbours. */

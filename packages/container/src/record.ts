@@ -2,7 +2,7 @@ import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { FerryError } from '@ferry/core';
 import { z } from 'zod';
-import { addressesSchema } from './network.js';
+import { addressesSchema, fastOpenKeySchema } from './network.js';
 import { ociConfigSchema } from './oci-config.js';
 import { processRefSchema, shimSchema } from './shim.js';
 import { containerNameSchema, runSpecSchema } from './spec.js';
@@ -30,6 +30,8 @@ const portable = {
   /** OCI configuration without this host's paths. */
   config: ociConfigSchema,
   network: addressesSchema,
+  /** What its network makes cookies of TCP Fast Open with, once a program has accepted with it. */
+  fastOpenKey: fastOpenKeySchema.optional(),
 };
 
 /** What a host keeps of a container. */

@@ -31,10 +31,16 @@ export async function describeContainer(context: HostContext, name: string): Pro
     shim: _shim,
     init: _init,
     givenSettings: _givenSettings,
+    fastOpenKey: _fastOpenKey,
     ownState,
     ...portable
   } = await context.load(name);
-  return { ...portable, ownState: ownState ?? { ...(await context.runtime.ownState(name)) } };
+  const fastOpenKey = context.network.fastOpenKey(context.port(name));
+  return {
+    ...portable,
+    ...(fastOpenKey === undefined ? {} : { fastOpenKey }),
+    ownState: ownState ?? { ...(await context.runtime.ownState(name)) },
+  };
 }
 
 export async function* exportUpper(

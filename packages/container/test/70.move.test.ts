@@ -296,6 +296,18 @@ describe('container between two hosts', () => {
     assert.ok(!again.config.process.capabilities?.bounding.includes('CAP_SYS_ADMIN'));
   });
 
+  it('takes along what cookies of TCP Fast Open are made with', async () => {
+    const key = '01234567-89abcdef-00000000-00000001';
+    const file = '/proc/sys/net/ipv4/tcp_fastopen_key';
+    await hosts.host(0).run(client('quick'));
+    const inside = (host: number, ...command: string[]) =>
+      mustRun('nsenter', [`--net=${hosts.host(host).netnsPath('quick')}`, ...command]);
+    assert.equal((await hosts.host(0).describe('quick')).fastOpenKey, undefined);
+    await inside(0, 'sh', '-c', `echo ${key} > ${file}`);
+    await move('quick');
+    assert.equal((await inside(1, 'cat', file)).stdout.toString().trim(), key);
+  });
+
   it('moves there and back with what it has gathered on the way', async () => {
     const script = 'echo one > /file; echo started; while :; do sleep 1; done';
     const spec = shellSpec('commuter', script, { image: image(), seccomp: 'default' });

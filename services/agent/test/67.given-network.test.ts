@@ -147,9 +147,18 @@ describe('agent: what a container sets in the network that it is given', functio
   it('moves there and back with what its hosts gave it, once', async () => {
     const show = async (host: HostName) =>
       (await ip(host, '-o -4 addr show dev eth0')) + (await ip(host, 'route show table all'));
+    const key = async (host: HostName, command: string) => {
+      const pid = String(await two.at(host).agent.host.initPid('setting'));
+      const file = '/proc/sys/net/ipv4/tcp_fastopen_key';
+      const shell = ['-t', pid, '-n', 'sh', '-ec', `${command} ${file}`];
+      return execFileSync('nsenter', shell).toString().trim();
+    };
+    const cookies = '01234567-89abcdef-00000000-00000001';
+    await key('h1', `echo ${cookies} >`);
     const before = await show('h1');
     await two.migrate('setting', 'h1', 'h2', 'there');
     assert.equal(await show('h2'), before);
+    assert.equal(await key('h2', 'cat'), cookies);
     await two.migrate('setting', 'h2', 'h1', 'back');
     assert.equal(await show('h1'), before);
   });

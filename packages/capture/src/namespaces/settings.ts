@@ -68,8 +68,8 @@ function rank(name: string): number {
 const INHERITED: ReadonlySet<string> = new Set([
   ...['net/ipv4/tcp_rmem', 'net/ipv4/tcp_wmem', 'net/ipv4/tcp_congestion_control'],
 ]);
-/** What is told otherwise (device-settings.ts), and a key that the kernel makes when a program first accepts with
- *  TCP_FASTOPEN: a client whose cookie another key had made connects as it did at first. */
+/** What is told otherwise (device-settings.ts), and a key that its host takes along (container: network.ts). The kernel makes
+ *  one when a program first accepts with TCP_FASTOPEN. */
 const NOT_ITS_OWN = [
   /\/neigh\//,
   // Devices are given with their settings.

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { addressOf, call, inNamespace, OwnedFd } from '@ferry/linux';
 import { captureNamespaces } from '../src/namespaces/namespaces.js';
 
@@ -38,6 +39,15 @@ async function namespace(): Promise<ChildProcess & { pid: number }> {
 
 const run = ({ pid }: { pid: number }, command: string): Buffer =>
   execFileSync('nsenter', ['-t', String(pid), '-n', 'sh', '-ec', command]);
+
+/** if_nametoindex(3), of the network namespace that the thread is in. */
+function networkIndex(name: string): number {
+  using socket = new OwnedFd(call('socket', 2, 2, 0));
+  const request = Buffer.alloc(40);
+  request.write(name, 0, 'latin1');
+  call('ioctl', socket.number, 0x8933, request); // SIOCGIFINDEX
+  return request.readInt32LE(16);
+}
 
 describe('the network that a container was given', () => {
   let host: ChildProcess & { pid: number };
@@ -90,6 +100,34 @@ describe('the network that a container was given', () => {
       );
       run(container, `echo 0 > /proc/sys/net/ipv6/conf/eth0/${name}`);
     }
+  });
+
+  it('blocks nothing with what a router has told the given device', async () => {
+    run(host, 'ip addr add fe80::1/64 dev fy0 nodad');
+    const advertisement = Buffer.alloc(24);
+    advertisement[0] = 134; // RFC 4861, 4.2: a hop limit, two times, and a unit of 1400 bytes
+    advertisement[4] = 32;
+    advertisement.writeUInt32BE(20000, 8);
+    advertisement.writeUInt32BE(2000, 12);
+    advertisement.set([5, 1], 16);
+    advertisement.writeUInt32BE(1400, 20);
+    const toAll = Buffer.alloc(28); // struct sockaddr_in6 of ff02::1
+    toAll.writeUInt16LE(10, 0);
+    toAll.set([0xff, 2], 8);
+    toAll[23] = 1;
+    inNamespace('net', host.pid, () => {
+      toAll.writeUInt32LE(networkIndex('fy0'), 24);
+      using socket = new OwnedFd(call('socket', 10, 3, 58));
+      const hops = Buffer.alloc(4);
+      hops.writeInt32LE(255);
+      call('setsockopt', socket.number, 41, 18, hops, 4); // IPV6_MULTICAST_HOPS
+      call('sendto', socket.number, advertisement, 24, 0, toAll, toAll.length);
+    });
+    const hopLimit = () =>
+      run(container, 'cat /proc/sys/net/ipv6/conf/eth0/hop_limit').toString().trim();
+    for (let i = 0; i < 100 && hopLimit() !== '32'; i++) await sleep(10);
+    assert.equal(hopLimit(), '32');
+    assert.deepEqual(found(), []);
   });
 
   it('blocks nothing with settings that are configured for new devices', () => {
@@ -335,6 +373,10 @@ describe('the network that a container was given', () => {
     ['a setting for all devices', 'net/ipv4/conf/all/arp_ignore', '1'],
     ['a setting for new devices', 'net/ipv4/conf/default/arp_announce', '2'],
     ['another hop limit of lo', 'net/ipv6/conf/lo/hop_limit', '7'],
+    ['another hop limit', 'net/ipv6/conf/eth0/hop_limit', '7'],
+    ['smaller packets of IPv6', 'net/ipv6/conf/eth0/mtu', '1400'],
+    ['smaller packets of IPv6 at lo', 'net/ipv6/conf/lo/mtu', '1400'],
+    ['a time of IPv6 neighbours', 'net/ipv6/neigh/eth0/retrans_time_ms', '400'],
     ['a policy that is not asked', 'net/ipv4/conf/eth0/disable_policy', '1'],
     ['a policy that lo is asked', 'net/ipv4/conf/lo/disable_policy', '0'],
     ['a policy that new devices are not asked', 'net/ipv4/conf/default/disable_policy', '1'],

@@ -43,11 +43,6 @@ const FIXED = [
 const NOT_TOLD = [
   // Hosts take it along (container: network.ts).
   /^net\/ipv4\/tcp_fastopen_key$/,
-  // A router may have told it: an advertisement is no change of the container's.
-  /^net\/ipv6\/conf\/eth0\/(hop_limit|mtu)$/,
-  /^net\/ipv6\/neigh\/eth0\/(base_reachable|retrans)_time_ms$/,
-  // It follows that of the device.
-  /^net\/ipv6\/conf\/lo\/mtu$/,
   // It is as the kernel has it, and may be the host's of an earlier time.
   /^net\/ipv4\/conf\/all\/accept_source_route$/,
   // Told as the device's addrgenmode.

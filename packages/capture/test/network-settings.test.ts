@@ -170,6 +170,21 @@ describe('settings of a network namespace', function () {
   const except = (names: readonly string[], exceptions: readonly RegExp[]): string[] =>
     names.filter((name) => !exceptions.some((pattern) => pattern.test(name)));
 
+  it('are left to the next host while they are as a new namespace and its devices have them', async () => {
+    await start({ doubled: 1 });
+    try {
+      const changed = changedSettings('net', `/proc/${container.pid}/ns/net`);
+      // It follows that of the device.
+      const ofDevice = 'net/ipv6/conf/eth0/mtu';
+      assert.deepEqual(
+        changed.map(({ name }) => name).filter((name) => name !== ofDevice),
+        [],
+      );
+    } finally {
+      await stop();
+    }
+  });
+
   it('are carried with a tree, whichever was changed', async () => {
     const seen = () =>
       new Set(changedSettings('net', `/proc/${container.pid}/ns/net`).map(({ name }) => name));

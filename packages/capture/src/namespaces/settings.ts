@@ -26,7 +26,9 @@ export function changedSettings(type: 'ipc' | 'net', where: number | string): Ke
   const fresh = freshSettings(type);
   const changed: KernelSetting[] = [];
   for (const [name, value] of own) {
-    const usual = fresh.get(name) ?? fresh.get(commonOf(name, 'default'));
+    const usual = [name, commonOf(name, 'default'), commonOf(name, 'lo')]
+      .map((each) => fresh.get(each))
+      .find((each) => each !== undefined);
     if (isSpread(name, own, fresh) || !(usual?.equals(value) ?? false)) {
       changed.push({ name, value });
     }
@@ -34,8 +36,9 @@ export function changedSettings(type: 'ipc' | 'net', where: number | string): Ke
   return changed.sort((a, b) => rank(a.name) - rank(b.name));
 }
 
-/** The setting for all devices, or for new ones, that goes with one of a device. */
-function commonOf(name: string, which: 'all' | 'default'): string {
+/** The setting for all devices, or for new ones, that goes with one of a device. Of neighbours there is neither in a new
+ *  namespace, but its loopback device has what any would be made with (net/core/neighbour.c: neigh_parms_alloc). */
+function commonOf(name: string, which: 'all' | 'default' | 'lo'): string {
   return name.replace(/\/(conf|neigh)\/[^/]+\//, `/$1/${which}/`);
 }
 

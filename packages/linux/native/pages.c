@@ -291,10 +291,10 @@ static int take_page_hashes(napi_env env, struct page_work *w, const napi_value 
     return room < w->hashed_count * PAGE_HASH_BYTES ? -1 : 0;
 }
 
-/* readPages(runs, raw, packed, acceleration, lenient, pageHashes, key, hashed): reads the pages of `runs` into the start of `raw`
- * and compresses them into `packed`; where they do not fit there (give less room than their size) the result is `raw` as
- * it is. Where there is room for them, hashes of single pages go to `pageHashes`: of all, or of those that `hashed` lists
- * (32 bits each). */
+/* readPages(runs, raw, packed, acceleration, lenient, pageHashes, key, hashed): reads the pages of `runs` into the start
+ * of `raw` and compresses them into `packed`; where they do not fit there (give less room than their size) the result is
+ * `raw` as it is. Where there is room for them, hashes of single pages go to `pageHashes`: of all, or of those that
+ * `hashed` lists (32 bits each). */
 static napi_value js_read_pages(napi_env env, napi_callback_info info) {
     static const char text[] = "readPages takes (runs, raw, packed, acceleration, lenient, pageHashes, key, hashed)";
     napi_value argv[8];

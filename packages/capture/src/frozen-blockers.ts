@@ -1,4 +1,5 @@
 import { type Blocker, FerryError } from '@ferry/core';
+import { passingBlockers } from './files/passing-blockers.js';
 import type { SavedThread } from './injection.js';
 
 /** __USER_CS, the code segment of 64-bit programs (arch/x86/include/asm/segment.h). */
@@ -27,6 +28,16 @@ export const landlocked: Refusal = {
   remedy: 'turn its sandbox off, or let it use seccomp or a container instead',
 };
 
+/** What is in them only a thread that has used them before can take from a signal frame, and one that is made anew has not. They
+ *  are empty between two computations. */
+export const tilesInUse: Refusal = {
+  code: 'process.tiles',
+  object: 'its AMX tiles',
+  reason: 'they hold what is being computed, which cannot be carried',
+  remedy:
+    'try again when it computes less, or turn AMX off in the program (ONEDNN_MAX_CPU_ISA=AVX512_CORE)',
+};
+
 const userDispatch: Refusal = {
   code: 'process.syscallUserDispatch',
   object: 'its system calls',
@@ -41,9 +52,18 @@ export function refuseThread(saved: SavedThread, hostPid: number, command: strin
   if (saved.traced.dispatchesSyscalls()) throw refused(userDispatch, hostPid, command);
 }
 
+const passing = new WeakSet<object>();
+
+/** Whether it says of something that passes by itself that it cannot be carried. */
+export function passesByItself(error: unknown): boolean {
+  return typeof error === 'object' && error !== null && passing.has(error);
+}
+
 /** That something of a stopped tree cannot be carried, in the words of a blocker. */
 export function refused(refusal: Refusal, hostPid: number, command: string): FerryError {
-  const { object, reason, remedy } = refusal;
+  const { code, object, reason, remedy } = refusal;
   const text = `${command} (${hostPid}), ${object}: ${reason}`;
-  return new FerryError('capture.blocked', text, { remedy });
+  const error = new FerryError('capture.blocked', text, { remedy });
+  if (passingBlockers.has(code)) passing.add(error);
+  return error;
 }

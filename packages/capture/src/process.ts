@@ -11,6 +11,7 @@ import {
   type Vma,
 } from '@ferry/image';
 import {
+  holdsTiles,
   LandlockDomains,
   type Mapping,
   type ProcStat,
@@ -25,7 +26,13 @@ import {
 } from '@ferry/linux';
 import { aioRings } from './aio.js';
 import { credentialsOf } from './credentials.js';
-import { landlocked, localDescriptorTable, refused, refuseThread } from './frozen-blockers.js';
+import {
+  landlocked,
+  localDescriptorTable,
+  refused,
+  refuseThread,
+  tilesInUse,
+} from './frozen-blockers.js';
 import type { FrozenProcess, FrozenThread } from './frozen-tree.js';
 import type { GadgetFinder } from './gadgets.js';
 import { type SavedThread, saveThread } from './injection.js';
@@ -179,6 +186,7 @@ function prepare(frozen: FrozenProcess, context: CaptureContext): PreparedProces
     return restartedRegisters(thread.registers, codeBefore);
   });
   const xstates = saved.map((thread) => thread.traced.xstate());
+  if (xstates.some(holdsTiles)) throw refused(tilesInUse, hostPid, stat.comm);
   const mappings = context.mappingsOf(hostPid);
   const { leftovers } = context;
   const semaphores = context.semaphoresOf(hostPid);
@@ -258,6 +266,7 @@ function captureProcess(
       thpDisabled: answers.thpDisabled,
       thpFlags: answers.thpFlags,
       membarrierRegistrations: answers.membarrierRegistrations,
+      mayUseTiles: answers.mayUseTiles,
       oomScoreAdj: Number((tryReadProc(`/proc/${hostPid}/oom_score_adj`) ?? '0').trim()),
       coredumpFilter: Number.parseInt(
         (tryReadProc(`/proc/${hostPid}/coredump_filter`) ?? '33').trim(),

@@ -21,6 +21,7 @@ import {
   type Registers,
   readProc,
   sys,
+  TILE_DATA,
   tryReadProc,
   writeMemory,
 } from '@ferry/linux';
@@ -58,6 +59,8 @@ const SIGNALS = Array.from({ length: 64 }, (_, i) => i + 1).filter((s) => s !== 
 const MCL_FUTURE = 2;
 const MCL_ONFAULT = 4;
 const MEMBARRIER_GET_REGISTRATIONS = 1 << 9;
+/** Documentation/arch/x86/xstate.rst */
+const ARCH_GET_XCOMP_PERM = 0x1022;
 /** Store bypass, indirect branches, flush of the L1 data cache (PR_SPEC_*). */
 const SPECULATION = [0, 1, 2];
 const THREAD_BLOCK = 88;
@@ -87,6 +90,8 @@ export interface ProcessAnswers {
   readonly thpDisabled: boolean;
   readonly thpFlags: number;
   readonly membarrierRegistrations: number;
+  /** It may use AMX tiles, for which it has asked. */
+  readonly mayUseTiles: boolean;
   /** Whether it has a local descriptor table of its own (modify_ldt(2)). */
   readonly hasLdt: boolean;
   readonly machineCheckPolicy: number;
@@ -292,6 +297,7 @@ class QueryPlan {
     this.#ask('prctl', [PR.getIoFlusher, 0, 0, 0, 0], this.#process.plus(64));
     this.#ask('membarrier', [MEMBARRIER_GET_REGISTRATIONS, 0, 0], this.#process.plus(72));
     this.#ask('modify_ldt', [0, b.reserve(8), 8], this.#process.plus(80));
+    b.sys('arch_prctl', [ARCH_GET_XCOMP_PERM, this.#process.plus(88)], 'permissions', any);
   }
 
   *run(injected: InjectedProgram): Steps<ProcessAnswers> {
@@ -388,6 +394,7 @@ class QueryPlan {
       thpFlags: Math.max(0, Number(process.readBigInt64LE(24))) & ~1,
       membarrierRegistrations: Math.max(0, Number(process.readBigInt64LE(72))),
       hasLdt: process.readBigInt64LE(80) > 0n,
+      mayUseTiles: ((process.readBigUInt64LE(88) >> BigInt(TILE_DATA)) & 1n) === 1n,
       machineCheckPolicy: Number(process.readBigInt64LE(32)),
       tscMode: process.readUInt32LE(40),
       memoryDeny: Math.max(0, Number(process.readBigInt64LE(48))),

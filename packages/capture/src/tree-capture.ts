@@ -29,6 +29,7 @@ import {
   collectDescriptors,
 } from './files/descriptors.js';
 import { passingBlockers } from './files/passing-blockers.js';
+import { passesByItself } from './frozen-blockers.js';
 import { FrozenTree } from './frozen-tree.js';
 import { gadgetFinder } from './gadgets.js';
 import { hostFactsOf } from './host-facts.js';
@@ -243,7 +244,8 @@ export class TreeCapture implements Disposable {
       } catch (error) {
         const ending = this.#isEnding() && performance.now() < deadline;
         const pauseMs = pauses.shift() ?? (ending ? PAUSES_MS.at(-1) : undefined);
-        if (pauseMs === undefined || !(this.#mayPass || ending)) throw error;
+        const mayPass = this.#mayPass || passesByItself(error);
+        if (pauseMs === undefined || !(mayPass || ending)) throw error;
         this.#runOn(pauseMs);
       }
     }

@@ -1,4 +1,5 @@
 import type { FsState, PosixTimer, Process, ProcessAttributes } from '@ferry/image';
+import { TILE_DATA } from '@ferry/linux';
 import type { CompileContext } from './compile-context.js';
 import { emitWhileLiving } from './files/deferred.js';
 import { procOf } from './files/proc-file.js';
@@ -21,6 +22,8 @@ const PR = {
   setThpDisable: 41,
   timerCreateRestoreIds: 77,
 } as const;
+/** Documentation/arch/x86/xstate.rst */
+const ARCH_REQ_XCOMP_PERM = 0x1023;
 const PR_MCE_KILL_SET = 1;
 const PR_MCE_KILL_DEFAULT = 2;
 const PR_TSC_ENABLE = 1;
@@ -94,6 +97,7 @@ function emitRemovedFolder(
 /** Flags of prctl(2) that threads take over when they are made. */
 function emitFlags(b: ProgramBuilder, process: Process, attributes: ProcessAttributes): void {
   const { machineCheckPolicy, tscMode, memoryMerge, ioFlusher, loginuid, autogroup } = attributes;
+  const { mayUseTiles } = attributes;
   if (machineCheckPolicy !== PR_MCE_KILL_DEFAULT) {
     const set = [PR.mceKill, PR_MCE_KILL_SET, machineCheckPolicy, 0, 0];
     b.sys('prctl', set, 'machine check policy');
@@ -101,6 +105,7 @@ function emitFlags(b: ProgramBuilder, process: Process, attributes: ProcessAttri
   if (tscMode > PR_TSC_ENABLE) b.sys('prctl', [PR.setTsc, tscMode], 'time-stamp counter');
   if (memoryMerge) b.sys('prctl', [PR.setMemoryMerge, 1, 0, 0, 0], 'memory merge');
   if (ioFlusher) b.sys('prctl', [PR.setIoFlusher, 1, 0, 0, 0], 'I/O flusher');
+  if (mayUseTiles) b.sys('arch_prctl', [ARCH_REQ_XCOMP_PERM, TILE_DATA], 'AMX tiles');
   if (loginuid !== NO_LOGINUID) emitProcFile(b, 'loginuid', loginuid, NO_LOGINUID);
   // Of the whole session: its leader sets it.
   if (process.sid === process.pid) emitProcFile(b, 'autogroup', Number(autogroup), 0);

@@ -1,6 +1,7 @@
 /* The native half of @ferry/linux: raw system calls for the typed wrappers in TypeScript, and nothing
  * that decides anything. Bulk page loops live in pages.c. */
 #define _GNU_SOURCE
+#include <cpuid.h>
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
@@ -105,6 +106,24 @@ static napi_value js_address_of(napi_env env, napi_callback_info info) {
     return value;
 }
 
+/* cpuid(leaf, subleaf, out): what the processor says of itself: eax, ebx, ecx, edx, 32 bits each. Zeros for a leaf that it
+ * does not have. */
+static napi_value js_cpuid(napi_env env, napi_callback_info info) {
+    napi_value argv[3];
+    size_t argc = 3, length = 0;
+    uint32_t leaf = 0, subleaf = 0, *out = NULL;
+    if (napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok) return NULL;
+    if (argc < 3 || napi_get_value_uint32(env, argv[0], &leaf) != napi_ok ||
+        napi_get_value_uint32(env, argv[1], &subleaf) != napi_ok ||
+        napi_get_buffer_info(env, argv[2], (void **)&out, &length) != napi_ok || length < 4 * sizeof *out) {
+        napi_throw_type_error(env, "linux.argument", "cpuid takes two numbers and a Buffer of 16 bytes");
+        return NULL;
+    }
+    memset(out, 0, 4 * sizeof *out);
+    __get_cpuid_count(leaf, subleaf, &out[0], &out[1], &out[2], &out[3]);
+    return NULL;
+}
+
 static void export_function(napi_env env, napi_value exports, const char *name, napi_callback function) {
     napi_value value;
     napi_create_function(env, name, NAPI_AUTO_LENGTH, function, NULL, &value);
@@ -115,6 +134,7 @@ NAPI_MODULE_INIT() {
     export_function(env, exports, "syscall", js_syscall);
     export_function(env, exports, "syscalls", js_syscalls);
     export_function(env, exports, "addressOf", js_address_of);
+    export_function(env, exports, "cpuid", js_cpuid);
     ferry_register_pages(env, exports, export_function);
     ferry_register_userfault_events(env, exports, export_function);
     ferry_register_ahead(env, exports, export_function);

@@ -23,3 +23,4 @@ export * from './syscall-table.js';
 export * from './urgency.js';
 export * from './userfault-events.js';
 export * from './write-tracking.js';
+export * from './xsave.js';

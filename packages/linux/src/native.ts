@@ -14,6 +14,7 @@ export interface NativeAddon {
   syscallsAheadWait(ahead: NativeAhead, i: number): void;
   syscallsAheadEnd(ahead: NativeAhead): void;
   addressOf(buffer: Buffer): bigint;
+  cpuid(leaf: number, subleaf: number, out: Buffer): void;
   hash64(buffer: Buffer): bigint;
   readPages(
     runs: Buffer,

@@ -1,5 +1,6 @@
 import { FerryError } from '@ferry/core';
 import { addressOf, call, sys, sysError } from './sys.js';
+import { lengthInUse } from './xsave.js';
 
 // ptrace(2), include/uapi/linux/ptrace.h
 const PTRACE = {
@@ -244,11 +245,12 @@ export class TracedThread {
     must('setRegSet', this.tid, NT_PRSTATUS, iovec(registers.bytes));
   }
 
-  /** The XSAVE area, standard format, as long as the kernel makes it. */
+  /** The XSAVE area, standard format, up to the last component that is in use. */
   xstate(): Buffer {
     const vector = iovec(XSTATE);
     must('getRegSet', this.tid, NT_X86_XSTATE, vector);
-    return Buffer.from(XSTATE.subarray(0, Number(vector.readBigUInt64LE(8))));
+    const area = XSTATE.subarray(0, Number(vector.readBigUInt64LE(8)));
+    return Buffer.from(area.subarray(0, lengthInUse(area)));
   }
 
   signalMask(): bigint {

@@ -2,6 +2,7 @@
 export const passingBlockers: ReadonlySet<string> = new Set([
   'file.unread',
   'ipc.fleetingSegment',
+  'process.tiles',
   'socket.corked',
   'socket.handshake',
   'socket.netlinkPending',

@@ -97,11 +97,12 @@ export const programs: readonly ObjectProgram[] = [
     volatile: [running],
   },
   { name: 'registers-x87', source: 'registers', args: ['x87'], volatile: [running] },
-  ...['permission', 'used', 'held'].map((kind) => ({
+  ...['permission', 'used', 'busy', 'held'].map((kind) => ({
     name: `tiles-${kind}`,
     source: 'tiles',
     args: [kind],
     cpuFlag: 'amx_tile',
+    ...(kind === 'busy' ? { volatile: [running] } : {}),
     ...(kind === 'held' ? { later: 'they hold what is being computed', blocker: /AMX tiles/ } : {}),
   })),
   { name: 'fork-tree', isDirect: true },

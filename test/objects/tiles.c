@@ -1,5 +1,8 @@
 // AMX tiles. argv[2]: `permission`: it has asked for them, and may use them afterwards, also in a thread that never did;
-// `used`: it has used them before, and they are empty; `held`: they hold something all the time.
+// `used`: it has used them before, and they are empty; `busy`: a thread uses them now and then; `held`: they hold something
+// all the time.
+#include <stdatomic.h>
+
 #include "support/object.h"
 
 enum { ARCH_GET_XCOMP_PERM = 0x1022, ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18, ROWS = 16, ROW = 64 };
@@ -32,6 +35,19 @@ static void *work(void *when) {
     return NULL;
 }
 
+static atomic_bool stop;
+
+static void *compute(void *unused) {
+    (void)unused;
+    while (!stop) {
+        load();
+        usleep(1000);
+        check("busy");
+        usleep(5000);
+    }
+    return NULL;
+}
+
 int main(int argc, char **argv) {
     object_start(argc, argv);
     const char *kind = argc > 2 ? argv[2] : "permission";
@@ -41,10 +57,17 @@ int main(int argc, char **argv) {
     if (strcmp(kind, "used") == 0) {
         work("before");
     }
+    pthread_t worker;
+    bool is_busy = strcmp(kind, "busy") == 0;
+    CHECK(!is_busy || pthread_create(&worker, NULL, compute, NULL) == 0, "no thread");
     if (strcmp(kind, "held") == 0) {
         load();
     }
     object_ready_and_wait();
+    stop = true;
+    if (is_busy) {
+        pthread_join(worker, NULL);
+    }
     if (strcmp(kind, "held") == 0) {
         check("held");
     }
